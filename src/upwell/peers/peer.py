@@ -1,0 +1,68 @@
+"""What a peer and an upstream are told to be: frozen specs, known to the library as well as to the config layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSpec:
+    """One address of one `server` line of an `upstream` block (nginx: ngx_http_upstream_module, `server`).
+
+    `address` is ("host", port) for IPv4/IPv6 (an IP literal, no brackets, IPv6 without scope) or a path for `unix:`.
+    `name` is nginx's peer name: "127.0.0.1:81", "[::1]:81", "unix:/tmp/s.sock". `server` is the text of the `server` line.
+    `fail_timeout` is in seconds; `max_fails` 0 switches passive checks off; `max_conns` 0 means no limit.
+    """
+
+    name: str
+    address: tuple[str, int] | str
+    server: str = ""
+    weight: int = 1
+    max_fails: int = 1
+    fail_timeout: float = 10.0
+    max_conns: int = 0
+    backup: bool = False
+    down: bool = False
+
+    @property
+    def role(self) -> str:
+        return "backup" if self.backup else "primary"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """One `upstream` block, or the implicit one of `proxy_pass http://address` (then `implicit` is true).
+
+    `keepalive` is the number of idle connections each worker keeps, `keepalive_requests`, `keepalive_time` (seconds) and
+    `keepalive_timeout` (seconds) bound a connection's reuse (nginx's defaults since 1.29.7: 32 `local`, 1000, 1h, 60s).
+    """
+
+    name: str
+    peers: tuple[PeerSpec, ...]
+    balancer: str = "round_robin"
+    keepalive: int = 32
+    keepalive_requests: int = 1000
+    keepalive_time: float = 3600.0
+    keepalive_timeout: float = 60.0
+    implicit: bool = False
+
+
+class PeerKey(NamedTuple):
+    """A peer's identity over reloads; never an index in a list. `ordinal` counts equal names within one role."""
+
+    upstream: str
+    role: str
+    name: str
+    ordinal: int
+
+
+def peer_keys(spec: UpstreamSpec) -> list[PeerKey]:
+    """The identity of each peer of `spec`, in its order; the same address written twice counts up its ordinal."""
+    seen: dict[tuple[str, str], int] = {}
+    keys = []
+    for peer in spec.peers:
+        ordinal = seen.get((peer.role, peer.name), 0)
+        seen[peer.role, peer.name] = ordinal + 1
+        keys.append(PeerKey(spec.name, peer.role, peer.name, ordinal))
+    return keys
