@@ -1,0 +1,343 @@
+"""PeerTable: what the checker knows of each peer and what each worker counted, in memory shared over the fork.
+
+It knows words and rows, not what a peer, a probe or a directive is. There is no lock: every word has one writing
+process (`zone/layout.py` names it), a word is read and written whole, and the checker writes GENERATION last, so
+whoever sees a new generation also sees what it stands for.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from upwell.zone.layout import (
+    ADMIN_DOWN,
+    ADMIN_UNSET,
+    CHECK_AT,
+    CHECK_FAILS,
+    CHECK_HEALTH,
+    CHECK_IDENTITY,
+    CHECK_LATENCY,
+    CHECK_PASSES,
+    CHECK_RISE,
+    CHECK_SINCE,
+    CHECK_STATUS,
+    CHECK_WORDS,
+    CHECKER_EPOCH,
+    CHECKER_HEARTBEAT,
+    CHECKER_LATENESS,
+    CHECKER_PID,
+    CHECKS_DOWN,
+    CHECKS_NONE,
+    CHECKS_PER_PEER,
+    CHECKS_UP,
+    COUNT_1XX,
+    COUNT_CONNECTIONS,
+    COUNT_FAILS,
+    COUNT_RECEIVED,
+    COUNT_REQUESTS,
+    COUNT_SENT,
+    COUNT_WORDS,
+    GENERATION,
+    LAYOUT_VERSION,
+    PEER_ADMIN,
+    PEER_CHANGES,
+    PEER_CHECKS,
+    PEER_SINCE,
+    PEER_WORDS,
+    ROWS,
+    UPSTREAM_VERSION,
+    UPSTREAMS,
+    VERSION,
+    WORD_BYTES,
+    WORKER_HEARTBEAT,
+    WORKER_READY,
+    WORKERS,
+    Layout,
+)
+
+RowKey = tuple[str, str, str, int]
+"""(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
+
+
+class CheckState(NamedTuple):
+    """One check slot of one peer. `at` and `since` are milliseconds of the checker's clock, `latency` microseconds."""
+
+    slot: int
+    identity: int
+    rise: int
+    health: int
+    at: int
+    status: int
+    latency: int
+    passes: int
+    fails: int
+    since: int
+
+    @property
+    def up(self) -> bool:
+        return self.health >= self.rise
+
+
+class Counts(NamedTuple):
+    """What the workers counted for one peer. `responses` are 1xx to 5xx; `sent` and `received` are bytes."""
+
+    connections: int
+    requests: int
+    fails: int
+    responses: tuple[int, int, int, int, int]
+    sent: int
+    received: int
+
+
+class PeerTable:
+    """The shared table. Made by the master before the fork; children inherit the mapping.
+
+    `words` is the memory itself, for readers on the hot path: `table.words[layout.GENERATION]`.
+    """
+
+    __slots__ = ("_memory", "_row_of", "_upstream_of", "keys", "layout", "words", "workers")
+
+    def __init__(self, keys: Sequence[RowKey], workers: int) -> None:
+        self._row_of = {key: row for row, key in enumerate(keys)}
+        if len(self._row_of) != len(keys):
+            raise ValueError("two peers with one key")
+        self._upstream_of = {name: at for at, name in enumerate(dict.fromkeys(key[0] for key in keys))}
+        self.keys = tuple(keys)
+        self.workers = workers
+        self.layout = Layout(len(keys), len(self._upstream_of), workers)
+        self._memory = mmap.mmap(-1, self.layout.size * WORD_BYTES)
+        self.words = memoryview(self._memory).cast("q")
+        self.words[VERSION] = LAYOUT_VERSION
+        self.words[ROWS] = len(keys)
+        self.words[UPSTREAMS] = len(self._upstream_of)
+        self.words[WORKERS] = workers
+
+    @classmethod
+    def create(cls, keys: Sequence[RowKey], workers: int) -> PeerTable:
+        """A table of zeros with one row per key. Raises ValueError when a key comes twice, OSError without memory."""
+        return cls(keys, workers)
+
+    def __repr__(self) -> str:
+        return f"<PeerTable {len(self.keys)} rows, {self.workers} workers>"
+
+    def close(self) -> None:
+        """Give the mapping back; nobody in this process may use the table afterwards."""
+        self.words.release()
+        self._memory.close()
+
+    # Rows
+
+    def row(self, key: RowKey) -> int:
+        """The row of `key`. Raises KeyError for a peer that is not in the table."""
+        return self._row_of[key]
+
+    def adopt(self, old: PeerTable) -> None:
+        """Carry over what `old` knows, row by row of the same key (a reload). Called by the master before it forks.
+
+        Carried are administrative state, checks and their streaks, counters (summed over the old workers; connections
+        in use stay with them), the published version of each upstream and the checker's epoch.
+        """
+        words, layout = self.words, self.layout
+        words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
+        words[GENERATION] = old.words[GENERATION]
+        carried = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
+        for key, row in self._row_of.items():
+            old_row = old._row_of.get(key)
+            if old_row is None:
+                continue
+            start, old_start = layout.row(row), old.layout.row(old_row)
+            words[start : start + carried] = old.words[old_start : old_start + carried]
+            base = layout.count(row, -1)
+            for worker in range(-1, old.workers):
+                counts = old.layout.count(old_row, worker)
+                for word in range(COUNT_REQUESTS, COUNT_WORDS):
+                    words[base + word] += old.words[counts + word]
+        for name, at in self._upstream_of.items():
+            old_at = old._upstream_of.get(name)
+            if old_at is not None:
+                version = old.words[old.layout.upstream(old_at) + UPSTREAM_VERSION]
+                words[layout.upstream(at) + UPSTREAM_VERSION] = version
+
+    # Header
+
+    @property
+    def generation(self) -> int:
+        """Goes up by one after each change of a peer's state; compare it to know whether to read rows again."""
+        return self.words[GENERATION]
+
+    def publish(self) -> None:
+        """Make the changes so far visible: the next generation. Only the checker may."""
+        self.words[GENERATION] += 1
+
+    @property
+    def checker_epoch(self) -> int:
+        """How many checkers have started on this table and those it was adopted from."""
+        return self.words[CHECKER_EPOCH]
+
+    @property
+    def checker_pid(self) -> int:
+        return self.words[CHECKER_PID]
+
+    @property
+    def checker_heartbeat(self) -> int:
+        """The checker's clock in milliseconds when it last went round its loop; 0 before the first time."""
+        return self.words[CHECKER_HEARTBEAT]
+
+    @property
+    def checker_lateness(self) -> int:
+        """How late the checker's last due work began, in microseconds."""
+        return self.words[CHECKER_LATENESS]
+
+    def start_checker(self, pid: int) -> None:
+        """Said by a checker when it starts: its pid, and a new epoch, last."""
+        self.words[CHECKER_PID] = pid
+        self.words[CHECKER_EPOCH] += 1
+
+    def set_ready(self, worker: int, pid: int) -> None:
+        """Said by worker `worker` when it serves (`pid` 0: not any more). Raises IndexError for a number too high."""
+        self.words[self.layout.worker(worker) + WORKER_READY] = pid
+
+    def ready(self, worker: int) -> int:
+        """The pid under which worker `worker` last said it serves, 0: not yet."""
+        return self.words[self.layout.worker(worker) + WORKER_READY]
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker has said that it serves; false for a table without workers."""
+        return self.workers > 0 and all(self.ready(worker) for worker in range(self.workers))
+
+    def beat(self, worker: int, now: float) -> None:
+        """Worker `worker` went round its loop at `now` (seconds of its monotonic clock)."""
+        self.words[self.layout.worker(worker) + WORKER_HEARTBEAT] = int(now * 1000)
+
+    def heartbeat(self, worker: int) -> int:
+        """The worker's clock in milliseconds at its last `beat`, 0 before."""
+        return self.words[self.layout.worker(worker) + WORKER_HEARTBEAT]
+
+    # Upstreams
+
+    def upstream_version(self, upstream: str) -> int:
+        """lua-resty's peers version of `upstream`, 0 until one was published. Raises KeyError."""
+        return self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_VERSION]
+
+    def set_upstream_version(self, upstream: str, version: int) -> None:
+        self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_VERSION] = version
+
+    # Peers
+
+    def admin(self, row: int) -> int:
+        """What was last said by an operator: `serial << 2 | ADMIN_*`; the serial grows with every word of his."""
+        return self.words[self.layout.row(row) + PEER_ADMIN]
+
+    def set_admin(self, row: int, state: int) -> None:
+        at = self.layout.row(row) + PEER_ADMIN
+        self.words[at] = ((self.words[at] >> 2) + 1) << 2 | state
+
+    def summary(self, row: int) -> int:
+        """CHECKS_NONE, CHECKS_UP or CHECKS_DOWN."""
+        return self.words[self.layout.row(row) + PEER_CHECKS]
+
+    def is_up(self, row: int, configured_down: bool) -> bool:
+        """Whether the peer may get traffic: not switched off by an operator, and its checks up or, without any, not
+        configured `down` (which an operator's "up" lifts)."""
+        start = self.layout.row(row)
+        admin = self.words[start + PEER_ADMIN] & 3
+        summary = self.words[start + PEER_CHECKS]
+        if admin == ADMIN_DOWN:
+            return False
+        if summary == CHECKS_NONE:
+            return not configured_down or admin != ADMIN_UNSET
+        return summary == CHECKS_UP
+
+    def summarise(self, row: int, now: int) -> bool:
+        """Work out the summary word from the check slots; true when that changed it. `now` is in milliseconds."""
+        words = self.words
+        summary = CHECKS_NONE
+        start = self.layout.row(row)
+        for at in range(start + PEER_WORDS, start + PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS, CHECK_WORDS):
+            if words[at + CHECK_IDENTITY] == 0:
+                continue
+            if words[at + CHECK_HEALTH] < words[at + CHECK_RISE]:
+                summary = CHECKS_DOWN
+                break
+            summary = CHECKS_UP
+        if summary == words[start + PEER_CHECKS]:
+            return False
+        words[start + PEER_SINCE] = now
+        words[start + PEER_CHANGES] += 1
+        words[start + PEER_CHECKS] = summary
+        return True
+
+    # Checks
+
+    def find_check(self, row: int, identity: int) -> int:
+        """The slot of the check `identity` of the peer at `row`, -1 when it has none."""
+        at = self.layout.check(row, 0) + CHECK_IDENTITY
+        for slot in range(CHECKS_PER_PEER):
+            if self.words[at + slot * CHECK_WORDS] == identity:
+                return slot
+        return -1
+
+    def add_check(self, row: int, identity: int, rise: int, health: int) -> int:
+        """Take a free slot for a new check and give its number. Raises LookupError when all are taken."""
+        slot = self.find_check(row, 0)
+        if slot < 0:
+            raise LookupError(f"more than {CHECKS_PER_PEER} checks of one peer")
+        at = self.layout.check(row, slot)
+        for word in range(CHECK_WORDS):
+            self.words[at + word] = 0
+        self.words[at + CHECK_RISE] = rise
+        self.words[at + CHECK_HEALTH] = health
+        # Last: until it is there, the slot is free for whoever continues after this process was killed.
+        self.words[at + CHECK_IDENTITY] = identity
+        return slot
+
+    def drop_check(self, row: int, slot: int) -> None:
+        """Free a slot; the caller works out the summary again."""
+        self.words[self.layout.check(row, slot) + CHECK_IDENTITY] = 0
+
+    def check(self, row: int, slot: int) -> CheckState:
+        at = self.layout.check(row, slot)
+        return CheckState(slot, *self.words[at : at + CHECK_SINCE + 1].tolist())
+
+    def checks(self, row: int) -> list[CheckState]:
+        """The checks of the peer at `row`, in the order of their slots."""
+        return [state for state in (self.check(row, slot) for slot in range(CHECKS_PER_PEER)) if state.identity]
+
+    def set_check(self, at: int, health: int, now: int, status: int, latency: int, passed: bool) -> None:
+        """Write one verdict; `at` is `layout.check(row, slot)`, `now` milliseconds, `latency` microseconds."""
+        words = self.words
+        words[at + CHECK_HEALTH] = health
+        words[at + CHECK_AT] = now
+        words[at + CHECK_STATUS] = status
+        words[at + CHECK_LATENCY] = latency
+        words[at + (CHECK_PASSES if passed else CHECK_FAILS)] += 1
+
+    # Counters
+
+    def counts(self, row: int, worker: int | None = None) -> Counts:
+        """What one worker counted, or all of them and the generations before (None)."""
+        total = [0] * COUNT_WORDS
+        for one in range(-1, self.workers) if worker is None else (worker,):
+            at = self.layout.count(row, one)
+            total = [a + b for a, b in zip(total, self.words[at : at + COUNT_WORDS].tolist(), strict=True)]
+        one_xx, two_xx, three_xx, four_xx, five_xx = total[COUNT_1XX : COUNT_1XX + 5]
+        return Counts(
+            total[COUNT_CONNECTIONS],
+            total[COUNT_REQUESTS],
+            total[COUNT_FAILS],
+            (one_xx, two_xx, three_xx, four_xx, five_xx),
+            total[COUNT_SENT],
+            total[COUNT_RECEIVED],
+        )
+
+    def set_counts(self, row: int, worker: int, counts: Counts) -> None:
+        """Write a worker's own counters. Only worker `worker` may. Raises IndexError for a worker that is not there."""
+        if not 0 <= worker < self.workers:
+            raise IndexError(f"no worker {worker}")
+        at = self.layout.count(row, worker)
+        values = (counts.connections, counts.requests, counts.fails, *counts.responses, counts.sent, counts.received)
+        for word, value in enumerate(values):
+            self.words[at + word] = value
