@@ -1,0 +1,141 @@
+"""The tree that a configuration becomes: blocks that answer with frozen settings. Knows no directive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from upwell.config.directive import Directive
+from upwell.config.inherit import merge
+from upwell.config.source import Source
+from upwell.config.template import Template, compile_template
+from upwell.errors import ConfigError, Position
+
+S = TypeVar("S")
+
+Resolve = Callable[[str], list[str]]
+"""A host name to its IP addresses as text, in the order of use. Raises OSError when there are none."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What the setters of one load share: where paths start, who resolves names, and what was found wrong.
+
+    `prefix` is nginx's `-p`; `folder` the directory of the main file. `uses` are the variables that templates name,
+    with their places; they are checked when the whole file is known.
+    """
+
+    prefix: str
+    folder: str
+    resolve: Resolve
+    errors: list[ConfigError] = field(default_factory=list)
+    warnings: list[ConfigError] = field(default_factory=list)
+    uses: list[tuple[str, Position]] = field(default_factory=list)
+
+
+class Block:
+    """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server" or "location".
+
+    `block[ProxySettings]` is the frozen dataclass of that feature for this block: its own values over those inherited
+    from the blocks around it. While a file is loaded, setters put values in with `set`; afterwards nothing changes.
+    """
+
+    __slots__ = ("_children", "_own", "_settings", "args", "kind", "load", "parent", "position")
+
+    def __init__(
+        self, kind: str, position: Position, args: tuple[str, ...], parent: Block | None, load: Load
+    ) -> None:
+        self.kind = kind
+        self.position = position
+        self.args = args
+        self.parent = parent
+        self.load: Load | None = load
+        self._children: list[Block] = []
+        self._own: dict[type[Any], dict[str, Any]] = {}
+        self._settings: dict[type[Any], Any] = {}
+        if parent is not None:
+            parent._children.append(self)
+
+    def __repr__(self) -> str:
+        return f"<Block {' '.join((self.kind, *self.args))} at {self.position}>"
+
+    def __getitem__(self, settings: type[S]) -> S:
+        known = self._settings.get(settings)
+        if known is None:
+            outer = self.parent[settings] if self.parent is not None else None
+            known = merge(settings, outer, self._own.get(settings))
+            if self.load is None:
+                self._settings[settings] = known
+        return cast(S, known)
+
+    @property
+    def children(self) -> tuple[Block, ...]:
+        return tuple(self._children)
+
+    def of(self, kind: str) -> Iterator[Block]:
+        """The children of one kind, in the order of the file."""
+        return (child for child in self._children if child.kind == kind)
+
+    def walk(self) -> Iterator[Block]:
+        """This block and everything inside it, in the order of the file."""
+        yield self
+        for child in self._children:
+            yield from child.walk()
+
+    def around(self, kind: str) -> Block:
+        """The nearest block of `kind`, from this one outwards. Raises LookupError."""
+        block: Block | None = self
+        while block is not None:
+            if block.kind == kind:
+                return block
+            block = block.parent
+        raise LookupError(kind)
+
+    # What follows is for setters, while the file is being loaded.
+
+    @property
+    def loading(self) -> Load:
+        if self.load is None:
+            raise RuntimeError("the configuration is loaded: its blocks do not change any more")
+        return self.load
+
+    def own(self, settings: type[Any]) -> dict[str, Any]:
+        """The values given at this very level."""
+        return self._own.setdefault(settings, {})
+
+    def set(self, settings: type[Any], name: str, value: Any) -> None:
+        if self.load is None:
+            raise RuntimeError("the configuration is loaded: its blocks do not change any more")
+        self.own(settings)[name] = value
+
+    def append(self, settings: type[Any], name: str, value: Any) -> None:
+        """Add to a list-like setting of this level; the first addition hides the inherited list, as in nginx."""
+        own = self.own(settings)
+        own[name] = (*own.get(name, ()), value)
+
+    def template(self, directive: Directive, index: int, text: str | None = None) -> Template:
+        """Argument `index` of `directive` (or `text`, a part of it) as a template; its variables are checked later."""
+        try:
+            template = compile_template(directive.args[index] if text is None else text)
+        except ValueError as error:
+            raise directive.error(str(error), index) from None
+        self.loading.uses.extend((name, directive.place(index)) for name in template.variables)
+        return template
+
+    def seal(self) -> None:
+        """End the load: from now on settings are computed once and kept."""
+        self.load = None
+        for child in self._children:
+            child.seal()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A loaded configuration. `files` are those read, with their text (`-T`); `warnings` are nginx's `[warn]` lines."""
+
+    main: Block
+    files: tuple[Source, ...]
+    path: str
+    prefix: str
+    warnings: tuple[ConfigError, ...] = ()

@@ -1,0 +1,112 @@
+"""Setters for the usual kinds of values: flags, sizes, times, numbers, texts (nginx: ngx_conf_set_*_slot)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from upwell.config.command import Setter
+from upwell.config.directive import Directive
+from upwell.config.model import Block
+from upwell.units import parse_size, parse_time
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+def once(block: Block, directive: Directive, settings: type[Any], name: str) -> None:
+    """Raise nginx's "is duplicate" if this level has the value already."""
+    if name in block.own(settings):
+        raise directive.error(f'"{directive.name}" directive is duplicate')
+
+
+def read_flag(directive: Directive) -> bool:
+    value = directive.args[0].lower()
+    if value not in ("on", "off"):
+        raise directive.error(
+            f'invalid value "{directive.args[0]}" in "{directive.name}" directive, it must be "on" or "off"', 0
+        )
+    return value == "on"
+
+
+def read_size(directive: Directive, index: int = 0) -> int:
+    """Bytes of a size argument."""
+    try:
+        return parse_size(directive.args[index])
+    except ValueError:
+        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+
+
+def read_time(directive: Directive, index: int = 0) -> float:
+    """Seconds of a time argument."""
+    try:
+        return parse_time(directive.args[index])
+    except ValueError:
+        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+
+
+def read_number(directive: Directive, index: int = 0) -> int:
+    if _NUMBER.fullmatch(directive.args[index]) is None:
+        raise directive.error(f'"{directive.name}" directive invalid number', index)
+    return int(directive.args[index])
+
+
+def parse_number(text: str) -> int:
+    """A decimal number without sign. Raises ValueError."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
+
+
+def _slot(settings: type[Any], name: str, read: Callable[[Directive], Any]) -> Setter:
+    def put(block: Block, directive: Directive) -> None:
+        once(block, directive, settings, name)
+        block.set(settings, name, read(directive))
+
+    return put
+
+
+def flag(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, read_flag)
+
+
+def size(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, read_size)
+
+
+def time(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, read_time)
+
+
+def number(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, read_number)
+
+
+def text(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, lambda directive: directive.args[0])
+
+
+def buffers(settings: type[Any], name: str) -> Setter:
+    """Two arguments, a number and a size; both at least 1."""
+
+    def read(directive: Directive) -> tuple[int, int]:
+        try:
+            count, each = parse_number(directive.args[0]), parse_size(directive.args[1])
+        except ValueError:
+            count = each = 0
+        if not count or not each:
+            raise directive.error(f'"{directive.name}" directive invalid value')
+        return count, each
+
+    return _slot(settings, name, read)
+
+
+def choice(settings: type[Any], name: str, values: Mapping[str, Any]) -> Setter:
+    """One of `values` (nginx: ngx_conf_set_enum_slot)."""
+
+    def read(directive: Directive) -> Any:
+        if directive.args[0].lower() not in values:
+            raise directive.error(f'invalid value "{directive.args[0]}"', 0)
+        return values[directive.args[0].lower()]
+
+    return _slot(settings, name, read)
