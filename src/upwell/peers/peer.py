@@ -11,8 +11,8 @@ class PeerSpec:
     """One address of one `server` line of an `upstream` block (nginx: ngx_http_upstream_module, `server`).
 
     `address` is ("host", port) for IPv4/IPv6 (an IP literal, no brackets, IPv6 without scope) or a path for `unix:`.
-    `name` is nginx's peer name: "127.0.0.1:81", "[::1]:81", "unix:/tmp/s.sock". `server` is the text of the `server` line.
-    `fail_timeout` is in seconds; `max_fails` 0 switches passive checks off; `max_conns` 0 means no limit.
+    `name` is nginx's peer name: "127.0.0.1:81", "[::1]:81", "unix:/tmp/s.sock". `server` is the text of the `server`
+    line. `fail_timeout` is in seconds; `max_fails` 0 switches passive checks off; `max_conns` 0 means no limit.
     """
 
     name: str
@@ -34,8 +34,9 @@ class PeerSpec:
 class UpstreamSpec:
     """One `upstream` block, or the implicit one of `proxy_pass http://address` (then `implicit` is true).
 
-    `keepalive` is the number of idle connections each worker keeps, `keepalive_requests`, `keepalive_time` (seconds) and
-    `keepalive_timeout` (seconds) bound a connection's reuse (nginx's defaults since 1.29.7: 32 `local`, 1000, 1h, 60s).
+    `keepalive` is the number of idle connections each worker keeps; `keepalive_requests`, `keepalive_time` (seconds)
+    and `keepalive_timeout` (seconds) bound a connection's reuse (nginx's defaults since 1.29.7: 32 `local`, 1000, 1h,
+    60s).
     """
 
     name: str

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from upwell.zone.layout import (
     ADMIN_DOWN,
-    ADMIN_UNSET,
+    ADMIN_UP,
     CHECK_AT,
     CHECK_FAILS,
     CHECK_HEALTH,
@@ -59,6 +59,16 @@ from upwell.zone.layout import (
 
 RowKey = tuple[str, str, str, int]
 """(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
+
+
+def may_serve(admin: int, summary: int, configured_down: bool) -> bool:
+    """Whether a peer may get traffic: not switched off by an operator (`admin`: ADMIN_*), and its checks up (`summary`:
+    CHECKS_*) or, without any, not configured `down`, which an operator's "up" lifts."""
+    if admin == ADMIN_DOWN:
+        return False
+    if summary == CHECKS_NONE:
+        return not configured_down or admin == ADMIN_UP
+    return summary == CHECKS_UP
 
 
 class CheckState(NamedTuple):
@@ -240,16 +250,9 @@ class PeerTable:
         return self.words[self.layout.row(row) + PEER_CHECKS]
 
     def is_up(self, row: int, configured_down: bool) -> bool:
-        """Whether the peer may get traffic: not switched off by an operator, and its checks up or, without any, not
-        configured `down` (which an operator's "up" lifts)."""
+        """Whether the peer may get traffic, see `may_serve`."""
         start = self.layout.row(row)
-        admin = self.words[start + PEER_ADMIN] & 3
-        summary = self.words[start + PEER_CHECKS]
-        if admin == ADMIN_DOWN:
-            return False
-        if summary == CHECKS_NONE:
-            return not configured_down or admin != ADMIN_UNSET
-        return summary == CHECKS_UP
+        return may_serve(self.words[start + PEER_ADMIN] & 3, self.words[start + PEER_CHECKS], configured_down)
 
     def summarise(self, row: int, now: int) -> bool:
         """Work out the summary word from the check slots; true when that changed it. `now` is in milliseconds."""

@@ -1,0 +1,76 @@
+"""A peer at run time, in one worker: what nginx keeps in ngx_http_upstream_rr_peer_t, plus this worker's counters.
+
+Plain state; the rules that change it are in `passive.py`, `balancers/` and `upstream.py`.
+"""
+
+from __future__ import annotations
+
+from upwell.peers.peer import PeerSpec
+
+
+class Peer:
+    """One address of one upstream. Compared and hashed by identity.
+
+    `id` counts from 0 within its role (ngx.upstream's peer id); `row` is its row in the zone. `weight`, `max_fails`,
+    `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them at each pick. `up` says
+    whether it may get traffic as of the last `Upstream.refresh()`. `accessed` (last failure) and `checked` (start of
+    the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before.
+
+    `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow;
+    `connections` is what is in use now. `Upstream.publish()` takes them to the zone.
+    """
+
+    __slots__ = (
+        "accessed",
+        "address",
+        "checked",
+        "connections",
+        "current_weight",
+        "effective_weight",
+        "fail_timeout",
+        "failures",
+        "fails",
+        "id",
+        "max_conns",
+        "max_fails",
+        "name",
+        "received",
+        "requests",
+        "responses",
+        "row",
+        "sent",
+        "spec",
+        "up",
+        "weight",
+    )
+
+    def __init__(self, spec: PeerSpec, number: int, row: int) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.address = spec.address
+        self.id = number
+        self.row = row
+        self.up = not spec.down
+        self.weight = spec.weight
+        self.effective_weight = spec.weight
+        self.current_weight = 0
+        self.max_fails = spec.max_fails
+        self.fail_timeout = spec.fail_timeout
+        self.max_conns = spec.max_conns
+        self.fails = 0
+        self.accessed = 0.0
+        self.checked = 0.0
+        self.connections = 0
+        self.requests = 0
+        self.failures = 0
+        self.responses = [0, 0, 0, 0, 0]
+        self.sent = 0
+        self.received = 0
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name}{'' if self.up else ' down'}>"
+
+    @property
+    def down(self) -> bool:
+        """Whether it gets no traffic: by its configuration, an operator or its health checks (nginx: peer->down)."""
+        return not self.up

@@ -1,0 +1,31 @@
+"""Passive checks: what real requests tell of a peer (nginx: `max_fails`, `fail_timeout`). Pure changes of a Peer.
+
+Times are seconds of any one clock. nginx counts whole seconds; with whole seconds the sequence here is nginx's.
+"""
+
+from __future__ import annotations
+
+from upwell.peers.live import Peer
+
+
+def suspended(peer: Peer, now: float) -> bool:
+    """Whether `peer` failed too often of late to be picked: `max_fails` reached and its window not over yet."""
+    return 0 < peer.max_fails <= peer.fails and now - peer.checked <= peer.fail_timeout
+
+
+def failed(peer: Peer, now: float) -> bool:
+    """A request at `peer` failed. True when it has now used up `max_fails` (nginx warns then, each time again)."""
+    peer.failures += 1
+    peer.fails += 1
+    peer.accessed = now
+    peer.checked = now
+    if not peer.max_fails:
+        return False
+    peer.effective_weight = max(peer.effective_weight - peer.weight // peer.max_fails, 0)
+    return peer.fails >= peer.max_fails
+
+
+def passed(peer: Peer) -> None:
+    """A request at `peer` went well; if it was the trial after a window, the failures are forgotten."""
+    if peer.accessed < peer.checked:
+        peer.fails = 0

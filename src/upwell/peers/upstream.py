@@ -1,0 +1,208 @@
+"""An upstream in one worker: which peer gets the next request, and what a request's end says of its peer.
+
+It knows peers, a balancer for each role and the zone (what the checker and the operator said). It does not know how a
+peer is reached, nor what a request is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from upwell.log import ErrorLog
+from upwell.peers.balancers import BALANCERS
+from upwell.peers.live import Peer
+from upwell.peers.passive import failed as count_failure
+from upwell.peers.passive import passed as count_success
+from upwell.peers.peer import UpstreamSpec, peer_keys
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, GENERATION
+from upwell.zone.table import Counts, PeerTable, may_serve
+
+__all__ = ["Peer", "Upstream"]
+
+
+class Upstream:
+    """One `upstream` block as one worker sees it (nginx: ngx_http_upstream_rr_peers_t and its backup group).
+
+    `table` must have a row for each peer of `spec` (KeyError otherwise); `worker` is this process's number in the zone.
+    With `log`, the warning about a peer that used up `max_fails` is written there; a caller that wants nginx's tail
+    with client and request passes none and logs it when `release` returns true.
+    """
+
+    __slots__ = (
+        "_backup",
+        "_backup_balancer",
+        "_generation",
+        "_local",
+        "_log",
+        "_primary",
+        "_primary_balancer",
+        "_table",
+        "_words",
+        "_worker",
+        "name",
+        "peers",
+        "single",
+        "spec",
+        "tries",
+    )
+
+    def __init__(self, spec: UpstreamSpec, table: PeerTable, worker: int = 0, log: ErrorLog | None = None) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self._table = table
+        self._words = table.words
+        self._worker = worker
+        self._log = log
+        self._local: dict[Peer, tuple[int, int]] = {}
+        number = {"primary": 0, "backup": 0}
+        peers = []
+        for peer_spec, key in zip(spec.peers, peer_keys(spec), strict=True):
+            peers.append(Peer(peer_spec, number[peer_spec.role], table.row(key)))
+            number[peer_spec.role] += 1
+        self.peers = tuple(peers)
+        """All peers in configuration order; their `current_weight` is true after `primary` or `backup` was read."""
+        self._primary = tuple(peer for peer in peers if not peer.spec.backup)
+        self._backup = tuple(peer for peer in peers if peer.spec.backup)
+        self.single = len(peers) == 1 and not self._backup
+        """One peer and no backup: nginx never counts its failures, as there is nobody else to turn to."""
+        self.tries = sum(not peer.spec.down for peer in peers)
+        """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
+        self._primary_balancer = BALANCERS[spec.balancer]()
+        self._backup_balancer = BALANCERS[spec.balancer]()
+        self._resume_counts()
+        self._generation = -1
+        self.refresh()
+        self._rebuild()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {sum(peer.up for peer in self.peers)}/{len(self.peers)} up>"
+
+    @property
+    def primary(self) -> tuple[Peer, ...]:
+        """The peers that are not backups, by id, brought up to date with the zone and with nginx's current weights."""
+        self._bring_up_to_date()
+        return self._primary
+
+    @property
+    def backup(self) -> tuple[Peer, ...]:
+        """The backup peers by id, brought up to date like `primary`."""
+        self._bring_up_to_date()
+        return self._backup
+
+    def pick(self, tried: Collection[Peer], now: float, key: bytes | None = None) -> Peer | None:
+        """The peer for the next try of a request, or None: "no live upstreams" (nginx answers 502).
+
+        `tried` are the peers that this request tried; `now` is seconds of a clock that never goes back; `key` is for a
+        balancer that hashes. Primaries first, then backups. The peer's connection counts as in use until `release`.
+        """
+        if self._words[GENERATION] != self._generation:
+            self.refresh()
+        peer = self._primary_balancer.pick(key, tried, now)
+        if peer is None:
+            if not self._backup:
+                return None
+            peer = self._backup_balancer.pick(key, tried, now)
+            if peer is None:
+                return None
+        peer.connections += 1
+        peer.requests += 1
+        return peer
+
+    def release(self, peer: Peer, now: float, failed: bool) -> bool:
+        """The try at `peer` ended; `failed` as `proxy_next_upstream` counts it (nginx: NGX_PEER_FAILED).
+
+        True when the peer is now out of use for its `fail_timeout`.
+        """
+        peer.connections -= 1
+        if self.single:
+            if failed:
+                peer.failures += 1
+            return False
+        if not failed:
+            if peer.fails:
+                count_success(peer)
+            return False
+        (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
+        disabled = count_failure(peer, now)
+        if disabled and self._log is not None:
+            self._log.warn("upstream server temporarily disabled")
+        return disabled
+
+    def refresh(self) -> None:
+        """Read again from the zone which peers are up. `pick` calls it when the zone's generation has changed."""
+        # Before the rows: what changes while they are read comes with another generation.
+        self._generation = self._words[GENERATION]
+        table = self._table
+        changed = False
+        for peer in self.peers:
+            admin = table.admin(peer.row)
+            if self._local:
+                admin = self._local_admin(peer, admin)
+            up = may_serve(admin & 3, table.summary(peer.row), peer.spec.down)
+            if up != peer.up:
+                peer.up = up
+                changed = True
+        if changed:
+            self._rebuild()
+
+    def set_local_down(self, backup: bool, number: int, value: bool) -> None:
+        """Let this worker see its own `set_peer_down` at once, until the zone has it (or a later one) too.
+
+        `number` is the peer's id within its role. Raises IndexError for an id that is not there.
+        """
+        peers = self._backup if backup else self._primary
+        if not 0 <= number < len(peers):
+            raise IndexError(number)
+        peer = peers[number]
+        self._local[peer] = (self._table.admin(peer.row), ADMIN_DOWN if value else ADMIN_UP)
+        self.refresh()
+
+    def publish(self) -> None:
+        """Write this worker's counters into the zone. Meant for once a second, not for each request.
+
+        Raises IndexError when the zone was made for fewer workers.
+        """
+        for peer in self.peers:
+            one_xx, two_xx, three_xx, four_xx, five_xx = peer.responses
+            counts = Counts(
+                peer.connections,
+                peer.requests,
+                peer.failures,
+                (one_xx, two_xx, three_xx, four_xx, five_xx),
+                peer.sent,
+                peer.received,
+            )
+            self._table.set_counts(peer.row, self._worker, counts)
+
+    def _resume_counts(self) -> None:
+        """Go on from the counters of the worker that had this number before and died."""
+        if not 0 <= self._worker < self._table.workers:
+            return
+        for peer in self.peers:
+            counts = self._table.counts(peer.row, self._worker)
+            peer.requests = counts.requests
+            peer.failures = counts.fails
+            peer.responses = list(counts.responses)
+            peer.sent = counts.sent
+            peer.received = counts.received
+
+    def _local_admin(self, peer: Peer, admin: int) -> int:
+        """The operator's word for `peer`, with this worker's own one on top while the zone's has not moved on."""
+        local = self._local.get(peer)
+        if local is None:
+            return admin
+        seen, state = local
+        if admin == seen:
+            return state
+        del self._local[peer]
+        return admin
+
+    def _bring_up_to_date(self) -> None:
+        if self._words[GENERATION] != self._generation:
+            self.refresh()
+        self._primary_balancer.settle()
+        self._backup_balancer.settle()
+
+    def _rebuild(self) -> None:
+        self._primary_balancer.rebuild([peer for peer in self._primary if peer.up])
+        self._backup_balancer.rebuild([peer for peer in self._backup if peer.up])
