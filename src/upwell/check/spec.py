@@ -1,4 +1,4 @@
-"""What a health check is told to do: a frozen spec that every dialect (lua-resty, NGINX Plus, Tengine) is turned into."""
+"""What a health check is told to do: the frozen spec that each dialect (lua-resty, NGINX Plus, Tengine) ends in."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 class CheckSpec:
     """One active check of all peers of one upstream.
 
-    `type` is a name in `check.probes.PROBES` ("http", "https", "tcp"). `request` is sent as it is. `interval` and `timeout`
-    are seconds. `statuses` empty means: any status line passes (lua-resty without `valid_statuses`). `port` 0 means the
-    peer's own. `host` is the TLS server name, `verify` whether its certificate is checked. `concurrency` is the number of
-    slices that a cycle is cut into, each probed one peer after the other (lua-resty). `revives_down`: the check may turn up
-    a peer that is configured `down` (lua-resty does, NGINX Plus does not).
+    `type` is a name in `check.probes.PROBES` ("http", "https", "tcp"). `request` is sent as it is. `interval` and
+    `timeout` are seconds. `statuses` empty means: any status line passes (lua-resty without `valid_statuses`). `port` 0
+    means the peer's own. `host` is the TLS server name, `verify` whether its certificate is checked. `concurrency` is
+    the number of slices that a cycle is cut into, each probed one peer after the other (lua-resty). `revives_down`: the
+    check may turn up a peer that is configured `down` (lua-resty does, NGINX Plus does not).
     """
 
     upstream: str
@@ -36,7 +36,7 @@ class CheckSpec:
 
     @property
     def identity(self) -> int:
-        """A number in 1..2^62 that is the same for the same check in every process: it names the check's row in the zone."""
+        """A number in 1..2^62, the same for the same check in every process: it names the check's slot in the zone."""
         text = json.dumps(to_message(self), sort_keys=True)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2 | 1
 

@@ -1,0 +1,64 @@
+"""What a checker says in the error log: lua-resty-upstream-healthcheck's lines (v0.08), letter for letter.
+
+Its debug lines need a debug build of OpenResty; here they need an error log that takes `debug`.
+"""
+
+from __future__ import annotations
+
+from upwell.log import DEBUG, ErrorLog
+
+
+class Events:
+    """One log for all checks. The methods are in the order in which a cycle calls them."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: ErrorLog) -> None:
+        self._log = log
+
+    def cycle(self) -> None:
+        # The module's own debug() adds the prefix that this line already has.
+        self._debug("healthcheck: run a check cycle")
+
+    def upgrading(self, version: int) -> None:
+        """Another checker published `version` before: the first cycle after a restart or a reload."""
+        self._debug(f"upgrading peers version to {version}")
+
+    def slice(self, words: str) -> None:
+        if words:
+            self._debug(words)
+
+    def no_socket(self, word: str) -> None:
+        """The checker itself could not make a socket; that says nothing about the peer."""
+        self._log.error(f"healthcheck: failed to create stream socket: {word}")
+
+    def void(self, name: str, late: float) -> None:
+        """A time-out that does not count, because the checker was `late` (seconds) itself (upwell's own line)."""
+        self._log.info(f"healthcheck: time-out of peer {name} is void, the checker was {late:.3f}s late")
+
+    def passed(self, name: str) -> None:
+        if self._log.level >= DEBUG:
+            self._log.debug(f"healthcheck: peer {name} was checked to be ok")
+
+    def failed(self, name: str, reason: str, was_up: bool) -> None:
+        """`reason` is only told while the peer is up: a dead one would fill the log."""
+        if was_up:
+            self._log.error(f"healthcheck: {reason}")
+        if self._log.level >= DEBUG:
+            self._log.debug(f"healthcheck: peer {name} was checked to be not ok")
+
+    def turned_up(self, name: str, passes: int) -> None:
+        self._log.warn(f"healthcheck: peer {name} is turned up after {passes} success(es)")
+
+    def turned_down(self, name: str, failures: int) -> None:
+        self._log.warn(f"healthcheck: peer {name} is turned down after {failures} failure(s)")
+
+    def publishing(self, version: int) -> None:
+        self._debug(f"publishing peers version {version}")
+
+    def refused(self, words: str) -> None:
+        """A check that cannot be done (upwell's own line)."""
+        self._log.error(f"healthcheck: {words}")
+
+    def _debug(self, words: str) -> None:
+        self._log.debug(f"healthcheck: {words}")

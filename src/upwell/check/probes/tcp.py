@@ -1,0 +1,22 @@
+"""The probe of type "tcp": the connection is the answer. Nothing is sent, nothing is awaited."""
+
+from __future__ import annotations
+
+from upwell.check.probes.probe import Verdict
+from upwell.check.spec import CheckSpec
+
+
+class TcpProbe:
+    __slots__ = ("finished", "receiving", "sending")
+
+    def __init__(self, spec: CheckSpec, name: str) -> None:
+        self.sending = "failed to send request to"
+        self.receiving = "failed to receive from"
+        self.finished = True
+
+    def open(self) -> Verdict:
+        return Verdict(True)
+
+    def feed(self, data: bytes) -> Verdict:
+        """Never asked for: `open` has already decided."""
+        return Verdict(True)
