@@ -1,0 +1,172 @@
+"""Field sections: from the bytes between the start line and the empty line to checked names and values.
+
+A field section is checked once and remembered, because clients on kept connections and backends repeat theirs; the
+memory is bounded. Knows which fields frame a message and which belong to one hop; not what anybody does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from upwell.errors import MessageError
+from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, PLAIN_NAME, UNDERSCORE_NAME
+
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"expect")
+)
+"""Names that a proxy answers for itself (RFC 9110, 7.6.1; `expect` because nginx answers it)."""
+
+_MAX_SECTIONS = 1024
+_MAX_SECTION_SIZE = 2048  # larger ones hold cookies and tokens, which seldom repeat
+_MAX_LINES = 4096
+
+
+class FieldSection:
+    """One field section, checked.
+
+    `fields` are (lower-case name, value) in order; `wires` the same as `Name: value\\r\\n` with the name as it was written;
+    `values` maps each name to its value, several joined as nginx does (", ", cookies "; "). `content_length` is None when
+    there is none; `chunked` says that Transfer-Encoding is exactly "chunked". `close` and `keep_alive` are the options of
+    Connection, `options` all names in it. `host` is the Host field as sent.
+    `rendered` is room for whoever sends this section on in a fixed form: it is remembered with the section.
+    """
+
+    __slots__ = (
+        "chunked",
+        "close",
+        "content_length",
+        "fields",
+        "host",
+        "keep_alive",
+        "options",
+        "rendered",
+        "values",
+        "wires",
+    )
+
+    def __init__(self, fields: tuple[tuple[bytes, bytes], ...], wires: tuple[bytes, ...]) -> None:
+        self.fields = fields
+        self.wires = wires
+        self.values: dict[bytes, bytes] = {}
+        self.content_length: int | None = None
+        self.chunked = False
+        self.close = False
+        self.keep_alive = False
+        self.options: frozenset[bytes] = frozenset()
+        self.host: bytes | None = None
+        self.rendered: dict[object, tuple[bytes, bytes]] = {}
+        values = self.values
+        for name, value in fields:
+            if name in values:
+                values[name] += (b"; " if name == b"cookie" else b", ") + value
+            else:
+                values[name] = value
+        self._frame()
+
+    def __repr__(self) -> str:
+        return f"<FieldSection {len(self.fields)} fields>"
+
+    def _frame(self) -> None:
+        """Work out what the section says of the message's framing and of the connection. Raises MessageError(400/501)."""
+        values = self.values
+        length = values.get(b"content-length")
+        if length is not None:
+            # Two equal lengths are joined to "5, 5" above, which is refused like any other list (RFC 9112, 6.3 rule 5 lets us).
+            if CONTENT_LENGTH.fullmatch(length) is None:
+                raise MessageError(400, "invalid Content-Length header")
+            self.content_length = int(length)
+        coding = values.get(b"transfer-encoding")
+        if coding is not None:
+            if length is not None:
+                raise MessageError(400, "Content-Length and Transfer-Encoding headers at the same time")
+            if coding.lower() != b"chunked":
+                raise MessageError(501, "unknown Transfer-Encoding")
+            self.chunked = True
+        connection = values.get(b"connection")
+        if connection is not None:
+            options = frozenset(item.strip(b" \t").lower() for item in connection.split(b","))
+            self.options = options
+            self.close = b"close" in options
+            self.keep_alive = b"keep-alive" in options
+        self.host = values.get(b"host")
+
+    def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
+        """The field lines but those called `names` (lower case) and those that Connection names."""
+        unwanted = self.options.union(names)
+        return [wire for (name, _), wire in zip(self.fields, self.wires, strict=True) if name not in unwanted]
+
+
+class FieldReader:
+    """Reads field sections under one server's rules for names (nginx: underscores_in_headers, ignore_invalid_headers).
+
+    `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A line
+    longer than `max_line` bytes is refused with 494, nginx's number for too large a request header.
+    """
+
+    __slots__ = ("_lines", "_max_line", "_name", "_sections", "_too_large")
+
+    def __init__(
+        self,
+        underscores: bool = False,
+        ignore_invalid: bool = True,
+        max_line: int = 8192,
+        too_large: int = 494,
+    ) -> None:
+        self._sections: dict[bytes, FieldSection] = {}
+        self._lines: dict[bytes, tuple[tuple[bytes, bytes], bytes] | None] = {}
+        self._name = (UNDERSCORE_NAME if underscores else PLAIN_NAME) if ignore_invalid else None
+        self._max_line = max_line
+        self._too_large = too_large
+
+    def read(self, block: bytes) -> FieldSection:
+        """The checked section for `block`. Raises MessageError(400) for bad syntax, (494) for too long a line."""
+        section = self._sections.get(block)
+        if section is None:
+            section = self._learn(block)
+        return section
+
+    def _learn(self, block: bytes) -> FieldSection:
+        fields = []
+        wires = []
+        lines = self._lines
+        if block:
+            for line in block[:-2].split(b"\r\n"):
+                known = lines.get(line, False)
+                if known is False:
+                    known = self._line(line)
+                    if len(lines) >= _MAX_LINES:
+                        lines.clear()
+                    if len(line) < 512:
+                        lines[line] = known
+                if known is not None:
+                    fields.append(known[0])
+                    wires.append(known[1])
+        section = FieldSection(tuple(fields), tuple(wires))
+        if len(block) <= _MAX_SECTION_SIZE:
+            if len(self._sections) >= _MAX_SECTIONS:
+                self._sections.clear()
+            self._sections[block] = section
+        return section
+
+    def _line(self, line: bytes) -> tuple[tuple[bytes, bytes], bytes] | None:
+        """One field line as ((lower name, value), wire form); None for one that nginx ignores."""
+        if len(line) > self._max_line:
+            raise MessageError(self._too_large, "too long header line")
+        match = FIELD_LINE.fullmatch(line)
+        if match is None:
+            raise MessageError(400, "invalid header line")
+        name, value = match.groups()
+        if self._name is not None and self._name.fullmatch(name) is None:
+            return None
+        return (name.lower(), value), b"%b: %b\r\n" % (name, value)
+
+
+def check_host(host: bytes) -> tuple[bytes, bytes]:
+    """(name, port) of a Host value: the name lower-cased without a trailing dot, the port as text. Raises MessageError(400)."""
+    match = HOST.fullmatch(host)
+    if match is None:
+        raise MessageError(400, "invalid host in request")
+    name = match[1].lower()
+    if name.endswith(b".") and len(name) > 1:
+        name = name[:-1]
+    return name, match[2] or b""

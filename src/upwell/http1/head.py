@@ -1,0 +1,125 @@
+"""Heads of requests and responses: from the bytes up to the empty line to a checked head.
+
+Knows the start lines and which mistakes have which status; the fields are read by `fields`.
+"""
+
+from __future__ import annotations
+
+from upwell.errors import MessageError
+from upwell.http1.fields import FieldReader, FieldSection
+from upwell.http1.syntax import BARE_LF, REQUEST_LINE, STATUS_LINE
+
+
+class RequestHead:
+    """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed."""
+
+    __slots__ = ("end", "method", "section", "target", "version")
+
+    def __init__(self, method: bytes, target: bytes, version: int, section: FieldSection, end: int) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.section = section
+        self.end = end
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method!r} {self.target!r}>"
+
+
+class ResponseHead:
+    """A response's head: `line` is status and reason as they go into a status line, e.g. b"200 OK"."""
+
+    __slots__ = ("end", "line", "section", "status", "version")
+
+    def __init__(self, version: int, status: int, line: bytes, section: FieldSection, end: int) -> None:
+        self.version = version
+        self.status = status
+        self.line = line
+        self.section = section
+        self.end = end
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.line!r}>"
+
+
+def parse_request_head(
+    data: bytes, reader: FieldReader, max_line: int = 8192, max_head: int = 33_792
+) -> RequestHead | None:
+    """The request head at the start of `data`, or None while it is not complete.
+
+    `data` must not start with an empty line. Raises MessageError: 400 bad syntax, 414 request line over `max_line`,
+    494 (nginx's "Request Header Or Cookie Too Large") head over `max_head` bytes or a field line too long,
+    501 unknown Transfer-Encoding, 505 version above 1. (RFC 9112, 2-6)
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        _check_partial(data, max_line, max_head)
+        return None
+    match = REQUEST_LINE.match(data)
+    if match is None:
+        raise _bad_request_line(data, max_line)
+    if match.end() - 2 > max_line:
+        raise MessageError(414, "too long URI")
+    if end > max_head:
+        raise MessageError(494, "too large request")
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise MessageError(400 if major == b"0" else 505, "invalid version")
+    section = reader.read(data[match.end() : end + 2])
+    version = 10 if minor == b"0" else 11
+    if version == 10:
+        if section.chunked:
+            raise MessageError(400, "HTTP/1.0 request with Transfer-Encoding header")
+    elif section.host is None:
+        raise MessageError(400, "HTTP/1.1 request without Host header")
+    return RequestHead(method, target, version, section, end + 4)
+
+
+def _check_partial(data: bytes, max_line: int, max_head: int) -> None:
+    """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
+    first = data.find(b"\n")
+    if first < 0:
+        if len(data) > max_line:
+            raise MessageError(414, "too long URI")
+        return
+    if REQUEST_LINE.match(data) is None:
+        raise _bad_request_line(data, max_line)
+    if BARE_LF.search(data) is not None:
+        raise MessageError(400, "bare LF in header")
+    if len(data) > max_head or len(data) - data.rfind(b"\n") > max_line:
+        raise MessageError(494, "too large request")
+
+
+def _bad_request_line(data: bytes, max_line: int) -> MessageError:
+    line, _, _ = data.partition(b"\n")
+    if len(line) > max_line:
+        return MessageError(414, "too long URI")
+    return MessageError(400, "invalid request")
+
+
+def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536) -> ResponseHead | None:
+    """The response head at the start of `data`, or None while it is not complete.
+
+    Raises MessageError(502) for whatever is wrong with it: the upstream is at fault. (RFC 9112, 4-6)
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if len(data) > max_head:
+            raise MessageError(502, "too big header")
+        if BARE_LF.search(data) is not None:
+            raise MessageError(502, "bare LF in header")
+        if len(data) >= 9 and not data.startswith(b"HTTP/1."):
+            raise MessageError(502, "no valid HTTP/1.0 header")
+        return None
+    if end > max_head:
+        raise MessageError(502, "too big header")
+    match = STATUS_LINE.match(data)
+    if match is None:
+        raise MessageError(502, "no valid HTTP/1.0 header")
+    minor, status, reason = match.groups()
+    try:
+        section = reader.read(data[match.end() : end + 2])
+    except MessageError as error:
+        raise MessageError(502, error.reason) from None
+    line = status + (reason if reason is not None else b" ")
+    return ResponseHead(10 if minor == b"0" else 11, int(status), line, section, end + 4)

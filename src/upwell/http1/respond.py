@@ -1,0 +1,78 @@
+"""Answers that upwell makes itself: status lines and nginx's error pages."""
+
+from __future__ import annotations
+
+from upwell.version import VERSION
+
+REASONS = {
+    100: b"Continue",
+    200: b"OK",
+    201: b"Created",
+    202: b"Accepted",
+    204: b"No Content",
+    206: b"Partial Content",
+    301: b"Moved Permanently",
+    302: b"Moved Temporarily",
+    303: b"See Other",
+    304: b"Not Modified",
+    307: b"Temporary Redirect",
+    308: b"Permanent Redirect",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Not Allowed",
+    406: b"Not Acceptable",
+    408: b"Request Time-out",
+    409: b"Conflict",
+    410: b"Gone",
+    411: b"Length Required",
+    412: b"Precondition Failed",
+    413: b"Request Entity Too Large",
+    414: b"Request-URI Too Large",
+    415: b"Unsupported Media Type",
+    416: b"Requested Range Not Satisfiable",
+    421: b"Misdirected Request",
+    429: b"Too Many Requests",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Temporarily Unavailable",
+    504: b"Gateway Time-out",
+    505: b"HTTP Version Not Supported",
+    507: b"Insufficient Storage",
+}
+"""nginx's reason phrases, which differ from RFC 9110's in places (302, 405, 413, 414, 503, 504)."""
+
+_PAGE_TITLES = {302: b"302 Found", 494: b"400 Request Header Or Cookie Too Large"}
+_SENT_AS = {494: 400}
+
+SERVER = b"upwell/" + VERSION.encode()
+SERVER_WITHOUT_VERSION = b"upwell"
+
+
+def status_sent(status: int) -> int:
+    """The status on the wire for one of nginx's internal numbers (494 goes out as 400)."""
+    return _SENT_AS.get(status, status)
+
+
+def status_line(status: int) -> bytes:
+    """Code and reason, e.g. b"404 Not Found"; for an unknown code just the number, as nginx writes it."""
+    reason = REASONS.get(status)
+    return b"%d %b" % (status, reason) if reason is not None else b"%d " % status
+
+
+def error_page(status: int, server: bytes = SERVER) -> bytes | None:
+    """nginx's built-in page for `status`; None where nginx has none (then the answer has no content)."""
+    title = _PAGE_TITLES.get(status)
+    if title is None:
+        if status not in REASONS or status < 300 or status == 304:
+            return None
+        title = status_line(status)
+    heading = title if status != 494 else b"400 Bad Request"
+    note = b"<center>Request Header Or Cookie Too Large</center>\r\n" if status == 494 else b""
+    return (
+        b"<html>\r\n<head><title>%b</title></head>\r\n<body>\r\n<center><h1>%b</h1></center>\r\n%b"
+        b"<hr><center>%b</center>\r\n</body>\r\n</html>\r\n" % (title, heading, note, server)
+    )

@@ -1,0 +1,43 @@
+"""Every regular expression of the HTTP/1.1 grammar that upwell uses; nothing else may match message bytes by pattern.
+
+Each pattern is applied to bytes. The grammar is that of RFC 9112 and RFC 9110, narrowed where nginx is narrower.
+"""
+
+from __future__ import annotations
+
+import re
+
+# nginx takes methods of capital letters, "_" and "-" only (RFC 9110, 9.1 allows any token). A target with a space or a
+# control character is refused (RFC 9112, 3.2); bytes from 0x80 up are passed as nginx passes them.
+REQUEST_LINE = re.compile(rb"([A-Z_-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+
+STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*)?\r\n")
+
+# One field line without its CRLF: token ":" OWS value OWS (RFC 9112, 5). No control character but the tab is allowed in a
+# value, so a bare CR, a bare LF, a NUL and obs-fold all fail here.
+FIELD_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+)
+
+# The names that nginx passes on: letters, digits and "-"; all others are "invalid headers" (ignore_invalid_headers).
+PLAIN_NAME = re.compile(rb"[0-9A-Za-z-]+")
+UNDERSCORE_NAME = re.compile(rb"[0-9A-Za-z_-]+")
+
+CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+# chunk-size [chunk-ext] CRLF (RFC 9112, 7.1). Extensions are read past and never passed on; their bytes are bounded by the caller.
+CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+
+# uri-host [":" port] of a Host field or an absolute target; nginx's check, without its tolerance for odd characters.
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?")
+
+ABSOLUTE_TARGET = re.compile(rb"([a-zA-Z][a-zA-Z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
+
+# A target that is its own normalised path: no escape, no query, no fragment, no empty or dot segment.
+PLAIN_PATH = re.compile(
+    rb"(?:/(?:[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)?)(?:/[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)*/?"
+)
+
+BARE_LF = re.compile(rb"(?<!\r)\n")
+
+LIST_ITEM = re.compile(rb"[^,]+")

@@ -1,0 +1,97 @@
+"""Request targets: nginx's path and arguments out of what the client asked for (RFC 9112, 3.2; RFC 3986, 5.2.4).
+
+Knows escapes, dot segments and merged slashes; not locations.
+"""
+
+from __future__ import annotations
+
+import re
+
+from upwell.errors import MessageError
+from upwell.http1.syntax import ABSOLUTE_TARGET, PLAIN_PATH
+
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+
+
+class Target:
+    """A request target taken apart.
+
+    `uri` is the normalised path (decoded, no arguments), `args` what follows "?", `path` the path and arguments as sent
+    (what `proxy_pass` without a URI passes on), `host` the authority of an absolute target or None. `intact` says that `uri`
+    is byte for byte the path as sent.
+    """
+
+    __slots__ = ("args", "host", "path", "uri")
+
+    def __init__(self, uri: bytes, args: bytes, path: bytes, host: bytes | None) -> None:
+        self.uri = uri
+        self.args = args
+        self.path = path
+        self.host = host
+
+    def __repr__(self) -> str:
+        return f"<Target {self.path!r}>"
+
+
+def parse_target(target: bytes, merge_slashes: bool = True) -> Target:
+    """Take a request target apart. Raises MessageError(400) for what nginx refuses."""
+    if PLAIN_PATH.fullmatch(target) is not None:
+        return Target(target, b"", target, None)
+    host = None
+    path = target
+    if not target.startswith(b"/"):
+        match = ABSOLUTE_TARGET.fullmatch(target)
+        if match is None or match[1].lower() not in (b"http", b"https"):
+            raise MessageError(400, "invalid request")
+        host, path = match[2], match[3]
+        if not host:
+            raise MessageError(400, "invalid host in request line")
+        if not path.startswith(b"/"):
+            path = b"/" + path
+    path, _, _ = path.partition(b"#")
+    raw, _, args = path.partition(b"?")
+    return Target(normalise(raw, merge_slashes), args, path, host)
+
+
+def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
+    """`path` decoded, its slashes merged and its dot segments gone (nginx: ngx_http_parse_complex_uri).
+
+    Raises MessageError(400) for a bad escape, an encoded NUL and a path that climbs over the root.
+    """
+    decoded = _ESCAPE.sub(_decode, path)
+    if b"\0" in decoded:
+        raise MessageError(400, "invalid request")
+    if merge_slashes:
+        decoded = re.sub(rb"//+", b"/", decoded)
+    if b"/." not in decoded:
+        return decoded
+    out: list[bytes] = []
+    segments = decoded.split(b"/")[1:]
+    last = len(segments) - 1
+    for number, segment in enumerate(segments):
+        if segment == b"." or segment == b"..":
+            if segment == b"..":
+                if not out:
+                    raise MessageError(400, "invalid request")
+                out.pop()
+            if number == last:
+                out.append(b"")
+        else:
+            out.append(segment)
+    return b"/" + b"/".join(out)
+
+
+def _decode(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    if digits is None:
+        raise MessageError(400, "invalid request")
+    return bytes((int(digits, 16),))
+
+
+# nginx's NGX_ESCAPE_URI: controls, space, "%", "#", "?", DEL and bytes from 0x80 up; as RFC 3986 path minus what is safe there.
+_UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\xff]")
+
+
+def escape_uri(uri: bytes) -> bytes:
+    """A decoded path as it goes on the wire (nginx: ngx_escape_uri with NGX_ESCAPE_URI)."""
+    return _UNSAFE_URI.sub(lambda match: b"%%%02X" % match[0][0], uri)

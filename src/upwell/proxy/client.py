@@ -1,0 +1,488 @@
+"""Connections from clients: bytes in, exchanges one after the other, bytes out; keep-alive, pipelining, time-outs.
+
+Knows one connection's life and the endpoint it came in by. What a request means is decided behind `endpoint.begin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, cast
+
+from upwell.errors import ClientClosed, MessageError
+from upwell.http1.fields import FieldReader, FieldSection, check_host
+from upwell.http1.head import RequestHead, parse_request_head
+from upwell.http1.target import Target, parse_target
+from upwell.log import INFO, ErrorLog
+from upwell.proxy.body import RequestBody
+from upwell.proxy.clock import Clock
+from upwell.proxy.exchange import Exchange
+from upwell.proxy.suspension import suspend
+from upwell.proxy.timers import NEVER, Timers
+
+if TYPE_CHECKING:
+    from upwell.proxy.location import Location, Server
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_FIELDS = FieldSection((), ())
+_MOST_PIPELINED = 65_536  # bytes of further requests that are taken in while one is being answered
+_connection_numbers = count(1)
+
+
+class Endpoint:
+    """What all connections of one listening socket share in one worker.
+
+    `match` finds the server for a Host (lower case, without port); `begin` starts an exchange whose server is known;
+    `variable` gives $name; `report` logs an exception that a handler let out.
+    """
+
+    __slots__ = (
+        "begin",
+        "clock",
+        "connections",
+        "default",
+        "draining",
+        "header_timeout",
+        "limit",
+        "local",
+        "log",
+        "loop",
+        "match",
+        "max_head",
+        "max_line",
+        "merge_slashes",
+        "on_close",
+        "reader",
+        "report",
+        "targets",
+        "timers",
+        "variable",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        clock: Clock,
+        log: ErrorLog,
+        default: Server,
+        match: Callable[[ClientConnection, bytes], Server],
+        begin: Callable[[Exchange], None],
+        variable: Callable[[Exchange, str], bytes | None],
+        report: Callable[[Exchange, Exception], None],
+        connections: set[ClientConnection],
+        limit: int = 512,
+        reader: FieldReader | None = None,
+        header_timeout: float = 60.0,
+        max_line: int = 8192,
+        max_head: int = 33_792,
+        merge_slashes: bool = True,
+    ) -> None:
+        self.loop = loop
+        self.timers = timers
+        self.clock = clock
+        self.log = log
+        self.default = default
+        self.match = match
+        self.begin = begin
+        self.variable = variable
+        self.report = report
+        self.connections = connections
+        self.limit = limit
+        self.reader = reader or FieldReader()
+        self.header_timeout = header_timeout
+        self.max_line = max_line
+        self.max_head = max_head
+        self.merge_slashes = merge_slashes
+        self.draining = False
+        self.on_close: Callable[[], None] | None = None
+        self.targets: dict[bytes, Target] = {}
+        self.local: tuple[str, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.local}>"
+
+    def connect(self) -> ClientConnection:
+        """The protocol for a new connection (the factory of `create_server`)."""
+        return ClientConnection(self)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's."""
+
+    __slots__ = (
+        "_buffer",
+        "_eof",
+        "_in_head",
+        "_lingering",
+        "_lost",
+        "_reading",
+        "_waiting_to_drain",
+        "address",
+        "body",
+        "deadline",
+        "endpoint",
+        "exchange",
+        "local_address",
+        "local_port",
+        "loop",
+        "number",
+        "opened",
+        "out",
+        "pipelined",
+        "port",
+        "requests",
+        "slot",
+        "transport",
+        "writable",
+    )
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.loop = endpoint.loop
+        self.number = next(_connection_numbers)
+        self.transport: asyncio.Transport
+        self.exchange: Exchange | None = None
+        self.body: RequestBody | None = None
+        self.out: list[bytes] = []
+        self.requests = 0
+        self.deadline = NEVER
+        self.slot = 0
+        self.opened = 0.0
+        self.writable = True
+        self.pipelined = False
+        self.address = "unix:"
+        self.port = 0
+        self.local_address = "unix:"
+        self.local_port = 0
+        self._buffer = b""
+        self._reading = True
+        self._eof = False
+        self._in_head = False
+        self._lingering = False
+        self._lost = False
+        self._waiting_to_drain: Exchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection *{self.number} {self.address}>"
+
+    # The transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        endpoint = self.endpoint
+        self.transport = cast("asyncio.Transport", transport)
+        if len(endpoint.connections) >= endpoint.limit:
+            endpoint.log.alert(f"{endpoint.limit} worker_connections are not enough")
+            self._lost = True
+            transport.close()
+            return
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address, self.port = peer[0], peer[1]
+            local = endpoint.local or transport.get_extra_info("sockname")
+            self.local_address, self.local_port = local[0], local[1]
+        self.opened = self.loop.time()
+        endpoint.connections.add(self)
+        endpoint.timers.arm(self, endpoint.header_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is None and self.body is None:
+            if self._lingering:
+                return
+            self._serve(self._buffer + data if self._buffer else data)
+        elif self.body is not None:
+            self._feed(data)
+        else:
+            self._buffer += data
+            if len(self._buffer) > _MOST_PIPELINED:
+                self._pause()
+
+    def eof_received(self) -> bool:
+        # An answer that does not come from an upstream is still sent to a client that closed its side; for a proxied
+        # request nginx takes that as a client that left.
+        self._eof = True
+        exchange = self.exchange
+        return exchange is not None and not exchange.proxying
+
+    def connection_lost(self, error: Exception | None) -> None:
+        first = not self._lost
+        self._lost = True
+        endpoint = self.endpoint
+        endpoint.connections.discard(self)
+        endpoint.timers.drop(self)
+        self._waiting_to_drain = None
+        if self.exchange is not None and first:
+            self.exchange.fail(ClientClosed())
+        if endpoint.on_close is not None:
+            endpoint.on_close()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        exchange = self.exchange
+        if exchange is not None:
+            if exchange.source is not None:
+                exchange.source.pause()
+            self.endpoint.timers.arm(self, exchange.location.send_timeout)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.endpoint.timers.disarm(self)
+        exchange = self.exchange
+        if exchange is not None and exchange.source is not None:
+            exchange.source.proceed()
+        waiting, self._waiting_to_drain = self._waiting_to_drain, None
+        if waiting is not None:
+            waiting.resume()
+
+    def timed_out(self) -> None:
+        log = self.endpoint.log
+        exchange = self.exchange
+        if self._lost:
+            return
+        if self._lingering:
+            self.transport.abort()
+        elif exchange is None:
+            if self._in_head and log.level >= INFO:
+                log.info(
+                    f"client timed out (110: Connection timed out) while reading client request headers, client: {self.address}",
+                    self.number,
+                )
+            self._close()
+        elif not self.writable:
+            exchange.log(INFO, "client timed out (110: Connection timed out) while sending response to client")
+            self.transport.abort()
+        elif self.body is not None:
+            exchange.log(INFO, "client timed out (110: Connection timed out) while reading client request body")
+            exchange.fail(ClientClosed())
+            self._close()
+
+    # Requests
+
+    def _serve(self, data: bytes) -> None:
+        """Start the request at the start of `data`, or keep `data` until the rest of the head has come."""
+        endpoint = self.endpoint
+        if data[0] in b"\r\n":  # RFC 9112, 2.2: an empty line before a request is skipped
+            data = data[2:] if data.startswith(b"\r\n") else self._skip(data)
+            if not data:
+                self._buffer = b""
+                return
+        try:
+            head = parse_request_head(data, endpoint.reader, endpoint.max_line, endpoint.max_head)
+            if head is None:
+                self._buffer = data
+                if not self._in_head:
+                    self._in_head = True
+                    endpoint.timers.arm(self, endpoint.header_timeout)
+                return
+            targets = endpoint.targets
+            target = targets.get(head.target)
+            if target is None:
+                target = parse_target(head.target, endpoint.merge_slashes)
+                if len(targets) >= 1024:
+                    targets.clear()
+                if len(head.target) < 256:
+                    targets[head.target] = target
+            host = target.host or head.section.host
+            name = check_host(host)[0] if host else b""
+        except MessageError as error:
+            self._refuse(data, error)
+            return
+        self._in_head = False
+        self.deadline = NEVER
+        self._buffer = data[head.end :]
+        self.requests += 1
+        exchange = self.exchange = Exchange(self, head, target, self.loop.time())
+        exchange.host = name
+        exchange.server = endpoint.match(self, name)
+        section = head.section
+        if head.method == b"CONNECT":
+            self._reject(exchange, 405, "client sent CONNECT method")
+            return
+        if section.chunked or section.content_length:
+            body = exchange.body = self.body = RequestBody(exchange, section.content_length)
+            if self._buffer:
+                rest, self._buffer = self._buffer, b""
+                self._feed(rest)
+                if exchange.finished:
+                    return
+            elif section.values.get(b"expect", b"").lower() == b"100-continue" and head.version == 11:
+                self.out.append(_CONTINUE)
+            body.limit = exchange.server.fallback.max_body_size
+        endpoint.begin(exchange)
+
+    def _skip(self, data: bytes) -> bytes:
+        """`data` without a lone line end at its start: it is left to the parser to refuse what follows."""
+        return data if data == b"\r" or data[0] == 13 else data[1:]
+
+    def _serve_buffer(self) -> None:
+        if self.exchange is None and self.body is None and not self._lost and not self._lingering and self._buffer:
+            self._serve(self._buffer)
+
+    def _refuse(self, data: bytes, error: MessageError) -> None:
+        """Answer for a head that could not be read."""
+        line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
+        head = RequestHead(b"", line, 11, _NO_FIELDS, 0)
+        exchange = self.exchange = Exchange(self, head, Target(b"", b"", b"", None), self.loop.time())
+        exchange.line = line
+        self._buffer = b""
+        self._in_head = False
+        self._reject(exchange, error.status, f"client sent {error.reason}")
+
+    def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
+        exchange.keepalive = False
+        exchange.log(INFO, f"{reason} while reading client request headers")
+
+        async def reject() -> None:
+            exchange.respond_error(status)
+
+        exchange.start(reject())
+
+    def _feed(self, data: bytes) -> None:
+        """Give bytes to the content that is being received."""
+        body = self.body
+        assert body is not None
+        exchange = body.exchange
+        try:
+            rest = body.feed(data)
+        except MessageError as error:
+            self.body = None
+            exchange.keepalive = False
+            if self.exchange is exchange:
+                if exchange._coro is None:
+                    self._reject(exchange, error.status, error.reason)
+                else:
+                    exchange.fail(error)
+            else:
+                self._close()
+            return
+        if rest is None:
+            if body.size >= _MOST_PIPELINED and not body.waiting:
+                self._pause()
+            body.wake()
+            return
+        self.body = None
+        self.deadline = NEVER if self.writable else self.deadline
+        self._buffer = rest
+        if self.exchange is not exchange:
+            self._ready()
+        else:
+            body.wake()
+
+    def wait_for_body(self) -> None:
+        """Somebody waits for content: read on, and no longer than client_body_timeout for each piece."""
+        if self.body is not None:
+            exchange = self.body.exchange
+            self.go_on_reading()
+            if self.writable:
+                self.endpoint.timers.arm(self, exchange.location.body_timeout)
+
+    def stop_reading(self) -> None:
+        """Whoever takes the content cannot take more now; the client is not to blame for the time that takes."""
+        self._pause()
+        self.endpoint.timers.disarm(self)
+
+    def _pause(self) -> None:
+        if self._reading and not self._lost:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        if not self._reading and not self._lost:
+            self._reading = True
+            self.transport.resume_reading()
+
+    # Answers
+
+    def server_date(self, location: Location) -> bytes:
+        """The Server and Date lines of an answer given now."""
+        clock = self.endpoint.clock
+        clock.refresh()
+        return location.server_line + clock.date
+
+    def may_keep(self, exchange: Exchange) -> bool:
+        """Whether the connection may live on after this exchange, as far as the server is concerned."""
+        location = exchange.location
+        return (
+            not self.endpoint.draining
+            and not self._eof
+            and location.keepalive_timeout > 0
+            and self.requests < location.keepalive_requests
+            and exchange.started - self.opened < location.keepalive_time
+        )
+
+    def flush(self) -> None:
+        """Hand what was written to the transport, in one piece."""
+        out = self.out
+        if out:
+            if not self._lost:
+                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+
+    async def drained(self, exchange: Exchange) -> None:
+        self.flush()
+        if self._lost:
+            raise ClientClosed
+        if not self.writable:
+            self._waiting_to_drain = exchange
+            await suspend()
+
+    def abort(self) -> None:
+        """Cut the connection so that nobody takes what was sent for a complete answer."""
+        self.flush()
+        if not self._lost:
+            self.transport.abort()
+
+    def exchange_done(self, exchange: Exchange) -> None:
+        """The answer is complete: log it, then the next request or the end of the connection."""
+        for handler in exchange.location.log:
+            handler(exchange)
+        self.flush()
+        self.exchange = None
+        if self._lost:
+            return
+        if self.writable:
+            self.deadline = NEVER
+        body = self.body
+        if body is not None:
+            body.discard()
+            if exchange.keepalive:
+                self.go_on_reading()
+                self.endpoint.timers.arm(self, exchange.location.lingering_timeout)
+                return
+        if not exchange.keepalive or self.endpoint.draining:
+            if (body is not None or self._buffer) and not self._eof:
+                self._linger(exchange.location)
+            else:
+                self._close()
+            return
+        self.endpoint.timers.arm(self, exchange.location.keepalive_timeout)
+        self._ready()
+
+    def _ready(self) -> None:
+        """Take the next request."""
+        if self._buffer:
+            # Not at once: a client that pipelines must not starve the others, nor grow the stack.
+            self.pipelined = True
+            self.loop.call_soon(self._serve_buffer)
+        if not self._reading and len(self._buffer) <= _MOST_PIPELINED:
+            self.go_on_reading()
+
+    def _linger(self, location: Location) -> None:
+        """Close without a reset that would take the answer away: send FIN, read and forget for a while (lingering_close)."""
+        self.body = None
+        self._buffer = b""
+        self._lingering = True
+        self.go_on_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.endpoint.timers.arm(self, location.lingering_timeout)
+
+    def _close(self) -> None:
+        if not self._lost:
+            self.transport.close()
+
+    def close_if_idle(self) -> None:
+        """For a graceful end: close unless a request is being answered or has begun to come in."""
+        if self.exchange is None and not self._in_head and not self._buffer:
+            self._close()

@@ -1,0 +1,477 @@
+"""One request and its response. The state of an exchange, the ways to answer, and the driver of its coroutine.
+
+An exchange runs as one coroutine that is driven by hand: `start` runs it until it suspends, `resume` and `fail` go on
+with it. What is written is collected and handed to the transport once, when the coroutine suspends or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from upwell.errors import ClientClosed, MessageError
+from upwell.http1.fields import FieldSection
+from upwell.http1.framing import LAST_CHUNK, chunk
+from upwell.http1.head import RequestHead
+from upwell.http1.respond import error_page, status_line, status_sent
+from upwell.http1.target import Target
+from upwell.log import ERROR, INFO
+from upwell.proxy.body import RequestBody
+from upwell.proxy.suspension import suspend
+
+if TYPE_CHECKING:
+    from upwell.proxy.client import ClientConnection
+    from upwell.proxy.location import Location, Server
+    from upwell.proxy.upstream import Try, UpstreamConnection
+
+_UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
+_CLOSING = frozenset((400, 413, 414, 494, 500, 501, 505))
+_NO_CONTENT = frozenset((204, 304))
+
+
+class Captured:
+    """What a subrequest answered: `fields` are (name, value) pairs with names as written."""
+
+    __slots__ = ("body", "fields", "pieces", "status", "truncated")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.body = b""
+        self.truncated = False
+
+
+class Exchange:
+    """One request on `client` and the answer to it; the interface that handlers see (docs/architecture.md)."""
+
+    __slots__ = (
+        "_coro",
+        "_ended",
+        "answered",
+        "args",
+        "body",
+        "body_bytes_sent",
+        "capture",
+        "chunked",
+        "client",
+        "content_length",
+        "content_type",
+        "depth",
+        "fields",
+        "finished",
+        "head",
+        "head_bytes_sent",
+        "head_sent",
+        "header_only",
+        "host",
+        "internal",
+        "keepalive",
+        "line",
+        "location",
+        "match",
+        "method",
+        "module",
+        "on_done",
+        "out",
+        "path",
+        "proxying",
+        "server",
+        "source",
+        "started",
+        "status",
+        "target",
+        "tries",
+        "uri",
+        "values",
+        "variables",
+        "version",
+    )
+
+    def __init__(self, client: ClientConnection, head: RequestHead, target: Target, started: float) -> None:
+        section = head.section
+        self.client = client
+        self.head = head
+        self.method = head.method
+        self.target = head.target
+        self.version = head.version
+        self.fields: Sequence[tuple[bytes, bytes]] = section.fields
+        self.values = section.values
+        self.uri = target.uri
+        self.args = target.args
+        self.path = target.path
+        self.host = b""
+        self.started = started
+        self.line: bytes | None = None
+        self.server: Server = client.endpoint.default
+        self.location: Location = self.server.fallback
+        self.match: re.Match[bytes] | None = None
+        self.body: RequestBody | None = None
+        self.status = 0
+        self.out: list[tuple[bytes, bytes]] = []
+        self.content_type: bytes | None = None
+        self.content_length: int | None = None
+        self.head_sent = False
+        self.header_only = head.method == b"HEAD"
+        self.chunked = False
+        self.finished = False
+        self.keepalive = not section.close if head.version == 11 else section.keep_alive
+        self.body_bytes_sent = 0
+        self.head_bytes_sent = 0
+        self.answered: FieldSection | None = None
+        self.variables: dict[str, bytes] | None = None
+        self.module: dict[str, Any] | None = None
+        self.tries: list[Try] | None = None
+        self.capture: Captured | None = None
+        self.on_done: Callable[[Exchange], None] | None = None
+        self.source: UpstreamConnection | None = None
+        self.proxying = False
+        self.internal = False
+        self.depth = 0
+        self._coro: Coroutine[Any, Any, None] | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request_line.decode('latin-1')!r} {self.status}>"
+
+    # What was asked
+
+    @property
+    def request_line(self) -> bytes:
+        """The request line as it came (nginx: $request)."""
+        if self.line is None:
+            self.line = b"%b %b HTTP/1.%d" % (self.method, self.target, self.version - 10)
+        return self.line
+
+    @property
+    def scheme(self) -> str:
+        return "http"
+
+    def field(self, name: bytes) -> bytes | None:
+        """The value of the request field `name` (lower case); several are joined with ", "."""
+        return self.values.get(name)
+
+    def set_fields(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Replace the request's fields (names in lower case) for all that comes after."""
+        self.fields = tuple(fields)
+        values: dict[bytes, bytes] = {}
+        for name, value in fields:
+            values[name] = values[name] + b", " + value if name in values else value
+        self.values = values
+
+    def variable(self, name: str) -> bytes | None:
+        """The value of nginx's $name; None when there is no such variable or it is not set."""
+        if self.variables is not None and name in self.variables:
+            return self.variables[name]
+        return self.client.endpoint.variable(self, name)
+
+    async def read_body(self) -> bytes:
+        """All of the request's content. Raises MessageError(413) over client_max_body_size, (400) for bad chunks."""
+        body = self.body
+        if body is None:
+            return b""
+        await body.fill(1 << 62)
+        return body.content()
+
+    # Answering
+
+    def send_head(self) -> None:
+        """Send the response's head from `status`, `content_type`, `content_length`, `out`; once, the rest is content."""
+        if self.head_sent:
+            return
+        self.status = self.status or 200
+        for handler in self.location.header_filters:
+            handler(self)
+        self.head_sent = True
+        status = self.status
+        if self.capture is not None:
+            self._capture_head()
+            return
+        client = self.client
+        fields = []
+        if self.content_type is not None and status != 204:
+            fields.append(b"Content-Type: %b\r\n" % self.content_type)
+        if status < 200 or status in _NO_CONTENT:
+            self.header_only = True
+        elif self.content_length is not None:
+            fields.append(b"Content-Length: %d\r\n" % self.content_length)
+        elif not self.header_only:
+            if self.version == 11:
+                self.chunked = True
+                fields.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self.keepalive = False
+        fields.append(self.connection_line())
+        fields.extend(b"%b: %b\r\n" % field for field in self.out)
+        server_date = client.server_date(self.location)
+        line = status_line(status_sent(status))
+        head = b"HTTP/1.1 %b\r\n%b%b\r\n" % (line, server_date, b"".join(fields))
+        self.head_bytes_sent = len(head)
+        client.out.append(head)
+
+    def _capture_head(self) -> None:
+        capture = self.capture
+        assert capture is not None
+        capture.status = self.status
+        if self.content_type is not None:
+            capture.fields.append((b"Content-Type", self.content_type))
+        if self.content_length is not None:
+            capture.fields.append((b"Content-Length", b"%d" % self.content_length))
+        capture.fields.extend(self.out)
+
+    def sent_field(self, name: bytes) -> bytes | None:
+        """The value of a field of the answer by its lower-case name (nginx: $sent_http_name)."""
+        if name == b"content-type":
+            return self.content_type
+        if name == b"content-length":
+            return None if self.content_length is None else b"%d" % self.content_length
+        if name == b"connection":
+            return b"keep-alive" if self.keepalive else b"close"
+        if name == b"transfer-encoding":
+            return b"chunked" if self.chunked else None
+        for known, value in self.out:
+            if known.lower() == name:
+                return value
+        return None
+
+    def connection_line(self) -> bytes:
+        """The Connection field of the answer; from here on it is decided whether the connection lives on."""
+        client = self.client
+        if self.keepalive and client.may_keep(self):
+            return b"Connection: keep-alive\r\n"
+        self.keepalive = False
+        return b"Connection: close\r\n"
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of content; it reaches the transport when the coroutine suspends."""
+        if not data or self.header_only:
+            return
+        self.body_bytes_sent += len(data)
+        if self.capture is not None:
+            self.capture.pieces.append(data)
+        elif self.chunked:
+            self.client.out.append(chunk(data))
+        else:
+            self.client.out.append(data)
+
+    async def drained(self) -> None:
+        """Hand over what was written and wait while the client is slow to read."""
+        if self.capture is None:
+            await self.client.drained(self)
+
+    def finish(self) -> None:
+        """The content is complete."""
+        if self.finished:
+            return
+        if not self.head_sent:
+            if self.content_length is None:
+                self.content_length = 0
+            self.send_head()
+        self.finished = True
+        if self.chunked and not self.header_only:
+            self.client.out.append(LAST_CHUNK)
+
+    def respond(
+        self,
+        status: int,
+        content: bytes = b"",
+        content_type: bytes = b"text/html",
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """The whole answer at once."""
+        self.status = status
+        self.content_type = content_type if content else None
+        self.content_length = len(content)
+        self.out = [*self.out, *fields]
+        self.send_head()
+        self.write(content)
+        self.finish()
+
+    def respond_error(self, status: int, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """nginx's built-in page for `status`; on a head already sent, the connection is cut off instead."""
+        if self.head_sent:
+            self.abort()
+            return
+        if status in _CLOSING:
+            self.keepalive = False
+        page = error_page(status, self.location.signature)
+        self.out = []
+        self.respond(status, page or b"", fields=fields)
+
+    def abort(self) -> None:
+        """End an answer that cannot be completed so that the client does not take it for complete."""
+        self.keepalive = False
+        self.finished = True
+        if self.capture is not None:
+            self.capture.truncated = True
+        else:
+            self.client.abort()
+
+    # Waiting
+
+    def start(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Run `coro`, which answers this exchange, until it waits or ends."""
+        self._coro = coro
+        self.resume()
+
+    def resume(self, value: Any = None) -> None:
+        """Go on where the coroutine suspended, with `value`. Does nothing once the exchange has ended."""
+        coro = self._coro
+        if coro is None:
+            return
+        try:
+            coro.send(value)
+        except StopIteration:
+            self._end()
+        except Exception as error:
+            self._fail(error)
+        else:
+            if self.client.out:
+                self.client.flush()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` where the coroutine suspended. Does nothing once the exchange has ended."""
+        coro = self._coro
+        if coro is None:
+            return
+        try:
+            coro.throw(error)
+        except StopIteration:
+            self._end()
+        except Exception as raised:
+            self._fail(raised)
+        else:
+            if self.client.out:
+                self.client.flush()
+
+    def _fail(self, error: Exception) -> None:
+        """The coroutine let an exception out: answer for it."""
+        if isinstance(error, ClientClosed):
+            self.keepalive = False
+            self.finished = True
+            if not self.head_sent:
+                self.status = 499
+        elif isinstance(error, MessageError):
+            self.log(INFO if error.status < 500 else ERROR, f"client sent {error.reason}")
+            self.respond_error(error.status)
+        else:
+            self.client.endpoint.report(self, error)
+            self.respond_error(500)
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._coro = None
+        if not self.finished:
+            if self.head_sent:
+                self.finish()
+            else:
+                self.respond_error(500)
+        if self.on_done is not None:
+            if self.capture is not None:
+                self.capture.body = b"".join(self.capture.pieces)
+            self.on_done(self)
+        else:
+            self.client.exchange_done(self)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; other exchanges go on."""
+        handle = self.client.loop.call_later(seconds, self.resume)
+        try:
+            await suspend()
+        finally:
+            handle.cancel()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.client.loop
+
+    async def subrequest(
+        self,
+        uri: bytes,
+        args: bytes = b"",
+        method: bytes = b"GET",
+        body: bytes | None = None,
+        fields: Sequence[tuple[bytes, bytes]] | None = None,
+    ) -> Captured:
+        """Ask this server for `uri` from within and keep the answer (ngx.location.capture). At most 50 deep."""
+        waiting = False
+
+        def done(_inner: Exchange) -> None:
+            if waiting:
+                self.resume()
+
+        inner = self.begin_subrequest(uri, args, method, body, fields, done)
+        if not inner._ended:
+            waiting = True
+            try:
+                await suspend()
+            finally:
+                waiting = False
+                inner.fail(ClientClosed())  # for a client that left; nothing happens to one that has ended
+        assert inner.capture is not None
+        return inner.capture
+
+    def begin_subrequest(
+        self,
+        uri: bytes,
+        args: bytes,
+        method: bytes,
+        body: bytes | None,
+        fields: Sequence[tuple[bytes, bytes]] | None,
+        on_done: Callable[[Exchange], None],
+    ) -> Exchange:
+        """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns."""
+        if self.depth >= 50:
+            raise RuntimeError("subrequests cycle")
+        target = Target(uri, args, uri + b"?" + args if args else uri, None)
+        inner = Exchange(self.client, self.head, target, self.client.loop.time())
+        inner.method = method
+        inner.header_only = method == b"HEAD"
+        inner.version = 11
+        inner.server = self.server
+        inner.host = self.host
+        inner.internal = True
+        inner.depth = self.depth + 1
+        inner.capture = Captured()
+        inner.variables = dict(self.variables) if self.variables else None
+        if fields is not None:
+            inner.set_fields(fields)
+        elif self.fields is not self.head.section.fields:
+            inner.set_fields(self.fields)
+        if body is not None:
+            inner.body = RequestBody(inner, len(body))
+            inner.body.feed(body)
+        inner.on_done = on_done
+        self.client.endpoint.begin(inner)
+        return inner
+
+    # Telling
+
+    def log(self, level: int, message: str) -> None:
+        """A line in the error log, with nginx's tail: client, server, request, host."""
+        log = self.client.endpoint.log
+        if level > log.level:
+            return
+        tail = [message, f", client: {self.client.address}, server: {self.server.name}"]
+        if self.method:
+            tail.append(f', request: "{_escape(self.request_line)}"')
+        if self.capture is not None:
+            tail.append(f', subrequest: "{_escape(self.uri)}"')
+        if self.tries and self.proxying:
+            tail.append(f', upstream: "http://{self.tries[-1].peer}{_escape(self.tries[-1].path(self))}"')
+        host = self.values.get(b"host")
+        if host is not None:
+            tail.append(f', host: "{_escape(host)}"')
+        referrer = self.values.get(b"referer")
+        if referrer is not None:
+            tail.append(f', referrer: "{_escape(referrer)}"')
+        log.write(level, "".join(tail), self.client.number)
+
+
+def _escape(value: bytes) -> str:
+    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02X}", value.decode("latin-1"))

@@ -1,0 +1,188 @@
+"""What happens to a request: pick a peer, send the request, read the answer's head, pass the answer on; else the next peer.
+
+`forward` is the page to read. It decides; connections, content and the client's side are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from upwell.errors import UpstreamError
+from upwell.http1.head import ResponseHead
+from upwell.log import ERROR
+from upwell.peers.upstream import Peer, Upstream
+from upwell.proxy.answer import answer
+from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.suspension import suspend
+from upwell.proxy.upstream import Try, UpstreamConnection, response_reader
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_NOT_IDEMPOTENT = frozenset((b"POST", b"LOCK", b"PATCH"))  # nginx's list; RFC 9110, 9.2.2 has all others it knows
+_NOT_A_FAILURE = frozenset(("http_403", "http_404"))  # nginx tries the next peer but holds nothing against this one
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSpec:
+    """One `proxy_pass` as compiled for a worker. Times in seconds, 0 for no limit; sizes in bytes.
+
+    `request_head(exchange, length, chunked)` makes the bytes of the request's head: `length` is the Content-Length to
+    announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
+    `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on.
+    """
+
+    upstream: Upstream
+    keepalive: Keepalive
+    request_head: Callable[[Exchange, int | None, bool], bytes]
+    request_path: Callable[[Exchange], bytes]
+    hide: frozenset[bytes]
+    connect_timeout: float = 60.0
+    send_timeout: float = 60.0
+    read_timeout: float = 60.0
+    next_on: frozenset[str] = frozenset(("error", "timeout"))
+    next_tries: int = 0
+    next_timeout: float = 0.0
+
+
+async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
+    """Answer `exchange` with what a peer of `spec.upstream` says (nginx: proxy_pass, proxy_next_upstream)."""
+    upstream = spec.upstream
+    loop = exchange.client.loop
+    if exchange.body is not None:
+        await exchange.body.fill(exchange.location.body_buffer_size)
+    exchange.proxying = True
+    tried: tuple[Peer, ...] = ()
+    peer = upstream.pick(tried, loop.time())
+    connection: UpstreamConnection | None = None
+    stale = False
+    while peer is not None:
+        failed = False
+        attempt = _note(exchange, spec, peer)
+        try:
+            connection = None if stale else spec.keepalive.take(peer)
+            if connection is None:
+                connection = await _connect(exchange, spec, peer)
+            attempt.connected = loop.time()
+            head = await _ask(exchange, spec, connection)
+            attempt.header = loop.time()
+            attempt.status = head.status
+            await _pass_on(exchange, spec, connection, head, tried)
+            return
+        except UpstreamError as error:
+            exchange.log(ERROR, error.reason)
+            # A kept connection that its peer closed at the moment of reuse says nothing about the peer: once more, afresh.
+            stale = (
+                connection is not None and connection.reused and not connection.answered and error.outcome == "error"
+            )
+            failed = not stale and error.outcome not in _NOT_A_FAILURE
+            if not _may_try_again(exchange, spec, error, stale, tried):
+                _give_up(exchange, attempt, error)
+                return
+        finally:
+            attempt.ended = loop.time()
+            _let_go(exchange, spec, connection)
+            upstream.release(peer, loop.time(), failed)
+        if not stale:
+            tried = (*tried, peer)
+            peer = upstream.pick(tried, loop.time())
+    exchange.log(ERROR, "no live upstreams while connecting to upstream")
+    exchange.respond_error(502)
+
+
+def _note(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> Try:
+    """Begin the record of a try, which the log and the $upstream_ variables read."""
+    attempt = Try(peer.name, spec.request_path, exchange.client.loop.time())
+    if exchange.tries is None:
+        exchange.tries = [attempt]
+    else:
+        exchange.tries.append(attempt)
+    return attempt
+
+
+async def _connect(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> UpstreamConnection:
+    """A new connection to `peer`. Raises UpstreamError when there is none in time."""
+    connection = UpstreamConnection(spec.keepalive, peer, exchange)
+    connection.connect(spec.connect_timeout)
+    try:
+        await suspend()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) -> ResponseHead:
+    """Send the request and wait for the final response's head. Raises UpstreamError."""
+    body = exchange.body
+    exchange.source = connection
+    if body is None:
+        request = spec.request_head(exchange, None, False)
+        connection.begin(exchange, request, b"", False, False, spec.read_timeout, spec.send_timeout)
+    else:
+        streams = not body.complete
+        length = body.announced if streams else body.size
+        request = spec.request_head(exchange, length, length is None)
+        content = body.content()
+        connection.begin(exchange, request, content, streams, length is None, spec.read_timeout, spec.send_timeout)
+        if streams:
+            body.stream_to(connection)
+    head: ResponseHead = await suspend()
+    return head
+
+
+async def _pass_on(
+    exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection, head: ResponseHead, tried: tuple[Peer, ...]
+) -> None:
+    """Send the answer to the client, unless its status is one for which the next peer is to be tried."""
+    if head.status >= 400 and spec.next_on:
+        error = UpstreamError(f"http_{head.status}", f"upstream answered with status {head.status}", sent=True)
+        if error.outcome in spec.next_on and _may_try_again(exchange, spec, error, False, tried):
+            raise error
+    reader = response_reader(head, exchange.method)
+    answer(exchange, head, spec.hide)
+    if not connection.relay(head, reader):
+        exchange.client.flush()
+        await suspend()
+    exchange.finish()
+
+
+def _may_try_again(
+    exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: tuple[Peer, ...]
+) -> bool:
+    """Whether the request may be sent once more (nginx: proxy_next_upstream and its _tries, _timeout, non_idempotent)."""
+    if exchange.head_sent:
+        return False
+    body = exchange.body
+    if body is not None and body.total > body.size:
+        return False  # content has gone that is not held any more
+    if error.sent and exchange.method in _NOT_IDEMPOTENT and "non_idempotent" not in spec.next_on:
+        return False
+    if stale:
+        return True
+    if error.outcome not in spec.next_on:
+        return False
+    most = spec.upstream.tries
+    if spec.next_tries and spec.next_tries < most:
+        most = spec.next_tries
+    if len(tried) + 1 >= most:
+        return False
+    return not spec.next_timeout or exchange.client.loop.time() - exchange.started < spec.next_timeout
+
+
+def _give_up(exchange: Exchange, attempt: Try, error: UpstreamError) -> None:
+    """No further try: nginx's answer for the last one."""
+    status = 504 if error.outcome == "timeout" else 502
+    attempt.status = attempt.status or status
+    exchange.respond_error(status)
+
+
+def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None) -> None:
+    """The try is over: take the connection back, and the content away from it."""
+    exchange.source = None
+    if exchange.body is not None:
+        exchange.body.consumer = None
+    if connection is not None:
+        spec.keepalive.give(connection)

@@ -1,0 +1,82 @@
+"""Idle connections to the peers of one upstream, kept for the next request (nginx: `keepalive` in `upstream`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from upwell.http1.fields import FieldReader
+from upwell.proxy.timers import Timers
+from upwell.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from upwell.peers.upstream import Peer
+
+
+class Keepalive:
+    """At most `most` idle connections; the one that has rested longest goes first. Times in seconds.
+
+    It also holds what all connections of the upstream share: loop, timers, the reader of response fields.
+    """
+
+    __slots__ = ("_all", "_idle", "loop", "max_head", "max_requests", "max_time", "most", "reader", "timeout", "timers")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        most: int = 32,
+        max_requests: int = 1000,
+        max_time: float = 3600.0,
+        timeout: float = 60.0,
+        max_head: int = 65_536,
+    ) -> None:
+        self.loop = loop
+        self.timers = timers
+        self.most = most
+        self.max_requests = max_requests
+        self.max_time = max_time
+        self.timeout = timeout
+        self.max_head = max_head
+        self.reader = FieldReader(ignore_invalid=False, max_line=max_head)
+        self._idle: dict[Peer, list[UpstreamConnection]] = {}
+        self._all: dict[UpstreamConnection, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Keepalive {len(self._all)}/{self.most}>"
+
+    def take(self, peer: Peer) -> UpstreamConnection | None:
+        """The idle connection to `peer` that was used last, or None."""
+        idle = self._idle.get(peer)
+        if not idle:
+            return None
+        connection = idle.pop()
+        del self._all[connection]
+        return connection
+
+    def give(self, connection: UpstreamConnection) -> None:
+        """Take a connection back after its exchange: kept if it is clean and young enough, else closed."""
+        if (
+            not connection.reusable
+            or self.most <= 0
+            or connection.requests >= self.max_requests
+            or self.loop.time() - connection.opened >= self.max_time
+        ):
+            connection.close()
+            return
+        connection.rest_idle()
+        if len(self._all) >= self.most:
+            next(iter(self._all)).close()
+        self._idle.setdefault(connection.peer, []).append(connection)
+        self._all[connection] = None
+        self.timers.arm(connection, self.timeout)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """An idle connection has ended."""
+        if connection in self._all:
+            del self._all[connection]
+            self._idle[connection.peer].remove(connection)
+
+    def close(self) -> None:
+        for connection in list(self._all):
+            connection.close()

@@ -1,0 +1,76 @@
+"""Servers and locations as compiled for a worker: what an exchange needs of them, bound once at load time.
+
+Their inputs are plain values and callables; how they came out of a configuration is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from upwell.http1.respond import SERVER
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+Content = Callable[["Exchange"], Awaitable[None]]
+Access = Callable[["Exchange"], "int | Awaitable[int | None] | None"]
+Filter = Callable[["Exchange"], None]
+
+
+async def not_found(exchange: Exchange) -> None:
+    """The content handler of a location that has none: 404."""
+    exchange.respond_error(404)
+
+
+@dataclass(slots=True)
+class Location:
+    """One compiled `location` (or a server's own level). Times in seconds, sizes in bytes.
+
+    `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that there is
+    nothing but `content` to run. `header_filters` see the response before its head is sent; `log` handlers run at the end.
+    """
+
+    name: str = ""
+    content: Content = not_found
+    rewrite: tuple[Access, ...] = ()
+    access: tuple[Access, ...] = ()
+    header_filters: tuple[Filter, ...] = ()
+    log: tuple[Filter, ...] = ()
+    default_type: bytes = b"text/plain"
+    signature: bytes = SERVER
+    proxy_host: bytes | None = None
+    max_body_size: int = 1 << 20
+    body_buffer_size: int = 16_384
+    body_timeout: float = 60.0
+    send_timeout: float = 60.0
+    keepalive_timeout: float = 75.0
+    keepalive_requests: int = 1000
+    keepalive_time: float = 3600.0
+    lingering_timeout: float = 5.0
+    lingering_time: float = 30.0
+    internal: bool = False
+    simple: bool = False
+    server_line: bytes = field(default=b"")
+
+    def __post_init__(self) -> None:
+        self.server_line = b"Server: " + self.signature + b"\r\n"
+        self.simple = not (self.rewrite or self.access)
+
+    def __repr__(self) -> str:
+        return f"<Location {self.name}>"
+
+
+@dataclass(slots=True)
+class Server:
+    """One compiled `server`. `name` is its first server_name; `locate(exchange)` finds the location for `exchange.uri`."""
+
+    name: str
+    fallback: Location
+    locate: Callable[[Exchange], Location]
+    named: dict[str, Location] = field(default_factory=dict)
+    rewrite: tuple[Access, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.name}>"

@@ -1,0 +1,85 @@
+"""The order in which a request meets a location's handlers: rewrite, access, content (nginx's phases)."""
+
+from __future__ import annotations
+
+from inspect import isawaitable
+from typing import TYPE_CHECKING
+
+from upwell.log import ERROR
+from upwell.proxy.location import Access
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_MOST_REWRITES = 10
+
+
+def begin(exchange: Exchange) -> None:
+    """Find the location of `exchange` and start its answer."""
+    server = exchange.server
+    if server.rewrite:
+        exchange.start(_run(exchange))
+        return
+    location = exchange.location = server.locate(exchange)
+    body = exchange.body
+    if location.simple and not location.internal and body is None:
+        exchange.start(location.content(exchange))  # type: ignore[arg-type]  # a handler is an `async def`, so a coroutine
+    else:
+        exchange.start(_run(exchange))
+
+
+async def _run(exchange: Exchange) -> None:
+    """All phases, once more for each change of the URI, ten times at most."""
+    if await _decide(exchange, exchange.server.rewrite):
+        return
+    for _ in range(_MOST_REWRITES + 1):
+        uri = exchange.uri
+        location = exchange.location = exchange.server.locate(exchange)
+        if location.internal and not exchange.internal:
+            exchange.respond_error(404)
+            return
+        if not _fits(exchange):
+            return
+        if await _decide(exchange, location.rewrite):
+            return
+        if exchange.uri == uri:
+            break
+    else:
+        exchange.log(
+            ERROR, f'rewrite or internal redirection cycle while processing "{exchange.uri.decode("latin-1")}"'
+        )
+        exchange.respond_error(500)
+        return
+    if await _decide(exchange, location.access):
+        return
+    await location.content(exchange)
+
+
+async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
+    """Run handlers until one decides; true when the exchange has its answer."""
+    for handler in handlers:
+        status = handler(exchange)
+        if isawaitable(status):
+            status = await status
+        if exchange.finished:
+            return True
+        if status is not None:
+            if status == 403:
+                exchange.log(ERROR, "access forbidden by rule")
+            exchange.respond_error(status)
+            return True
+    return False
+
+
+def _fits(exchange: Exchange) -> bool:
+    """Refuse a request whose announced content is larger than the location takes."""
+    body = exchange.body
+    if body is None or exchange.capture is not None:
+        return True
+    limit = body.limit = exchange.location.max_body_size
+    length = exchange.head.section.content_length
+    if limit and ((length is not None and length > limit) or body.total > limit):
+        exchange.log(ERROR, f"client intended to send too large body: {length or body.total} bytes")
+        exchange.respond_error(413)
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""The head of a request as it goes to a peer: nginx's own fields first, then the client's that are passed on.
+
+A renderer is made once per location. What it makes of a field section is remembered with the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from upwell.http1.fields import HOP_BY_HOP, FieldSection
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+Value = Callable[["Exchange"], bytes]
+Renderer = Callable[["Exchange", "int | None", bool], bytes]
+
+
+def request_renderer(
+    path: Callable[[Exchange], bytes],
+    fields: Sequence[tuple[bytes, bytes | Value]],
+    pass_fields: bool = True,
+    version: bytes = b"1.1",
+) -> Renderer:
+    """A renderer for `ForwardSpec.request_head`.
+
+    `fields` are those that the proxy sets, (name, constant or function of the exchange), in order; an empty value sends no
+    field, and either way the client's field of that name is not passed on (nginx: proxy_set_header).
+    """
+    unwanted = frozenset(name.lower() for name, _ in fields) | HOP_BY_HOP | {b"host", b"content-length"}
+    if all(isinstance(value, bytes) for _, value in fields):
+        constant = b"".join(b"%b: %b\r\n" % (name, value) for name, value in fields if value)
+
+        def own(exchange: Exchange) -> bytes:
+            return constant
+    else:
+        parts = [(name, value) for name, value in fields]
+
+        def own(exchange: Exchange) -> bytes:
+            out = []
+            for name, value in parts:
+                text = value if isinstance(value, bytes) else value(exchange)
+                if text:
+                    out.append(b"%b: %b\r\n" % (name, text))
+            return b"".join(out)
+
+    head = b" HTTP/" + version + b"\r\n"
+
+    def render(exchange: Exchange, length: int | None, chunked: bool) -> bytes:
+        section = exchange.head.section
+        if not pass_fields:
+            rest = b"\r\n"
+        elif exchange.fields is section.fields:
+            known = section.rendered.get(unwanted)
+            rest = known[1] if known is not None else _render(section, unwanted)
+        else:
+            rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in unwanted]) + b"\r\n"
+        framing = b""
+        if chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        return b"".join((exchange.method, b" ", path(exchange), head, own(exchange), framing, rest))
+
+    return render
+
+
+def _render(section: FieldSection, unwanted: frozenset[bytes]) -> bytes:
+    rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
+    section.rendered[unwanted] = (b"", rest)
+    return rest
+
+
+def path_as_sent(exchange: Exchange) -> bytes:
+    """The target as the client sent it (proxy_pass without a URI)."""
+    return exchange.path

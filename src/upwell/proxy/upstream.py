@@ -1,0 +1,392 @@
+"""Connections to peers: connecting, one request at a time, the response's head, then its content to the client.
+
+Knows HTTP/1.1 on the upstream side and how long to wait; which peer, and what to do when it fails, is decided in `forward`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from upwell.errors import MessageError, UpstreamError
+from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
+from upwell.http1.head import ResponseHead, parse_response_head
+from upwell.proxy.timers import NEVER
+
+if TYPE_CHECKING:
+    from upwell.peers.upstream import Peer
+    from upwell.proxy.exchange import Exchange
+    from upwell.proxy.keepalive import Keepalive
+
+_CONNECTING, _IDLE, _HEAD, _ANSWERED, _RELAY, _CLOSED = range(6)
+_MOST_INTERIM = 10  # interim responses before the final one; more is a flood
+
+
+class Try:
+    """One try at a peer, for the log: times in seconds of the loop's clock, 0.0 for what did not happen.
+
+    `peer` is the peer's name, `path` gives the target that was asked for.
+    """
+
+    __slots__ = ("connected", "ended", "header", "path", "peer", "received", "sent", "started", "status")
+
+    def __init__(self, peer: str, path: Callable[[Exchange], bytes], started: float) -> None:
+        self.peer = peer
+        self.path = path
+        self.started = started
+        self.connected = 0.0
+        self.header = 0.0
+        self.ended = 0.0
+        self.status = 0
+        self.sent = 0
+        self.received = 0
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to one peer. `reused` says it had served a request before this one; `answered` that bytes came."""
+
+    __slots__ = (
+        "_body_chunked",
+        "_buffer",
+        "_content_sent",
+        "_interim",
+        "_paused",
+        "_read_timeout",
+        "_reader",
+        "_send_timeout",
+        "_state",
+        "_task",
+        "_writable",
+        "answered",
+        "deadline",
+        "exchange",
+        "opened",
+        "peer",
+        "pool",
+        "requests",
+        "reusable",
+        "slot",
+        "transport",
+    )
+
+    def __init__(self, pool: Keepalive, peer: Peer, exchange: Exchange) -> None:
+        self.pool = pool
+        self.peer = peer
+        self.exchange: Exchange | None = exchange
+        self.transport: asyncio.Transport
+        self.requests = 0
+        self.opened = 0.0
+        self.answered = False
+        self.reusable = False
+        self.deadline = NEVER
+        self.slot = 0
+        self._state = _CONNECTING
+        self._buffer = b""
+        self._reader: Reader | None = None
+        self._read_timeout = 60.0
+        self._send_timeout = 60.0
+        self._interim = 0
+        self._paused = False
+        self._writable = True
+        self._body_chunked = False
+        self._content_sent = True
+        self._task: asyncio.Task[object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self.peer.name}>"
+
+    @property
+    def reused(self) -> bool:
+        return self.requests > 1
+
+    def connect(self, timeout: float) -> None:
+        """Begin to connect; the exchange is resumed when the connection is made and failed when it is not."""
+        loop = self.pool.loop
+        address = self.peer.address
+        if isinstance(address, str):
+            making = loop.create_task(loop.create_unix_connection(lambda: self, address))
+        else:
+            making = loop.create_task(loop.create_connection(lambda: self, address[0], address[1]))
+        self._task = cast("asyncio.Task[object]", making)
+        self._task.add_done_callback(self._connected)
+        self.pool.timers.arm(self, timeout)
+
+    def _connected(self, task: asyncio.Task[object]) -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        number = getattr(error, "errno", None)
+        words = f"({number}: {os.strerror(number)})" if number else f"({error})"
+        self._break("error", f"connect() failed {words} while connecting to upstream", sent=False)
+
+    def begin(
+        self,
+        exchange: Exchange,
+        request: bytes,
+        content: bytes,
+        streams: bool,
+        chunked: bool,
+        read_timeout: float,
+        send_timeout: float,
+    ) -> None:
+        """Send a request: its head, the content at hand, and, if it `streams`, what comes later (`chunked` or as it is)."""
+        self.exchange = exchange
+        self.requests += 1
+        self.answered = False
+        self.reusable = False
+        self._state = _HEAD
+        self._interim = 0
+        self._read_timeout = read_timeout
+        self._send_timeout = send_timeout
+        self._body_chunked = chunked
+        self._content_sent = not streams
+        if streams:
+            self.pool.timers.disarm(self)  # a slow client's time is not the peer's
+        else:
+            self.pool.timers.arm(self, read_timeout)
+        if content:
+            request += chunk(content) if chunked else content
+            if chunked and not streams:
+                request += LAST_CHUNK
+        self.transport.write(request)
+
+    # Request content (body.Consumer)
+
+    def send_content(self, content: bytes) -> None:
+        if self._state != _CLOSED:
+            self.transport.write(chunk(content) if self._body_chunked else content)
+
+    def end_content(self) -> None:
+        self._content_sent = True
+        if self._state != _CLOSED:
+            if self._body_chunked:
+                self.transport.write(LAST_CHUNK)
+            if self._writable and not self._paused:
+                self.pool.timers.arm(self, self._read_timeout)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self.pool.timers.arm(self, self._send_timeout)
+        if self.exchange is not None and not self._content_sent:
+            self.exchange.client.stop_reading()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._content_sent:
+            self.pool.timers.arm(self, self._read_timeout)
+        else:
+            self.pool.timers.disarm(self)
+            if self.exchange is not None:
+                self.exchange.client.wait_for_body()
+
+    # The transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        if self._state == _CLOSED or self.exchange is None:
+            transport.abort()  # type: ignore[attr-defined]  # every stream transport has abort
+            return
+        self._state = _IDLE
+        self.opened = self.pool.loop.time()
+        self.pool.timers.disarm(self)
+        self.exchange.resume(self)
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _RELAY:
+            self._relay(data)
+        elif state == _HEAD:
+            self.answered = True
+            self._read_head(self._buffer + data if self._buffer else data)
+        elif state == _ANSWERED:
+            self._buffer += data
+        else:
+            self.close()  # a peer that speaks unasked cannot be trusted with a request
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        state = self._state
+        exchange = self.exchange
+        self._state = _CLOSED
+        self.pool.timers.drop(self)
+        if state == _IDLE:
+            self.pool.forget(self)
+        elif state == _HEAD:
+            reason = "upstream prematurely closed connection"
+            number = getattr(error, "errno", None)
+            if number:
+                reason = f"recv() failed ({number}: {os.strerror(number)})"
+            self._break("error", f"{reason} while reading response header from upstream", sent=True)
+        elif state == _RELAY and exchange is not None:
+            self.exchange = None
+            reader = self._reader
+            if isinstance(reader, CloseReader) and error is None:
+                reader.complete = True
+                exchange.resume()
+            else:
+                exchange.fail(
+                    UpstreamError("error", "upstream prematurely closed connection while reading upstream", sent=True)
+                )
+
+    def timed_out(self) -> None:
+        if self._state == _IDLE:
+            self.close()
+        elif self._state == _CONNECTING:
+            self._break(
+                "timeout", "upstream timed out (110: Connection timed out) while connecting to upstream", sent=False
+            )
+        elif self._state == _RELAY:
+            self._break("timeout", "upstream timed out (110: Connection timed out) while reading upstream", sent=True)
+        else:
+            doing = "reading response header from upstream" if self._writable else "sending request to upstream"
+            self._break("timeout", f"upstream timed out (110: Connection timed out) while {doing}", sent=True)
+
+    # Responses
+
+    def _read_head(self, data: bytes) -> None:
+        """Look for the final response's head in `data`; interim ones are read past (RFC 9110, 15.2)."""
+        pool = self.pool
+        while True:
+            try:
+                head = parse_response_head(data, pool.reader, pool.max_head)
+            except MessageError as error:
+                reason = f"upstream sent {error.reason} while reading response header from upstream"
+                self._break("invalid_header", reason, sent=True)
+                return
+            if head is None:
+                self._buffer = data
+                pool.timers.arm(self, self._read_timeout)
+                return
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > _MOST_INTERIM:
+                self._break("invalid_header", "upstream sent unexpected interim response", sent=True)
+                return
+            data = data[head.end :]
+            if not data:
+                self._buffer = b""
+                return
+        self._buffer = data[head.end :]
+        self._state = _ANSWERED
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.resume(head)
+
+    def relay(self, head: ResponseHead, reader: Reader) -> bool:
+        """Pass the response's content on; true when it is complete already, else the exchange is resumed when it is."""
+        section = head.section
+        self._reader = reader
+        self.reusable = (
+            not section.close and (head.version == 11 or section.keep_alive) and not isinstance(reader, CloseReader)
+        )
+        if reader.complete:
+            self.reusable = self.reusable and not self._buffer and self._content_sent
+            return True
+        data = self._buffer
+        if data:
+            self._buffer = b""
+            if self._pass_on(data):
+                return True
+        self._state = _RELAY
+        exchange = self.exchange
+        assert exchange is not None
+        if exchange.capture is None and not exchange.client.writable:
+            self.pause()
+        else:
+            self.pool.timers.arm(self, self._read_timeout)
+        return False
+
+    def _relay(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+            return
+        try:
+            complete = self._pass_on(data)
+        except MessageError:
+            self._break("error", "upstream sent invalid chunked response while reading upstream", sent=True)
+            return
+        if complete:
+            self._state = _ANSWERED
+            exchange.resume()
+        else:
+            if not self._paused:
+                self.pool.timers.arm(self, self._read_timeout)
+            exchange.client.flush()
+
+    def _pass_on(self, data: bytes) -> bool:
+        """Decode content and write it to the client; true at its end. Raises MessageError for bad chunks."""
+        reader = self._reader
+        exchange = self.exchange
+        assert reader is not None
+        assert exchange is not None
+        content, rest = reader.feed(data)
+        if content:
+            exchange.write(content)
+        if rest is None:
+            return False
+        self.reusable = self.reusable and not rest and self._content_sent
+        return True
+
+    def pause(self) -> None:
+        """The client is slow: read no more, and do not hold the time against the peer."""
+        if not self._paused and self._state == _RELAY:
+            self._paused = True
+            self.transport.pause_reading()
+            self.pool.timers.disarm(self)
+
+    def proceed(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._state == _RELAY:
+                self.transport.resume_reading()
+                self.pool.timers.arm(self, self._read_timeout)
+
+    # The end
+
+    def _break(self, outcome: str, reason: str, sent: bool) -> None:
+        """Close the connection and tell the exchange why."""
+        exchange = self.exchange
+        self.close()
+        if exchange is not None:
+            exchange.fail(UpstreamError(outcome, reason, sent))
+
+    def rest_idle(self) -> None:
+        """Nothing to do until the next request."""
+        self.exchange = None
+        self._reader = None
+        self._state = _IDLE
+
+    def close(self) -> None:
+        """Let go of the connection, whatever its state; idempotent."""
+        state = self._state
+        self.exchange = None
+        self._state = _CLOSED
+        self.pool.timers.drop(self)
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        elif state != _CONNECTING:
+            if state == _IDLE:
+                self.pool.forget(self)
+            self.transport.abort() if state in (_HEAD, _RELAY) else self.transport.close()
+
+
+def response_reader(head: ResponseHead, method: bytes) -> Reader:
+    """Where the response's content ends (RFC 9112, 6.3)."""
+    section = head.section
+    if method == b"HEAD" or head.status in (204, 304):
+        return LengthReader(0)
+    if section.chunked:
+        return ChunkedReader()
+    if section.content_length is not None:
+        return LengthReader(section.content_length)
+    return CloseReader()

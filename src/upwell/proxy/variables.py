@@ -1,0 +1,285 @@
+"""nginx's $variables of an exchange, by name: what templates, the access log and Lua read.
+
+Each is a function of the exchange that gives bytes, or None for "not found". They are looked up at load time; nothing is
+parsed here at request time but what the variable itself says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from upwell.http1.respond import status_sent
+from upwell.version import NGINX_VERSION
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+    from upwell.proxy.upstream import Try
+
+Variable = Callable[["Exchange"], "bytes | None"]
+
+_HOSTNAME = socket.gethostname().lower().encode()
+
+
+def find(name: str) -> Variable | None:
+    """The function of $`name`; None when there is no such variable."""
+    known = VARIABLES.get(name)
+    if known is not None:
+        return known
+    if name in "123456789" and len(name) == 1:
+        return _capture(int(name))
+    for prefix, make in PREFIXES.items():
+        if name.startswith(prefix):
+            return make(name[len(prefix) :].lower())
+    return None
+
+
+# Families
+
+
+def _request_field(name: str) -> Variable:
+    wanted = name.replace("_", "-").encode()
+    return lambda exchange: exchange.values.get(wanted)
+
+
+def _sent_field(name: str) -> Variable:
+    wanted = name.replace("_", "-").encode()
+
+    def sent(exchange: Exchange) -> bytes | None:
+        return exchange.sent_field(wanted)
+
+    return sent
+
+
+def _upstream_field(name: str) -> Variable:
+    wanted = name.replace("_", "-").encode()
+
+    def upstream(exchange: Exchange) -> bytes | None:
+        answered = exchange.answered
+        return None if answered is None else answered.values.get(wanted)
+
+    return upstream
+
+
+def _argument(name: str) -> Variable:
+    wanted = name.encode()
+
+    def argument(exchange: Exchange) -> bytes | None:
+        for pair in exchange.args.split(b"&"):
+            key, equals, value = pair.partition(b"=")
+            if equals and key.lower() == wanted:
+                return value
+        return None
+
+    return argument
+
+
+def _cookie(name: str) -> Variable:
+    wanted = name.encode()
+
+    def cookie(exchange: Exchange) -> bytes | None:
+        return _cookie_in(exchange.values.get(b"cookie"), wanted)
+
+    return cookie
+
+
+def _upstream_cookie(name: str) -> Variable:
+    wanted = name.encode()
+
+    def cookie(exchange: Exchange) -> bytes | None:
+        if exchange.answered is None:
+            return None
+        for key, value in exchange.answered.fields:
+            if key == b"set-cookie":
+                found = _cookie_in(value.partition(b";")[0], wanted)
+                if found is not None:
+                    return found
+        return None
+
+    return cookie
+
+
+def _cookie_in(field: bytes | None, wanted: bytes) -> bytes | None:
+    if field is None:
+        return None
+    for pair in field.split(b";"):
+        key, equals, value = pair.strip().partition(b"=")
+        if equals and key.lower() == wanted:
+            return value
+    return None
+
+
+def _capture(number: int) -> Variable:
+    def capture(exchange: Exchange) -> bytes | None:
+        match = exchange.match
+        if match is None or number > match.re.groups:
+            return None
+        return match[number]
+
+    return capture
+
+
+PREFIXES: dict[str, Callable[[str], Variable]] = {
+    "upstream_http_": _upstream_field,
+    "upstream_cookie_": _upstream_cookie,
+    "sent_http_": _sent_field,
+    "http_": _request_field,
+    "cookie_": _cookie,
+    "arg_": _argument,
+}
+
+# Single ones
+
+
+def _remote_user(exchange: Exchange) -> bytes | None:
+    field = exchange.values.get(b"authorization")
+    if field is None or field[:6].lower() != b"basic ":
+        return None
+    try:
+        user, colon, _ = base64.b64decode(field[6:].strip(), validate=True).partition(b":")
+    except binascii.Error:
+        return None
+    return user if colon else None
+
+
+def _request_uri(exchange: Exchange) -> bytes:
+    return exchange.path if exchange.target.startswith((b"http", b"HTTP")) else exchange.target
+
+
+def _seconds(value: float) -> bytes:
+    return b"%.3f" % max(value, 0.0)
+
+
+def _request_time(exchange: Exchange) -> bytes:
+    return _seconds(exchange.client.loop.time() - exchange.started)
+
+
+def _request_length(exchange: Exchange) -> bytes:
+    return b"%d" % (exchange.head.end + (exchange.body.total if exchange.body is not None else 0))
+
+
+def _content_length(exchange: Exchange) -> bytes | None:
+    length = exchange.head.section.content_length
+    return None if length is None else b"%d" % length
+
+
+def _request_id(exchange: Exchange) -> bytes:
+    if exchange.variables is None:
+        exchange.variables = {}
+    return exchange.variables.setdefault("request_id", secrets.token_hex(16).encode())
+
+
+def _forwarded_for(exchange: Exchange) -> bytes:
+    known = exchange.values.get(b"x-forwarded-for")
+    address = exchange.client.address.encode()
+    return address if not known else known + b", " + address
+
+
+def _binary_address(exchange: Exchange) -> bytes:
+    address = exchange.client.address
+    if address == "unix:":
+        return address.encode()
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _over_tries(of: Callable[[Try], bytes]) -> Variable:
+    """A value for each try at a peer, joined as nginx joins them."""
+
+    def values(exchange: Exchange) -> bytes | None:
+        tries = exchange.tries
+        return None if tries is None else b", ".join([of(one) for one in tries])
+
+    return values
+
+
+def _span(start: str, end: str) -> Callable[[Try], bytes]:
+    def span(one: Try) -> bytes:
+        until: float = getattr(one, end)
+        return b"-" if not until else _seconds(until - getattr(one, start))
+
+    return span
+
+
+def _request_port(exchange: Exchange) -> bytes:
+    host = exchange.values.get(b"host", b"")
+    _, colon, port = host.rpartition(b":")
+    return port if colon and port.isdigit() else b""
+
+
+def _sent_status(exchange: Exchange) -> bytes:
+    return b"%03d" % status_sent(exchange.status)
+
+
+def _request_body(exchange: Exchange) -> bytes | None:
+    body = exchange.body
+    return body.content() if body is not None and body.complete else None
+
+
+def _proxy_port(exchange: Exchange) -> bytes | None:
+    host = exchange.location.proxy_host
+    if host is None:
+        return None
+    _, colon, port = host.rpartition(b":")
+    return port if colon and port.isdigit() else b"80"
+
+
+VARIABLES: dict[str, Variable] = {
+    "args": lambda x: x.args,
+    "query_string": lambda x: x.args,
+    "binary_remote_addr": _binary_address,
+    "body_bytes_sent": lambda x: b"%d" % x.body_bytes_sent,
+    "bytes_sent": lambda x: b"%d" % (x.body_bytes_sent + x.head_bytes_sent),
+    "connection": lambda x: b"%d" % x.client.number,
+    "connection_requests": lambda x: b"%d" % x.client.requests,
+    "connection_time": lambda x: _seconds(x.client.loop.time() - x.client.opened),
+    "content_length": _content_length,
+    "content_type": lambda x: x.values.get(b"content-type"),
+    "document_uri": lambda x: x.uri,
+    "host": lambda x: x.host or x.server.name.encode(),
+    "hostname": lambda _: _HOSTNAME,
+    "https": lambda x: b"on" if x.scheme == "https" else b"",
+    "is_args": lambda x: b"?" if x.args else b"",
+    "msec": lambda _: b"%.3f" % time.time(),
+    "nginx_version": lambda _: NGINX_VERSION.encode(),
+    "pid": lambda _: b"%d" % os.getpid(),
+    "pipe": lambda x: b"p" if x.client.requests > 1 and x.client.pipelined else b".",
+    "proxy_add_x_forwarded_for": _forwarded_for,
+    "proxy_host": lambda x: x.location.proxy_host,
+    "proxy_port": _proxy_port,
+    "remote_addr": lambda x: x.client.address.encode(),
+    "remote_port": lambda x: b"%d" % x.client.port if x.client.port else b"",
+    "remote_user": _remote_user,
+    "request": lambda x: x.request_line,
+    "request_body": _request_body,
+    "request_completion": lambda x: b"OK" if x.finished else b"",
+    "request_id": _request_id,
+    "request_length": _request_length,
+    "request_method": lambda x: x.method,
+    "request_port": _request_port,
+    "request_time": _request_time,
+    "request_uri": _request_uri,
+    "scheme": lambda x: x.scheme.encode(),
+    "server_addr": lambda x: x.client.local_address.encode(),
+    "server_name": lambda x: x.server.name.encode(),
+    "server_port": lambda x: b"%d" % x.client.local_port if x.client.local_port else b"",
+    "server_protocol": lambda x: b"HTTP/1.%d" % (x.version - 10),
+    "status": _sent_status,
+    "time_iso8601": lambda x: x.client.endpoint.clock.iso8601,
+    "time_local": lambda x: x.client.endpoint.clock.local,
+    "uri": lambda x: x.uri,
+    "upstream_addr": _over_tries(lambda one: one.peer.encode()),
+    "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
+    "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),
+    "upstream_connect_time": _over_tries(_span("started", "connected")),
+    "upstream_header_time": _over_tries(_span("started", "header")),
+    "upstream_response_length": _over_tries(lambda one: b"%d" % one.received),
+    "upstream_response_time": _over_tries(_span("started", "ended")),
+    "upstream_status": _over_tries(lambda one: b"%d" % one.status if one.status else b"-"),
+}
+
