@@ -43,12 +43,17 @@ class Module:
     options: tuple[str, ...] = ()
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of `text`, for tables of names."""
+    return frozenset(text.split())
+
+
 def command(
     name: str, contexts: str, takes: int | tuple[int, int | None], setter: Setter, block: bool = False, opens: str = ""
 ) -> Command:
     """A Command; `contexts` is a list of kinds in one string, `takes` a number of arguments or its bounds."""
     least, most = (takes, takes) if isinstance(takes, int) else takes
-    return Command(name, frozenset(contexts.split()), least, most, setter, block or bool(opens), opens)
+    return Command(name, words(contexts), least, most, setter, block or bool(opens), opens)
 
 
 class Table:

@@ -58,9 +58,7 @@ def broken(errors: list[ConfigError]) -> bool:
     return any(error.message.startswith(_BROKEN) or "opening" in error.message for error in errors)
 
 
-def _parse(
-    source: Source, sources: Sources, errors: list[ConfigError], including: tuple[str, ...]
-) -> list[Directive]:
+def _parse(source: Source, sources: Sources, errors: list[ConfigError], including: tuple[str, ...]) -> list[Directive]:
     lexer = Lexer(source, errors)
     current: list[Directive] = []
     open_blocks: list[list[Directive]] = []

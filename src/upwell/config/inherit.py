@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, field, fields
+from collections.abc import Hashable, Mapping
+from dataclasses import fields
 from functools import cache
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 S = TypeVar("S")
 
 
-def local(default: Any = MISSING, factory: Any = MISSING) -> Any:
-    """A field of a settings dataclass that inner levels do not inherit (`proxy_pass`, `return`, `listen`)."""
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata={"local": True})
-    return field(default=default, metadata={"local": True})
+LOCAL: Mapping[str, bool] = MappingProxyType({"local": True})
+"""The metadata of a settings field that inner levels do not inherit (`proxy_pass`, `return`, `listen`)."""
 
 
 @cache
-def inherited(settings: type[Any]) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(settings) if not item.metadata.get("local"))
+def inherited(settings: Hashable) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(cast(Any, settings)) if not item.metadata.get("local"))
 
 
 @cache
-def has_local(settings: type[Any]) -> bool:
-    return len(inherited(settings)) < len(fields(settings))
+def has_local(settings: Hashable) -> bool:
+    return len(inherited(settings)) < len(fields(cast(Any, settings)))
 
 
 def merge(settings: type[S], outer: S | None, own: Mapping[str, Any] | None) -> S:
@@ -34,9 +32,9 @@ def merge(settings: type[S], outer: S | None, own: Mapping[str, Any] | None) -> 
     """
     if outer is None:
         return settings(**own) if own else settings()
-    if not own and not has_local(settings):
+    if not own and not has_local(cast(Hashable, settings)):
         return outer
-    values = {name: getattr(outer, name) for name in inherited(settings)}
+    values = {name: getattr(outer, name) for name in inherited(cast(Hashable, settings))}
     if own:
         values.update(own)
     return settings(**values)

@@ -1,4 +1,4 @@
-"""nginx's tokens: words, quotes, escapes, comments and raw Lua blocks. Knows no directive but the names of Lua blocks."""
+"""nginx's tokens: words, quotes, escapes, comments and raw Lua blocks. Knows no directive."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Lexer:
             assert match is not None  # the last alternative of the pattern takes what is left
             at = match.end()
             kind = match.lastindex
-            if kind == _WORD or kind == _DOUBLE or kind == _SINGLE:
+            if kind is not None and kind != _PUNCTUATION and kind != _OPEN:
                 word = match[kind]
                 start = match.start(kind)
                 if len(word) >= _LONGEST // 4 and len(word.encode("utf-8", "surrogateescape")) >= _LONGEST:
@@ -93,7 +93,7 @@ class Lexer:
                 return Statement("", [], [], len(text))
 
     def read_lua(self, start: int) -> str:
-        """The text from here up to the brace that closes the block opened just before; `start` is where errors point."""
+        """The text from here up to the brace that closes the block opened just before; errors point at `start`."""
         text = self.source.text
         first = at = self.at
         depth = 1

@@ -43,9 +43,7 @@ class Block:
 
     __slots__ = ("_children", "_own", "_settings", "args", "kind", "load", "parent", "position")
 
-    def __init__(
-        self, kind: str, position: Position, args: tuple[str, ...], parent: Block | None, load: Load
-    ) -> None:
+    def __init__(self, kind: str, position: Position, args: tuple[str, ...], parent: Block | None, load: Load) -> None:
         self.kind = kind
         self.position = position
         self.args = args

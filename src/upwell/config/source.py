@@ -1,4 +1,4 @@
-"""Where configuration text comes from: files, `include` patterns and the text of `-g`. Knows paths, not the language."""
+"""Where configuration text comes from: files, `include` patterns, the text of `-g`. Knows paths, not the language."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Sources:
         return tuple(self._read.values())
 
     def read(self, path: str, position: Position | None = None) -> Source:
-        """The file at `path`. Raises ConfigError with nginx's sentence (`position`: the `include` that asked for it)."""
+        """The file at `path`. Raises ConfigError with nginx's sentence at `position`, the `include`."""
         known = self._read.get(path)
         if known is not None:
             return known

@@ -1,0 +1,105 @@
+"""`allow` and `deny`: the rules as settings, and the handler that applies them to a client's address."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from upwell.config.command import Module, command
+from upwell.config.directive import Directive
+from upwell.config.model import Block
+from upwell.log import ERROR
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_LEVELS = "http server location"
+_FORBIDDEN = 403
+_REMEMBERED = 4096
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """One line. `network` None means every client (`all`), or with `unix` those of a unix-domain socket."""
+
+    allow: bool
+    network: Network | None = None
+    unix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """ngx_http_access_module: the first rule that fits decides; without one that fits, the client may pass."""
+
+    rules: tuple[AccessRule, ...] = ()
+
+
+def is_allowed(settings: AccessSettings, address: str) -> bool:
+    """Whether the client at `address` ("127.0.0.1", "::1", "unix:") may pass."""
+    unix = address.startswith("unix:")
+    peer: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    if not unix:
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
+            # a client that came over IPv4 on a socket of both families is matched by the IPv4 rules (nginx)
+            peer = peer.ipv4_mapped
+    for rule in settings.rules:
+        if rule.network is None:
+            if not rule.unix or unix:
+                return rule.allow
+        elif peer is not None and peer.version == rule.network.version and peer in rule.network:
+            return rule.allow
+    return True
+
+
+def compile_access(settings: AccessSettings) -> Callable[[Exchange], int | None] | None:
+    """The access handler for `settings`: None lets the request pass, 403 does not. None when there are no rules."""
+    if not settings.rules:
+        return None
+    decide = lru_cache(_REMEMBERED)(lambda address: is_allowed(settings, address))
+
+    def access(exchange: Exchange) -> int | None:
+        if decide(exchange.client.address):
+            return None
+        exchange.log(ERROR, "access forbidden by rule")
+        return _FORBIDDEN
+
+    return access
+
+
+def _rule(block: Block, directive: Directive) -> None:
+    allow = directive.name == "allow"
+    text = directive.args[0]
+    if text == "all":
+        rule = AccessRule(allow)
+    elif text == "unix:":
+        rule = AccessRule(allow, unix=True)
+    else:
+        rule = AccessRule(allow, _network(block, directive, text))
+    block.append(AccessSettings, "rules", rule)
+
+
+def _network(block: Block, directive: Directive, text: str) -> Network:
+    address, slash, bits = text.partition("/")
+    try:
+        if "%" in address or (slash and not (bits.isascii() and bits.isdigit())):
+            raise ValueError(text)
+        network = ipaddress.ip_network(text, strict=False)
+        lowest = ipaddress.ip_address(address)
+    except ValueError:
+        raise directive.error(f'invalid parameter "{text}"', 0) from None
+    if lowest != network.network_address:
+        block.loading.warnings.append(directive.error(f"low address bits of {text} are meaningless", 0))
+    return network
+
+
+MODULE = Module(
+    "access",
+    (command("allow", _LEVELS, 1, _rule), command("deny", _LEVELS, 1, _rule)),
+    options=("http_access_module",),
+)

@@ -1,0 +1,154 @@
+"""`log_format` and `access_log`. Writing the lines is the runtime's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from upwell.config.command import Module, command
+from upwell.config.directive import Directive
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+from upwell.config.template import Template, Variable, compile_template
+from upwell.errors import ConfigError, Position
+from upwell.modules.core import full_path
+from upwell.units import parse_size, parse_time
+
+_LEVELS = "http server location"
+_ESCAPES = ("default", "json", "none")
+_COMBINED = (
+    '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogFormat:
+    """One `log_format`. `escape` is "default", "json" or "none" (how values of variables are made safe)."""
+
+    name: str
+    template: Template
+    escape: str = "default"
+
+
+COMBINED = LogFormat("combined", compile_template(_COMBINED))
+"""nginx's predefined format."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """One `access_log`: a full path, its format, a `buffer` in bytes (0: none), `flush` in seconds (0: never by time).
+
+    `condition` is the template of `if=`: no line when it is empty or "0".
+    """
+
+    path: str
+    format: LogFormat
+    buffer: int = 0
+    flush: float = 0.0
+    condition: Template | None = None
+    position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogSettings:
+    """`access_log` of a level; empty for `off`. Without any it is logs/access.log in the combined format."""
+
+    logs: tuple[AccessLog, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogFormatsSettings:
+    """On the http block: the formats by their names."""
+
+    formats: tuple[LogFormat, ...] = field(default=(COMBINED,), metadata=LOCAL)
+
+
+def _log_format(block: Block, directive: Directive) -> None:
+    name = directive.args[0]
+    known = block[LogFormatsSettings].formats
+    if any(other.name == name for other in known):
+        raise directive.error(f'duplicate "log_format" name "{name}"', 0)
+    escape, first = "default", 1
+    if directive.args[1].startswith("escape="):
+        escape, first = directive.args[1].removeprefix("escape="), 2
+        if escape not in _ESCAPES:
+            raise directive.error(f'unknown log format escaping "{escape}"', 1)
+    parts: list[str | Variable] = []
+    for index in range(first, len(directive.args)):
+        parts.extend(block.template(directive, index).parts)
+    template = Template(tuple(parts))
+    block.set(LogFormatsSettings, "formats", (*known, LogFormat(name, template, escape)))
+
+
+def _access_log(block: Block, directive: Directive) -> None:
+    path = directive.args[0]
+    if path == "off":
+        if len(directive.args) > 1:
+            raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
+        block.set(AccessLogSettings, "logs", ())
+        return
+    if path.startswith("syslog:"):
+        raise directive.error('"access_log syslog:" is not supported by upwell', 0)
+    if "$" in path:
+        raise directive.error('"access_log" with variables in its path is not supported by upwell', 0)
+    format_ = COMBINED
+    if len(directive.args) > 1:
+        format_ = _find_format(block, directive)
+    buffer, flush, condition = 0, 0.0, None
+    for index in range(2, len(directive.args)):
+        parameter = directive.args[index]
+        name, _, value = parameter.partition("=")
+        if name == "gzip":
+            raise directive.error('the parameter "gzip" of "access_log" is not supported by upwell', index)
+        if parameter.startswith("if="):
+            condition = block.template(directive, index, value)
+        elif parameter.startswith("buffer="):
+            try:
+                buffer = parse_size(value)
+            except ValueError:
+                buffer = 0
+            if not buffer:
+                raise directive.error(f'invalid buffer size "{value}"', index)
+        elif parameter.startswith("flush="):
+            try:
+                flush = parse_time(value)
+            except ValueError:
+                flush = 0.0
+            if not flush:
+                raise directive.error(f'invalid flush time "{value}"', index)
+        else:
+            raise directive.error(f'invalid parameter "{parameter}"', index)
+    if flush and not buffer:
+        raise directive.error(f'no buffer is defined for access_log "{path}"')
+    log = AccessLog(full_path(block, path), format_, buffer, flush, condition, directive.position)
+    block.append(AccessLogSettings, "logs", log)
+
+
+def _find_format(block: Block, directive: Directive) -> LogFormat:
+    name = directive.args[1]
+    for known in block.around("http")[LogFormatsSettings].formats:
+        if known.name == name:
+            return known
+    raise directive.error(f'unknown log format "{name}"', 1)
+
+
+def _close_http(block: Block) -> None:
+    if "logs" not in block.own(AccessLogSettings):
+        block.set(AccessLogSettings, "logs", (AccessLog(full_path(block, "logs/access.log"), COMBINED),))
+    paths: dict[str, AccessLog] = {}
+    for inner in block.walk():
+        for log in inner.own(AccessLogSettings).get("logs", ()):
+            known = paths.setdefault(log.path, log)
+            if (known.buffer, known.flush) != (log.buffer, log.flush) and known.buffer and log.buffer:
+                block.loading.errors.append(
+                    ConfigError(f'access_log "{log.path}" already defined with conflicting parameters', log.position)
+                )
+
+
+MODULE = Module(
+    "access_log",
+    (
+        command("log_format", "http", (2, None), _log_format),
+        command("access_log", _LEVELS, (1, None), _access_log),
+    ),
+    {"http": _close_http},
+)

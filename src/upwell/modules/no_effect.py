@@ -1,0 +1,190 @@
+"""Directives of nginx that change nothing in upwell: their place and arguments are checked, and that is all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from upwell.config.command import Command, Module, command, words
+from upwell.config.directive import Directive
+from upwell.config.model import Block
+from upwell.config.slots import read_flag, read_number, read_size, read_time
+
+# One line each: name, what it takes, where it may stand. What it takes is a kind of value (flag, number, size, time),
+# a number of arguments of any kind ("1", "1-4", "1+"), or the only values that say what upwell does anyhow ("=on"):
+# any other value of those is refused, because it would ask for something else.
+_TABLE = """
+accept_mutex flag events
+accept_mutex_delay time events
+debug_points =stop|abort main
+debug_connection 1 events
+lock_file 1 main
+multi_accept flag events
+pcre_jit flag main
+timer_resolution time main
+use =epoll events
+worker_aio_requests number events
+worker_cpu_affinity 1+ main
+worker_priority signed main
+worker_rlimit_core size main
+worker_rlimit_nofile number main
+thread_pool 2-3 main
+
+aio 1 http server location
+aio_write flag http server location
+client_body_in_single_buffer flag http server location
+client_body_temp_path 1-4 http server location
+connection_pool_size size http server
+directio 1 http server location
+directio_alignment size http server location
+keepalive_disable 1-2 http server location
+log_not_found flag http server location
+msie_padding flag http server location
+msie_refresh flag http server location
+open_file_cache 1-2 http server location
+open_file_cache_errors flag http server location
+open_file_cache_min_uses number http server location
+open_file_cache_valid time http server location
+open_log_file_cache 1-4 http server location
+output_buffers 2 http server location
+postpone_output size http server location
+proxy_busy_buffers_size size http server location
+proxy_headers_hash_bucket_size number http server location
+proxy_headers_hash_max_size number http server location
+proxy_max_temp_file_size size http server location
+proxy_send_lowat size http server location
+proxy_temp_file_write_size size http server location
+proxy_temp_path 1-4 http server location
+read_ahead size http server location
+request_pool_size size http server
+send_lowat size http server location
+sendfile flag http server location
+sendfile_max_chunk size http server location
+server_names_hash_bucket_size number http
+server_names_hash_max_size number http
+tcp_nodelay flag http server location
+tcp_nopush flag http server location
+types_hash_bucket_size number http server location
+types_hash_max_size number http server location
+variables_hash_bucket_size number http
+variables_hash_max_size number http
+
+absolute_redirect =on http server location
+auth_basic =off http server location
+autoindex =off http server location
+charset =off http server location
+chunked_transfer_encoding =on http server location
+client_body_in_file_only =off http server location
+expires =off http server location
+gunzip =off http server location
+gzip =off http server location
+gzip_static =off http server location
+http2 =off http server
+http3 =off http server
+limit_rate =0 http server location
+log_subrequest =off http server location
+port_in_redirect =on http server location
+proxy_bind =off http server location
+proxy_cache =off http server location
+proxy_force_ranges =off http server location
+proxy_intercept_errors =off http server location
+proxy_limit_rate =0 http server location
+proxy_pass_request_body =on http server location
+proxy_pass_request_headers =on http server location
+proxy_pass_trailers =off http server location
+proxy_store =off http server location
+recursive_error_pages =off http server location
+reset_timedout_connection =off http server location
+rewrite_log =off http server location
+satisfy =all http server location
+server_name_in_redirect =off http server location
+ssi =off http server location
+
+access_by_lua_no_postpone =off http
+lua_check_client_abort =off http server location
+lua_code_cache =on http server location
+lua_http10_buffering =on http server location
+lua_load_resty_core =on http
+lua_malloc_trim number http
+lua_max_pending_timers number http
+lua_max_running_timers number http
+lua_need_request_body =off http server location
+lua_regex_cache_max_entries number http
+lua_regex_match_limit number http
+lua_sa_restart flag http
+lua_socket_log_errors flag http server location
+lua_thread_cache_max_entries number http
+lua_transform_underscores_in_response_headers =on http server location
+lua_use_default_type =on http server location
+lua_worker_thread_vm_pool_size number http
+rewrite_by_lua_no_postpone =off http
+"""
+
+_SIGNED = re.compile(r"-?[0-9]{1,2}")
+
+
+def _any(block: Block, directive: Directive) -> None:
+    """Whatever the arguments are, they change nothing."""
+
+
+def _read(read: Callable[[Directive], object]) -> Callable[[Block, Directive], None]:
+    def check(block: Block, directive: Directive) -> None:
+        read(directive)
+
+    return check
+
+
+def _signed(directive: Directive) -> int:
+    if _SIGNED.fullmatch(directive.args[0]) is None:
+        raise directive.error(f'"{directive.name}" directive invalid number', 0)
+    return int(directive.args[0])
+
+
+def _only(values: frozenset[str]) -> Callable[[Block, Directive], None]:
+    def check(block: Block, directive: Directive) -> None:
+        value = directive.args[0].lower()
+        if value in values:
+            return
+        if directive.name == "use":
+            raise directive.error(f'invalid event type "{directive.args[0]}"', 0)
+        if values <= {"on", "off"}:
+            _check_flag(directive)
+        raise directive.error(f'"{directive.name} {directive.args[0]}" is not supported by upwell', 0)
+
+    return check
+
+
+def _check_flag(directive: Directive) -> None:
+    """nginx's complaint about a misspelt flag comes first where the directive is a flag and nothing else."""
+    if directive.name in _FLAGS:
+        read_flag(directive)
+
+
+_FLAGS = words(
+    """absolute_redirect autoindex chunked_transfer_encoding gunzip gzip http2 http3 log_subrequest port_in_redirect
+    proxy_force_ranges proxy_intercept_errors proxy_pass_request_body proxy_pass_request_headers proxy_pass_trailers
+    recursive_error_pages reset_timedout_connection rewrite_log server_name_in_redirect ssi lua_code_cache
+    access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
+    lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""
+)
+
+_KINDS = {
+    "flag": _read(read_flag),
+    "number": _read(read_number),
+    "signed": _read(_signed),
+    "size": _read(read_size),
+    "time": _read(read_time),
+}
+
+
+def _command(line: str) -> Command:
+    name, takes, contexts = line.split(maxsplit=2)
+    if takes.startswith("="):
+        return command(name, contexts, 1, _only(frozenset(takes[1:].split("|"))))
+    if takes in _KINDS:
+        return command(name, contexts, 1, _KINDS[takes])
+    least, _, most = takes.rstrip("+").partition("-")
+    return command(name, contexts, (int(least), None if takes.endswith("+") else int(most or least)), _any)
+
+
+MODULE = Module("no_effect", tuple(_command(line) for line in _TABLE.splitlines() if line))

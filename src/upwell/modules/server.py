@@ -1,0 +1,237 @@
+"""`server`, `listen`, `server_name`, and what is set per server: how a request's head is read."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+
+from upwell.config.command import Module, command, words
+from upwell.config.directive import Directive
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+from upwell.config.regex import compile_regex
+from upwell.config.slots import buffers, flag, parse_number, size, time
+from upwell.errors import ConfigError, Position
+from upwell.modules.address import Address, is_ip, parse_address, parse_port
+from upwell.modules.variables import declare
+from upwell.proxy.listen import ListenSpec
+
+_LEVELS = "http server"
+_UNSUPPORTED = words(
+    """ssl http2 spdy quic proxy_protocol setfib fastopen rcvbuf sndbuf accept_filter deferred so_keepalive
+    multipath"""
+)
+_RANGE = re.compile(r"([0-9]+)-([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One address that a server listens on. `explicit`: socket options were given here (nginx allows that once)."""
+
+    spec: ListenSpec
+    default_server: bool
+    explicit: bool
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class ServerName:
+    """One name: `kind` is "exact", "leading" (*.x), "dotted" (.x: x and *.x), "trailing" (x.*) or "regex".
+
+    `text` is lower-case and without the wildcard ("example.com" for "*.example.com", "www" for "www.*"); of a regular
+    expression it is the pattern.
+    """
+
+    kind: str
+    text: str
+    regex: re.Pattern[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """ngx_http_core_module at http and server. `large_client_header_buffers` is (number, bytes of each).
+
+    `listens` and `names` belong to one server; a server without `server_name` has the empty exact name.
+    """
+
+    listens: tuple[Listen, ...] = field(default=(), metadata=LOCAL)
+    names: tuple[ServerName, ...] = field(default=(), metadata=LOCAL)
+    client_header_timeout: float = 60.0
+    client_header_buffer_size: int = 1024
+    large_client_header_buffers: tuple[int, int] = (4, 8192)
+    underscores_in_headers: bool = False
+    ignore_invalid_headers: bool = True
+    merge_slashes: bool = True
+
+
+def _server(block: Block, directive: Directive) -> None:
+    """A server has nothing to set before its body is read."""
+
+
+def _listen(block: Block, directive: Directive) -> None:
+    addresses = _addresses(block, directive)
+    spec = ListenSpec(("", 0))
+    default = explicit = False
+    for index, parameter in enumerate(directive.args[1:], 1):
+        name, _, value = parameter.partition("=")
+        if parameter in ("default_server", "default"):
+            default = True
+            continue
+        explicit = True
+        if parameter == "bind":
+            pass
+        elif parameter == "reuseport":
+            spec = replace(spec, reuseport=True)
+        elif parameter.startswith("backlog="):
+            try:
+                backlog = parse_number(value)
+            except ValueError:
+                backlog = 0
+            if not backlog:
+                raise directive.error(f'invalid backlog "{parameter}"', index)
+            spec = replace(spec, backlog=backlog)
+        elif parameter in ("ipv6only=on", "ipv6only=off"):
+            spec = replace(spec, ipv6only=value == "on")
+        elif name in _UNSUPPORTED:
+            raise directive.error(f'the parameter "{name}" of "listen" is not supported by upwell', index)
+        else:
+            raise directive.error(f'invalid parameter "{parameter}"', index)
+    for address in addresses:
+        listen = Listen(replace(spec, address=address), default, explicit, directive.position)
+        if any(other.spec.address == address for other in block.own(ServerSettings).get("listens", ())):
+            raise directive.error(f"a duplicate listen {listen.spec.text}", 0)
+        block.append(ServerSettings, "listens", listen)
+
+
+def _addresses(block: Block, directive: Directive) -> list[tuple[str, int] | str]:
+    """The socket addresses that the first argument of `listen` means."""
+    text = directive.args[0]
+    try:
+        ports, address = _ports(text)
+        if address.path:
+            return [address.path]
+        if address.host == "*":
+            hosts = ["0.0.0.0"]
+        elif is_ip(address.host):
+            hosts = [address.host]
+        else:
+            try:
+                hosts = block.loading.resolve(address.host)
+            except OSError:
+                hosts = []
+            if not hosts:
+                raise ValueError("host not found")
+    except ValueError as error:
+        raise directive.error(f'{error} in "{text}" of the "listen" directive', 0) from None
+    return [(host, port) for port in ports for host in hosts]
+
+
+def _ports(text: str) -> tuple[range, Address]:
+    if text.isdigit():
+        port = parse_port(text)
+        return range(port, port + 1), Address("*", port)
+    head, colon, tail = text.rpartition(":")
+    match = _RANGE.fullmatch(tail)
+    if match is not None:
+        first, last = parse_port(match[1]), parse_port(match[2])
+        if first > last:
+            raise ValueError("invalid port range")
+        address = parse_address(head) if colon else Address("*")
+        return range(first, last + 1), address
+    address = parse_address(text)
+    port = address.port or 80
+    return range(port, port + 1), address
+
+
+def _server_name(block: Block, directive: Directive) -> None:
+    for index, name in enumerate(directive.args):
+        block.append(ServerSettings, "names", _parse_name(block, directive, index, name))
+
+
+def _parse_name(block: Block, directive: Directive, index: int, name: str) -> ServerName:
+    if name.startswith("~"):
+        if len(name) == 1:
+            raise directive.error(f'empty regex in server name "{name}"', index)
+        try:
+            # nginx reads the rest as a pattern and matches host names without regard to case
+            regex = compile_regex(name[1:], caseless=True)
+        except ValueError as error:
+            raise directive.error(str(error), index) from None
+        for group in regex.groupindex:
+            declare(block, group)
+        return ServerName("regex", name[1:], regex)
+    if (name.startswith("*") and (len(name) < 3 or name[1] != ".")) or name == ".":
+        raise directive.error(f'server name "{name}" is invalid', index)
+    if "/" in name:
+        block.loading.warnings.append(directive.error(f'server name "{name}" has suspicious symbols', index))
+    lower = os.uname().nodename.lower() if name == "$hostname" else name.lower()
+    kind = "exact"
+    if lower.startswith("*."):
+        kind, lower = "leading", lower[2:]
+    elif lower.startswith("."):
+        kind, lower = "dotted", lower[1:]
+    elif lower.endswith(".*"):
+        kind, lower = "trailing", lower[:-2]
+    if "*" in lower:
+        raise directive.error(f'invalid server name or wildcard "{name}"', index)
+    return ServerName(kind, lower)
+
+
+def _close_server(block: Block) -> None:
+    own = block.own(ServerSettings)
+    if "listens" not in own:
+        # nginx listens on 8000 where it may not bind 80
+        port = 80 if os.geteuid() == 0 else 8000
+        block.append(ServerSettings, "listens", Listen(ListenSpec(("0.0.0.0", port)), False, False, block.position))
+    own.setdefault("names", (ServerName("exact", ""),))
+
+
+def _close_http(block: Block) -> None:
+    """What servers may say only once per address."""
+    load = block.loading
+    explicit: dict[object, Listen] = {}
+    default: dict[object, Listen] = {}
+    names: set[tuple[object, str, str]] = set()
+    for server in block.of("server"):
+        settings = server[ServerSettings]
+        for listen in settings.listens:
+            address = listen.spec.address
+            if listen.explicit and explicit.setdefault(address, listen) is not listen:
+                load.errors.append(_at(listen, f"duplicate listen options for {listen.spec.text}"))
+            if listen.default_server and default.setdefault(address, listen) is not listen:
+                load.errors.append(_at(listen, f"a duplicate default server for {listen.spec.text}"))
+            for name in settings.names:
+                key = (address, name.kind, name.text)
+                if name.kind != "regex" and key in names:
+                    load.warnings.append(
+                        _at(listen, f'conflicting server name "{_written(name)}" on {listen.spec.text}, ignored')
+                    )
+                names.add(key)
+
+
+def _written(name: ServerName) -> str:
+    return {"leading": f"*.{name.text}", "dotted": f".{name.text}", "trailing": f"{name.text}.*"}.get(
+        name.kind, name.text
+    )
+
+
+def _at(listen: Listen, message: str) -> ConfigError:
+    return ConfigError(message, listen.position)
+
+
+MODULE = Module(
+    "server",
+    (
+        command("server", "http", 0, _server, opens="server"),
+        command("listen", "server", (1, None), _listen),
+        command("server_name", "server", (1, None), _server_name),
+        command("client_header_timeout", _LEVELS, 1, time(ServerSettings, "client_header_timeout")),
+        command("client_header_buffer_size", _LEVELS, 1, size(ServerSettings, "client_header_buffer_size")),
+        command("large_client_header_buffers", _LEVELS, 2, buffers(ServerSettings, "large_client_header_buffers")),
+        command("underscores_in_headers", _LEVELS, 1, flag(ServerSettings, "underscores_in_headers")),
+        command("ignore_invalid_headers", _LEVELS, 1, flag(ServerSettings, "ignore_invalid_headers")),
+        command("merge_slashes", _LEVELS, 1, flag(ServerSettings, "merge_slashes")),
+    ),
+    {"server": _close_server, "http": _close_http},
+)

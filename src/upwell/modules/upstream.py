@@ -1,0 +1,193 @@
+"""`upstream` and its `server` lines into UpstreamSpec and PeerSpec. Picking a peer is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from upwell.config.command import Module, command, words
+from upwell.config.directive import Directive
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+from upwell.config.slots import number, once, parse_number, time
+from upwell.errors import ConfigError
+from upwell.modules.address import Address, format_address, is_ip, parse_address
+from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.units import parse_size, parse_time
+
+_UNSUPPORTED = words("resolve route service slow_start drain id")
+_SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """One `upstream` block: what its lines say (`spec_of` makes the spec). Times in seconds."""
+
+    name: str = field(default="", metadata=LOCAL)
+    peers: tuple[PeerSpec, ...] = field(default=(), metadata=LOCAL)
+    keepalive: int = field(default=32, metadata=LOCAL)
+    keepalive_requests: int = field(default=1000, metadata=LOCAL)
+    keepalive_time: float = field(default=3600.0, metadata=LOCAL)
+    keepalive_timeout: float = field(default=60.0, metadata=LOCAL)
+    zone: str = field(default="", metadata=LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamsSettings:
+    """On the http block: every upstream, the implicit ones of `proxy_pass http://address` after the others."""
+
+    specs: tuple[UpstreamSpec, ...] = field(default=(), metadata=LOCAL)
+
+
+def find_upstream(http: Block, host: str) -> UpstreamSpec | None:
+    """The explicit upstream named `host` (nginx compares without regard to case)."""
+    wanted = host.lower()
+    for spec in http.own(UpstreamsSettings).get("specs", ()):
+        if not spec.implicit and spec.name.lower() == wanted:
+            return spec  # type: ignore[no-any-return]  # own() keeps values of any type
+    return None
+
+
+def implicit_upstream(http: Block, name: str, address: Address, default_port: int = 80) -> None:
+    """Add the upstream of a `proxy_pass` to an address, once per name. Raises ValueError with nginx's words."""
+    specs = http.own(UpstreamsSettings).get("specs", ())
+    if any(spec.implicit and spec.name == name for spec in specs):
+        return
+    # nginx never takes the peers of an implicit upstream out of use when there is one only, nor counts their failures
+    peers = tuple(PeerSpec(text, where, server=name) for text, where in _expand(http, address, default_port))
+    http.append(UpstreamsSettings, "specs", UpstreamSpec(name, peers, implicit=True))
+
+
+def _upstream(block: Block, directive: Directive) -> None:
+    name = directive.args[0]
+    block.set(UpstreamSettings, "name", name)
+    if find_upstream(block.around("http"), name) is not None:
+        raise directive.error(f'duplicate upstream "{name}"', 0)
+
+
+def _server(block: Block, directive: Directive) -> None:
+    text = directive.args[0]
+    settings: dict[str, int | float | bool] = {}
+    for index in range(1, len(directive.args)):
+        try:
+            name, value = _parameter(directive.args[index])
+        except ValueError as error:
+            raise directive.error(str(error), index) from None
+        settings[name] = value
+    try:
+        address = parse_address(text)
+        found = list(_expand(block, address, 80))
+    except ValueError as error:
+        raise directive.error(f'{error} in upstream "{text}"', 0) from None
+    own = block.own(UpstreamSettings)
+    peers = own.get("peers")
+    if peers is None:
+        # a list while the block is read: a tuple would be copied for each of ten thousand lines
+        peers = own["peers"] = []
+    for name, where in found:
+        peers.append(PeerSpec(name, where, server=text, **settings))  # type: ignore[arg-type]  # names and types come from _parameter
+
+
+def _parameter(text: str) -> tuple[str, int | float | bool]:
+    """A parameter of `server` as a field of PeerSpec. Raises ValueError with the error's sentence."""
+    if text in ("backup", "down"):
+        return text, True
+    name, _, value = text.partition("=")
+    if name in _UNSUPPORTED:
+        raise ValueError(f'the parameter "{name}" of "server" is not supported by upwell')
+    try:
+        if name in ("weight", "max_fails", "max_conns"):
+            count = parse_number(value)
+            if name == "weight" and not count:
+                raise ValueError
+            return name, count
+        if name == "fail_timeout" and not value.endswith("ms"):
+            return name, parse_time(value)
+    except ValueError:
+        pass
+    raise ValueError(f'invalid parameter "{text}"')
+
+
+def _expand(block: Block, address: Address, default_port: int) -> Iterator[tuple[str, tuple[str, int] | str]]:
+    """The name and the socket address of each peer that an address means. Raises ValueError."""
+    if address.path:
+        yield f"unix:{address.path}", address.path
+        return
+    port = address.port or default_port
+    if is_ip(address.host):
+        yield format_address(address.host, port), (address.host, port)
+        return
+    try:
+        hosts = block.loading.resolve(address.host)
+    except OSError:
+        hosts = []
+    if not hosts:
+        raise ValueError("host not found")
+    for host in hosts:
+        yield format_address(host, port), (host, port)
+
+
+def _keepalive(block: Block, directive: Directive) -> None:
+    once(block, directive, UpstreamSettings, "keepalive")
+    try:
+        count = parse_number(directive.args[0])
+    except ValueError:
+        raise directive.error(f'invalid value "{directive.args[0]}" in "keepalive" directive', 0) from None
+    if len(directive.args) == 2 and directive.args[1] != "local":
+        raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
+    block.set(UpstreamSettings, "keepalive", count)
+
+
+def _zone(block: Block, directive: Directive) -> None:
+    """The zone's size means nothing here: the table of peers is as large as it must be."""
+    name = directive.args[0]
+    if not name:
+        raise directive.error(f'invalid zone name "{name}"', 0)
+    if len(directive.args) == 2:
+        try:
+            bytes_ = parse_size(directive.args[1])
+        except ValueError:
+            raise directive.error(f'invalid zone size "{directive.args[1]}"', 1) from None
+        if bytes_ < _SMALLEST_ZONE:
+            raise directive.error(f'zone "{name}" is too small', 1)
+    block.set(UpstreamSettings, "zone", name)
+
+
+def _close_upstream(block: Block) -> None:
+    own = block.own(UpstreamSettings)
+    peers = own["peers"] = tuple(own.get("peers", ()))
+    if not peers:
+        raise ConfigError("no servers are inside upstream", block.position)
+    settings = block[UpstreamSettings]
+    if all(peer.backup for peer in peers):
+        raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
+    http = block.around("http")
+    if find_upstream(http, settings.name) is None:
+        http.append(UpstreamsSettings, "specs", _spec_of(settings))
+
+
+def _spec_of(settings: UpstreamSettings) -> UpstreamSpec:
+    return UpstreamSpec(
+        settings.name,
+        settings.peers,
+        keepalive=settings.keepalive,
+        keepalive_requests=settings.keepalive_requests,
+        keepalive_time=settings.keepalive_time,
+        keepalive_timeout=settings.keepalive_timeout,
+    )
+
+
+MODULE = Module(
+    "upstream",
+    (
+        command("upstream", "http", 1, _upstream, opens="upstream"),
+        command("server", "upstream", (1, None), _server),
+        command("keepalive", "upstream", (1, 2), _keepalive),
+        command("keepalive_requests", "upstream", 1, number(UpstreamSettings, "keepalive_requests")),
+        command("keepalive_time", "upstream", 1, time(UpstreamSettings, "keepalive_time")),
+        command("keepalive_timeout", "upstream", 1, time(UpstreamSettings, "keepalive_timeout")),
+        command("zone", "upstream", (1, 2), _zone),
+    ),
+    {"upstream": _close_upstream},
+    options=("http_upstream_keepalive_module", "http_upstream_zone_module"),
+)

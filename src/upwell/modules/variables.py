@@ -1,0 +1,86 @@
+"""Which `$variables` there are: those of every request, those that upwell lacks, and those a configuration makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from upwell.config.command import Module, words
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+from upwell.errors import ConfigError
+
+SUPPORTED = words(
+    """
+    args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time content_length
+    content_type document_uri host hostname https is_args msec nginx_version pid pipe proxy_add_x_forwarded_for
+    proxy_host proxy_port query_string remote_addr remote_port remote_user request request_body request_completion
+    request_id request_length request_method request_port request_time request_uri scheme server_addr server_name
+    server_port server_protocol status time_iso8601 time_local uri
+    upstream_addr upstream_bytes_received upstream_bytes_sent upstream_connect_time upstream_header_time
+    upstream_response_length upstream_response_time upstream_status
+    """
+)
+"""The variables that `exchange.variable` answers by name."""
+
+PREFIXES = ("arg_", "cookie_", "http_", "sent_http_", "upstream_cookie_", "upstream_http_")
+"""The families that `exchange.variable` answers: any name may follow."""
+
+UNSUPPORTED = words(
+    """
+    ancient_browser connections_active connections_reading connections_waiting connections_writing date_gmt
+    date_local document_root fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
+    geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
+    geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
+    geoip_org geoip_postal_code geoip_region geoip_region_name gzip_ratio http2 http3 invalid_referer
+    is_request_port limit_conn_status limit_rate limit_req_status memcached_key modern_browser msie
+    proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port
+    realip_remote_addr realip_remote_port realpath_root request_body_file request_filename secure_link
+    secure_link_expires slice_range tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got
+    uid_reset uid_set upstream_cache_age upstream_cache_status upstream_last_addr upstream_last_server_name
+    upstream_queue_time
+    """
+)
+"""Variables of nginx's standard modules that upwell lacks."""
+
+UNSUPPORTED_PREFIXES = ("jwt_", "proxy_protocol_tlv_", "sent_trailer_", "ssl_", "upstream_trailer_")
+
+CHANGEABLE_PREFIXES = PREFIXES
+"""Families of which `set` may make one's own variable, which then hides the request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariableSettings:
+    """The variables that a configuration makes (`set`, `set_by_lua`, named captures), on its http block."""
+
+    names: frozenset[str] = field(default=frozenset(), metadata=LOCAL)
+
+
+def declare(block: Block, name: str) -> None:
+    """Make `name` known to the templates of the whole configuration."""
+    http = block.around("http")
+    http.set(VariableSettings, "names", http.own(VariableSettings).get("names", frozenset()) | {name})
+
+
+def is_known(name: str) -> bool:
+    """Whether every request has `$name`, or `$name` is of a family that every request has."""
+    return name in SUPPORTED or name.startswith(PREFIXES)
+
+
+def is_unsupported(name: str) -> bool:
+    return name in UNSUPPORTED or name.startswith(UNSUPPORTED_PREFIXES)
+
+
+def _close_http(block: Block) -> None:
+    load = block.loading
+    made = block[VariableSettings].names
+    for name, position in load.uses:
+        if name in made or is_known(name) or (len(name) == 1 and name in "123456789"):
+            continue
+        if is_unsupported(name):
+            load.errors.append(ConfigError(f'"${name}" is not supported by upwell', position))
+        else:
+            load.errors.append(ConfigError(f'unknown "{name}" variable', position))
+    load.uses.clear()
+
+
+MODULE = Module("variables", (), {"http": _close_http})
