@@ -19,7 +19,7 @@ from upwell.check.probes.probe import Verdict
 from upwell.check.schedule import Schedule, slice_words, slices
 from upwell.check.spec import CheckSpec
 from upwell.check.target import NoSocket, Target
-from upwell.log import ErrorLog
+from upwell.log import DEBUG, ErrorLog
 from upwell.peers.health import Thresholds, Transition
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.zone.layout import (
@@ -79,8 +79,9 @@ class Checker:
         "_due",
         "_epoll",
         "_events",
-        "_flight",
         "_keys",
+        "_log",
+        "_places",
         "_pruning",
         "_specs",
         "_table",
@@ -97,13 +98,14 @@ class Checker:
     ) -> None:
         self._table = table
         self._clock = clock
+        self._log = log
         self._events = Events(log)
         self._specs = {spec.name: spec for spec in upstreams}
         self._keys = {spec.name: peer_keys(spec) for spec in upstreams}
         self._checks: dict[int, Check] = {}
         self._due: Schedule[Check] = Schedule()
         self._deadlines: Schedule[Target] = Schedule()
-        self._flight: dict[Target, tuple[Check, Slice]] = {}
+        self._places: dict[Target, tuple[Check, Slice]] = {}
         self._continue: deque[tuple[Check, Slice]] = deque()
         self._epoll = epoll()
         self._targets: dict[int, Target] = {}
@@ -143,6 +145,8 @@ class Checker:
             roles[peer.backup].append(target)
         parts = [_slices(targets, role, spec) for targets, role in zip(roles, ("primary", "backup"), strict=True)]
         check = self._checks[identity] = Check(spec, (parts[0], parts[1]))
+        for part in (*parts[0], *parts[1]):
+            self._places.update((target, (check, part)) for target in part.targets)
         now = self._clock()
         if self._summarise([target.row for targets in roles for target in targets], now):
             self._table.publish()
@@ -245,7 +249,7 @@ class Checker:
         while part.at < len(part.targets):
             target = part.targets[part.at]
             part.at += 1
-            if self._start(target, check, part):
+            if self._start(target, check):
                 return
         check.open -= 1
         if check.open == 0:
@@ -262,7 +266,7 @@ class Checker:
 
     # Probes
 
-    def _start(self, target: Target, check: Check, part: Slice) -> bool:
+    def _start(self, target: Target, check: Check) -> bool:
         """Begin one probe; false when it is already over."""
         now = self._clock()
         try:
@@ -273,7 +277,6 @@ class Checker:
         if verdict is not None:
             self._observe(check, target, verdict, now)
             return False
-        self._flight[target] = (check, part)
         if not target.queued:
             self._queue(target)
         return True
@@ -294,20 +297,20 @@ class Checker:
                 self._queue(target)
                 continue
             if late > target.timeout and target.probing:
-                check, part = self._flight.pop(target)
                 target.close()
                 self._events.void(target.name, late)
-                part.at -= 1
-                self._continue.append((check, part))
+                place = self._places[target]
+                place[1].at -= 1
+                self._continue.append(place)
                 continue
             verdict = target.expire(now)
             if verdict is not None:
                 self._conclude(target, verdict, now)
 
     def _conclude(self, target: Target, verdict: Verdict, now: float) -> None:
-        check, part = self._flight.pop(target)
-        self._observe(check, target, verdict, now)
-        self._continue.append((check, part))
+        place = self._places[target]
+        self._observe(place[0], target, verdict, now)
+        self._continue.append(place)
 
     def _observe(self, check: Check, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""
@@ -323,13 +326,15 @@ class Checker:
             table.words[target.at + CHECK_SINCE] = millis
             if table.summarise(target.row, millis):
                 table.publish()
-        if verdict.passed:
-            self._events.passed(target.name)
-        else:
+        if not verdict.passed:
             self._events.failed(target.name, verdict.reason, was_up=thresholds.is_up(before))
+        elif self._log.level >= DEBUG:
+            self._events.passed(target.name)
+        if transition is None:
+            return
         if transition is Transition.UP:
             self._events.turned_up(target.name, thresholds.rise)
-        elif transition is Transition.DOWN:
+        else:
             self._events.turned_down(target.name, thresholds.fall)
 
     # The zone

@@ -37,15 +37,13 @@ class Events:
         self._log.info(f"healthcheck: time-out of peer {name} is void, the checker was {late:.3f}s late")
 
     def passed(self, name: str) -> None:
-        if self._log.level >= DEBUG:
-            self._log.debug(f"healthcheck: peer {name} was checked to be ok")
+        self._debug(f"peer {name} was checked to be ok")
 
     def failed(self, name: str, reason: str, was_up: bool) -> None:
         """`reason` is only told while the peer is up: a dead one would fill the log."""
         if was_up:
             self._log.error(f"healthcheck: {reason}")
-        if self._log.level >= DEBUG:
-            self._log.debug(f"healthcheck: peer {name} was checked to be not ok")
+        self._debug(f"peer {name} was checked to be not ok")
 
     def turned_up(self, name: str, passes: int) -> None:
         self._log.warn(f"healthcheck: peer {name} is turned up after {passes} success(es)")
@@ -61,4 +59,5 @@ class Events:
         self._log.error(f"healthcheck: {words}")
 
     def _debug(self, words: str) -> None:
-        self._log.debug(f"healthcheck: {words}")
+        if self._log.level >= DEBUG:
+            self._log.debug(f"healthcheck: {words}")

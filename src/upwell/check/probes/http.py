@@ -10,7 +10,18 @@ from upwell.check.spec import CheckSpec
 class HttpProbe:
     """lua-resty's conversation: one write, one line. Carriage returns in the line are dropped as cosockets do."""
 
-    __slots__ = ("_data", "_head_request", "_name", "_request", "_statuses", "finished", "receiving", "sending")
+    __slots__ = (
+        "_data",
+        "_head_request",
+        "_line",
+        "_name",
+        "_request",
+        "_statuses",
+        "_verdict",
+        "finished",
+        "receiving",
+        "sending",
+    )
 
     def __init__(self, spec: CheckSpec, name: str) -> None:
         self.sending = "failed to send request to"
@@ -21,6 +32,9 @@ class HttpProbe:
         self._statuses = frozenset(spec.statuses)
         self._name = name
         self._data = b""
+        # What the peer said last and what that meant: it mostly says the same again.
+        self._line = b""
+        self._verdict = Verdict(False)
 
     def open(self) -> bytes:
         self._data = b""
@@ -39,10 +53,16 @@ class HttpProbe:
                 return Verdict(False, f"{self.receiving} {self._name}: line too long")
             self._data = data
             return b""
-        line = data[:end].replace(b"\r", b"")
+        self.finished = is_whole(data, self._head_request)
+        line = data[: end + 1]
+        if line != self._line:
+            self._verdict = self._judge(line[:-1].replace(b"\r", b""))
+            self._line = line
+        return self._verdict
+
+    def _judge(self, line: bytes) -> Verdict:
         status = status_of(line)
         wrong = problem(line, status, self._statuses)
-        self.finished = is_whole(data, self._head_request)
         if wrong is None:
             return Verdict(True, "", status)
         return Verdict(False, f"{wrong[0]} {self._name}: {wrong[1]}", status)
