@@ -1,0 +1,277 @@
+"""Upstream: nginx's sequence, backups, the single peer, max_conns, what the zone says and what the operator says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from upwell.log import WARN, ErrorLog
+from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Peer, Upstream
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
+from upwell.zone.table import PeerTable
+
+
+def peer(
+    name: str,
+    weight: int = 1,
+    max_fails: int = 1,
+    fail_timeout: float = 10.0,
+    max_conns: int = 0,
+    backup: bool = False,
+    down: bool = False,
+) -> PeerSpec:
+    return PeerSpec(name, (name, 80), "", weight, max_fails, fail_timeout, max_conns, backup, down)
+
+
+def build(*peers: PeerSpec, workers: int = 1, log: ErrorLog | None = None) -> tuple[Upstream, PeerTable]:
+    spec = UpstreamSpec("u", peers)
+    table = PeerTable.create(peer_keys(spec), workers)
+    return Upstream(spec, table, 0, log), table
+
+
+def names(upstream: Upstream, picks: int, now: float = 100.0) -> str:
+    """The names of `picks` requests that go well, one after the other."""
+    seen = []
+    for _ in range(picks):
+        chosen = upstream.pick((), now)
+        assert chosen is not None
+        seen.append(chosen.name)
+        upstream.release(chosen, now, failed=False)
+    return "".join(seen)
+
+
+def test_the_sequence_is_nginx_s_smooth_one() -> None:
+    upstream, _ = build(peer("a", 5), peer("b", 1), peer("c", 1))
+    assert names(upstream, 14) == "aabacaaaabacaa"
+    upstream, _ = build(peer("a"), peer("b"))
+    assert names(upstream, 6) == "ababab"
+
+
+def test_reading_the_peers_does_not_disturb_the_sequence() -> None:
+    upstream, _ = build(peer("a", 5), peer("b", 1))
+    seen = ""
+    weights = []
+    for _ in range(20):
+        seen += names(upstream, 1)
+        weights.append(tuple(p.current_weight for p in upstream.primary))
+    assert seen == "aaabaa" * 3 + "aa"
+    assert weights[:6] == [(-1, 1), (-2, 2), (-3, 3), (2, -2), (1, -1), (0, 0)]
+    assert weights[6:12] == weights[:6]
+
+
+def test_weights_are_true_in_the_middle_of_a_remembered_round() -> None:
+    upstream, _ = build(peer("a", 5), peer("b", 1), peer("c", 1))
+    names(upstream, 7 + 7 + 3)
+    assert [p.current_weight for p in upstream.primary] == [1, -4, 3]
+
+
+def test_a_failed_peer_rests_for_its_fail_timeout_and_comes_back_slowly() -> None:
+    upstream, _ = build(peer("a", 2, max_fails=1), peer("b", 2))
+    a, b = upstream.peers
+    first = upstream.pick((), 100.0)
+    assert first is a
+    assert upstream.release(a, 100.0, failed=True) is True
+    assert (a.fails, a.effective_weight, a.accessed, a.checked) == (1, 0, 100.0, 100.0)
+    assert upstream.pick([a], 100.0) is b
+    upstream.release(b, 100.0, failed=False)
+    assert names(upstream, 3, now=110.0) == "bbb"
+    # After the window it is tried again once its weight has grown back; a good trial makes it a full member.
+    assert names(upstream, 6, now=110.5) == "bbbaba"
+    assert a.fails == 0
+    assert sorted(names(upstream, 8, now=111.0)) == list("aaaabbbb")
+
+
+def test_a_failed_trial_starts_another_rest() -> None:
+    upstream, _ = build(peer("a"), peer("b"))
+    a, b = upstream.peers
+    chosen = upstream.pick((), 100.0)
+    assert chosen is a
+    upstream.release(a, 100.0, failed=True)
+    tried_again = [upstream.pick((), 111.0) for _ in range(3)]
+    assert a in tried_again
+    for each in tried_again:
+        assert each is not None
+        upstream.release(each, 111.0, failed=each is a)
+    assert a.fails >= 2
+    assert names(upstream, 3, now=120.0) == "bbb"
+    assert b.fails == 0
+
+
+def test_fewer_failures_than_max_fails_change_the_weight_only() -> None:
+    upstream, _ = build(peer("a", 6, max_fails=3), peer("b", 6))
+    a = upstream.peers[0]
+    upstream.pick((), 1.0)
+    assert upstream.release(a, 1.0, failed=True) is False
+    assert (a.fails, a.effective_weight) == (1, 4)
+    upstream.pick((), 1.0)
+    assert a.effective_weight == 5
+
+
+def test_max_fails_0_never_suspends() -> None:
+    upstream, _ = build(peer("a", max_fails=0), peer("b", max_fails=0))
+    a = upstream.peers[0]
+    for _ in range(5):
+        a.connections += 1
+        assert upstream.release(a, 1.0, failed=True) is False
+    assert sorted(names(upstream, 4, now=1.0)) == list("aabb")
+
+
+def test_backups_serve_only_while_no_primary_can() -> None:
+    upstream, _ = build(peer("a"), peer("b"), peer("x", backup=True))
+    a, b, x = upstream.peers
+    assert "x" not in names(upstream, 6)
+    assert upstream.pick([a, b], 100.0) is x
+    assert upstream.pick([a, b, x], 100.0) is None
+    for each in (a, b):
+        each.connections += 1
+        upstream.release(each, 100.0, failed=True)
+    assert names(upstream, 2, now=100.0) == "xx"
+    assert (upstream.tries, [p.id for p in upstream.primary], [p.id for p in upstream.backup]) == (3, [0, 1], [0])
+
+
+def test_a_single_peer_is_never_marked_failed() -> None:
+    upstream, _ = build(peer("a"))
+    for _ in range(3):
+        chosen = upstream.pick((), 1.0)
+        assert chosen is not None
+        assert upstream.release(chosen, 1.0, failed=True) is False
+        assert (chosen.fails, chosen.effective_weight, chosen.connections) == (0, 1, 0)
+    assert upstream.single
+
+
+def test_with_a_backup_the_only_primary_is_not_single() -> None:
+    upstream, _ = build(peer("a"), peer("x", backup=True))
+    chosen = upstream.pick((), 1.0)
+    assert chosen is not None
+    upstream.release(chosen, 1.0, failed=True)
+    assert names(upstream, 2, now=2.0) == "xx"
+
+
+def test_max_conns_is_a_limit_of_connections_in_use() -> None:
+    upstream, _ = build(peer("a", max_conns=1), peer("b", max_conns=2))
+    taken = [upstream.pick((), 1.0) for _ in range(3)]
+    assert sorted(p.name for p in taken if p) == ["a", "b", "b"]
+    assert upstream.pick((), 1.0) is None
+    assert taken[0] is not None
+    upstream.release(taken[0], 1.0, failed=False)
+    assert upstream.pick((), 1.0) is taken[0]
+    single, _ = build(peer("a", max_conns=1))
+    assert single.pick((), 1.0) is not None
+    assert single.pick((), 1.0) is None
+
+
+def test_configured_down_gets_nothing() -> None:
+    upstream, _ = build(peer("a", down=True), peer("b"))
+    assert names(upstream, 3) == "bbb"
+    assert upstream.primary[0].down
+    assert upstream.tries == 1
+    dead, _ = build(peer("a", down=True))
+    assert dead.pick((), 1.0) is None
+
+
+def test_the_zone_is_read_again_when_its_generation_changes() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    slot = table.add_check(0, 9, rise=1, health=0)
+    table.summarise(0, 1)
+    assert names(upstream, 2) == "ab"
+    table.publish()
+    assert names(upstream, 2) == "bb"
+    assert [p.down for p in upstream.primary] == [True, False]
+    table.words[table.layout.check(0, slot) + 2] = 1
+    table.summarise(0, 2)
+    table.publish()
+    assert sorted(names(upstream, 2)) == ["a", "b"]
+
+
+def test_all_down_is_none_and_one_up_again_serves() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    for row in (0, 1):
+        table.set_admin(row, ADMIN_DOWN)
+    table.publish()
+    assert upstream.pick((), 1.0) is None
+    table.set_admin(1, ADMIN_UP)
+    table.publish()
+    assert names(upstream, 2) == "bb"
+
+
+def test_a_worker_sees_its_own_word_until_the_zone_moves_on() -> None:
+    upstream, table = build(peer("a"), peer("b"), peer("x", backup=True))
+    upstream.set_local_down(False, 0, True)
+    assert upstream.primary[0].down
+    assert names(upstream, 2) == "bb"
+    # Something else changes: the overlay stays.
+    table.set_admin(table.row(peer_keys(upstream.spec)[2]), ADMIN_DOWN)
+    table.publish()
+    assert upstream.primary[0].down
+    # The checker has taken it, and then somebody else's contrary word: the overlay must be gone.
+    table.set_admin(0, ADMIN_DOWN)
+    table.set_admin(0, ADMIN_UP)
+    table.publish()
+    assert [p.down for p in upstream.primary] == [False, False]
+    for number in (-1, 1):
+        with pytest.raises(IndexError):
+            upstream.set_local_down(True, number, True)
+
+
+def test_an_operator_s_up_lifts_a_configured_down() -> None:
+    upstream, _ = build(peer("a", down=True), peer("b"))
+    upstream.set_local_down(False, 0, False)
+    assert sorted(names(upstream, 2)) == ["a", "b"]
+
+
+def test_reaching_max_fails_is_warned_of(tmp_path: Path) -> None:
+    log = ErrorLog(str(tmp_path / "error.log"), WARN)
+    log.open()
+    upstream, _ = build(peer("a", max_fails=2), peer("b"), log=log)
+    a = upstream.peers[0]
+    a.connections += 2
+    upstream.release(a, 1.0, failed=True)
+    assert (tmp_path / "error.log").read_text() == ""
+    upstream.release(a, 1.0, failed=True)
+    line = (tmp_path / "error.log").read_text()
+    assert "[warn]" in line
+    assert line.endswith(" upstream server temporarily disabled\n")
+    os.close(log.fd)
+
+
+def test_counters_reach_the_zone_and_survive_the_worker() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    a = upstream.peers[0]
+    chosen = upstream.pick((), 1.0)
+    assert chosen is a
+    a.responses[1] += 1
+    a.sent += 10
+    a.received += 20
+    upstream.publish()
+    counts = table.counts(0)
+    assert (counts.connections, counts.requests, counts.responses, counts.sent, counts.received) == (
+        1,
+        1,
+        (0, 1, 0, 0, 0),
+        10,
+        20,
+    )
+    successor = Upstream(upstream.spec, table, 0)
+    assert (successor.peers[0].requests, successor.peers[0].connections) == (1, 0)
+    other = Upstream(upstream.spec, table, 1)
+    assert other.peers[0].requests == 0
+    with pytest.raises(IndexError):
+        other.publish()
+
+
+def test_an_upstream_must_be_in_the_zone() -> None:
+    _, table = build(peer("a"))
+    with pytest.raises(KeyError):
+        Upstream(UpstreamSpec("u", (peer("stranger"),)), table)
+
+
+def test_peers_of_one_address_are_two() -> None:
+    upstream, _ = build(peer("a"), peer("a"))
+    one, two = upstream.peers
+    assert one is not two
+    assert one.row != two.row
+    picked: list[Peer | None] = [upstream.pick((), 1.0), upstream.pick((), 1.0)]
+    assert set(picked) == {one, two}

@@ -1,0 +1,156 @@
+"""Round robin against nginx's algorithm, written a second time as nginx has it: a walk over all peers at each pick."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Upstream
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
+from upwell.zone.table import PeerTable
+
+
+class PlainPeer:
+    def __init__(self, spec: PeerSpec) -> None:
+        self.spec = spec
+        self.down = spec.down
+        self.effective = spec.weight
+        self.current = 0
+        self.fails = 0
+        self.accessed = 0.0
+        self.checked = 0.0
+        self.conns = 0
+
+
+class PlainUpstream:
+    """get_peer and free_peer, without a thought for speed. Peers are numbers in configuration order."""
+
+    def __init__(self, spec: UpstreamSpec) -> None:
+        self.peers = [PlainPeer(peer) for peer in spec.peers]
+
+    def pick(self, tried: set[int], now: float) -> int | None:
+        for backup in (False, True):
+            best = None
+            total = 0
+            for number, peer in enumerate(self.peers):
+                spec = peer.spec
+                if spec.backup is not backup or number in tried or peer.down:
+                    continue
+                if spec.max_fails and peer.fails >= spec.max_fails and now - peer.checked <= spec.fail_timeout:
+                    continue
+                if spec.max_conns and peer.conns >= spec.max_conns:
+                    continue
+                peer.current += peer.effective
+                total += peer.effective
+                if peer.effective < spec.weight:
+                    peer.effective += 1
+                if best is None or peer.current > self.peers[best].current:
+                    best = number
+            if best is not None:
+                chosen = self.peers[best]
+                chosen.current -= total
+                if now - chosen.checked > chosen.spec.fail_timeout:
+                    chosen.checked = now
+                chosen.conns += 1
+                return best
+        return None
+
+    def release(self, number: int, now: float, failed: bool) -> None:
+        peer = self.peers[number]
+        peer.conns -= 1
+        if len(self.peers) == 1 and not peer.spec.backup:
+            peer.fails = 0
+            return
+        if failed:
+            peer.fails += 1
+            peer.accessed = peer.checked = now
+            if peer.spec.max_fails:
+                peer.effective -= int(peer.spec.weight / peer.spec.max_fails)
+            peer.effective = max(peer.effective, 0)
+        elif peer.accessed < peer.checked:
+            peer.fails = 0
+
+
+peer_specs = st.builds(
+    PeerSpec,
+    name=st.sampled_from(["a", "b", "c"]),
+    address=st.just(("127.0.0.1", 80)),
+    weight=st.integers(1, 7),
+    max_fails=st.integers(0, 3),
+    fail_timeout=st.sampled_from([0.0, 1.0, 3.0, 10.0]),
+    max_conns=st.sampled_from([0, 0, 0, 1, 2]),
+    backup=st.sampled_from([False, False, False, True]),
+    down=st.sampled_from([False, False, False, True]),
+)
+steps = st.one_of(
+    st.tuples(st.just("requests"), st.integers(1, 25)),
+    st.tuples(st.just("pick"), st.just(0)),
+    st.tuples(st.just("fail"), st.integers(0, 3)),
+    st.tuples(st.just("pass"), st.integers(0, 3)),
+    st.tuples(st.just("wait"), st.integers(0, 12)),
+    st.tuples(st.just("toggle"), st.integers(0, 5)),
+    st.tuples(st.just("read"), st.just(0)),
+)
+
+
+@given(st.lists(peer_specs, min_size=1, max_size=6), st.lists(steps, max_size=40))
+def test_the_sequence_is_nginx_s(specs: list[PeerSpec], script: list[tuple[str, int]]) -> None:
+    spec = UpstreamSpec("u", tuple(specs))
+    table = PeerTable.create(peer_keys(spec), 1)
+    upstream = Upstream(spec, table)
+    plain = PlainUpstream(spec)
+    number = {peer: at for at, peer in enumerate(upstream.peers)}
+    now = 1000.0
+    held: list[tuple[int, set[int]]] = []  # who was picked and not released, and what that request tried
+
+    def pick(tried: set[int]) -> int | None:
+        chosen = upstream.pick([upstream.peers[at] for at in tried], now)
+        expected = plain.pick(tried, now)
+        assert (None if chosen is None else number[chosen]) == expected
+        return expected
+
+    def release(at: int, failed: bool) -> None:
+        upstream.release(upstream.peers[at], now, failed)
+        plain.release(at, now, failed)
+
+    for what, amount in script:
+        if what == "requests":
+            for _ in range(amount):
+                chosen = pick(set())
+                if chosen is not None:
+                    release(chosen, False)
+        elif what == "pick":
+            chosen = pick(set())
+            if chosen is not None:
+                held.append((chosen, {chosen}))
+        elif what in ("fail", "pass") and held:
+            at, tried = held.pop(amount % len(held))
+            release(at, what == "fail")
+            if what == "fail":
+                again = pick(tried)
+                if again is not None:
+                    held.append((again, {*tried, again}))
+        elif what == "wait":
+            now += amount
+        elif what == "toggle":
+            at = amount % len(specs)
+            plain.peers[at].down = not plain.peers[at].down
+            table.set_admin(upstream.peers[at].row, ADMIN_DOWN if plain.peers[at].down else ADMIN_UP)
+            table.publish()
+        elif what == "read":
+            for peer in (*upstream.primary, *upstream.backup):
+                other = plain.peers[number[peer]]
+                assert (peer.current_weight, peer.effective_weight, peer.down) == (
+                    other.current,
+                    other.effective,
+                    other.down,
+                )
+    for peer in (*upstream.primary, *upstream.backup):
+        other = plain.peers[number[peer]]
+        assert (peer.current_weight, peer.effective_weight, peer.fails, peer.connections) == (
+            other.current,
+            other.effective,
+            other.fails,
+            other.conns,
+        )
