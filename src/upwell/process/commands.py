@@ -1,0 +1,87 @@
+"""What the command line asks for besides serving: `-t`, `-T` and `-s`. Knows nginx's words and exit codes for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TextIO
+
+from upwell.log import ErrorLog
+from upwell.process import pidfile
+from upwell.process.generation import NotPrepared, close_logs, open_plan_logs, read_plan
+from upwell.process.journal import Journal, failure, make_folder_of, say
+from upwell.process.listeners import ListenError, discard, open_sockets
+from upwell.process.parts import Parts, Plan
+
+_NUMBERS = {"TERM": signal.SIGTERM, "QUIT": signal.SIGQUIT, "HUP": signal.SIGHUP, "USR1": signal.SIGUSR1}
+
+
+def check_configuration(
+    parts: Parts, boot: ErrorLog, path: str, quiet: bool = False, dump: TextIO | None = None
+) -> int:
+    """`-t`: read the configuration at `path`, then try its pid file, logs and listeners; 0 when all is well, else 1.
+
+    An address in use is well (the running server holds it). `dump` gets the files that were read (`-T`).
+    """
+    journal = Journal([boot])
+    try:
+        plan = read_plan(parts, journal)
+        if not quiet:
+            say(f"the configuration file {path} syntax is ok")
+        _try_out(plan, journal)
+    except NotPrepared:
+        say(f"configuration file {path} test failed")
+        return 1
+    if not quiet:
+        say(f"configuration file {path} test is successful")
+    if dump is not None:
+        for name, text in parts.files():
+            dump.write(f"# configuration file {name}:\n")
+            dump.flush()
+            # Bytes that are not UTF-8 were kept as lone surrogates; they go out as they came.
+            dump.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+            dump.buffer.flush()
+    return 0
+
+
+def _try_out(plan: Plan, journal: Journal) -> None:
+    """What nginx tries with `-t`. Leaves no file or socket that was not there. Raises NotPrepared."""
+    try:
+        make_folder_of(plan.pid)
+        pidfile.check(plan.pid)
+    except OSError as error:
+        journal.emerg(f'open() "{plan.pid}" {failure(error)}')
+        raise NotPrepared from error
+    open_plan_logs(plan, journal)
+    close_logs(plan)
+    try:
+        sockets = open_sockets(plan.listens, plan.worker_processes, {}, journal, test=True)
+    except ListenError as error:
+        raise NotPrepared from error
+    discard(sock for held in sockets.values() for sock in held)
+
+
+def send_signal(parts: Parts, boot: ErrorLog, word: str) -> int:
+    """`-s`: send the signal that `word` ("stop", "quit", "reload", "reopen") stands for to the master; 0, or 1."""
+    journal = Journal([boot])
+    try:
+        plan = read_plan(parts, journal)
+    except NotPrepared:
+        return 1
+    journal.notice("signal process started")
+    number = _NUMBERS[pidfile.SIGNALS[word]]
+    try:
+        pid = pidfile.read(plan.pid)
+    except OSError as error:
+        journal.error(f'open() "{plan.pid}" {failure(error)}')
+        return 1
+    except ValueError as error:
+        journal.error(f'invalid PID number "{error}" in "{plan.pid}"')
+        return 1
+    try:
+        os.kill(pid, number)
+    except (OSError, OverflowError) as error:
+        tail = failure(error) if isinstance(error, OSError) else f"failed ({error})"
+        journal.alert(f"kill({pid}, {number.value}) {tail}")
+        return 1
+    return 0

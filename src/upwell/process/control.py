@@ -1,0 +1,127 @@
+"""What workers tell the checker: checks to run and administrative states. Knows messages, not how a check is made.
+
+The socket pair belongs to the master, so a message sent while the checker is dead waits for the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from upwell.check.spec import CheckSpec, from_message, to_message
+from upwell.zone.table import PeerTable
+
+_MAX_MESSAGE = 1 << 16
+
+Message = dict[str, Any]
+
+
+class Target(Protocol):
+    """The part of `check.checker.Checker` that messages reach."""
+
+    def add(self, spec: CheckSpec) -> None: ...
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+
+
+class Control:
+    """The worker's side. Never blocks: what cannot be sent now waits, the last word on a peer replacing earlier ones.
+
+    `deliver` takes one message and says whether it is on its way: `to_socket(sock)` in a worker, `to_checker(checker)`
+    with `master_process off`. `flush()` is to be called now and then (the worker does, several times a second).
+    """
+
+    __slots__ = ("_checks", "_deliver", "_epoch", "_table", "_waiting")
+
+    def __init__(self, table: PeerTable, deliver: Callable[[Message], bool]) -> None:
+        self._table = table
+        self._deliver = deliver
+        self._epoch = table.checker_epoch
+        self._checks: dict[int, Message] = {}
+        self._waiting: dict[tuple[object, ...], Message] = {}
+
+    def __repr__(self) -> str:
+        return f"<Control checks={len(self._checks)} waiting={len(self._waiting)}>"
+
+    def add_check(self, spec: CheckSpec) -> None:
+        """Have `spec` run; the same one again changes nothing."""
+        message = {"op": "add_check", "check": to_message(spec)}
+        self._checks[spec.identity] = message
+        self._waiting["add_check", spec.identity] = message
+        self.flush()
+
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
+        """Set the administrative state of peer `index` (its place among the primaries or backups of `upstream`)."""
+        key = ("set_down", upstream, backup, index)
+        self._waiting.pop(key, None)
+        self._waiting[key] = {"op": "set_down", "upstream": upstream, "backup": backup, "index": index, "value": value}
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits; all checks again when another checker has begun since (it knows none of them)."""
+        if self._epoch != self._table.checker_epoch:
+            self._epoch = self._table.checker_epoch
+            self._waiting = {("add_check", identity): m for identity, m in self._checks.items()} | self._waiting
+        while self._waiting:
+            key = next(iter(self._waiting))
+            if not self._deliver(self._waiting[key]):
+                return
+            del self._waiting[key]
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """The workers' end and the checker's end: whole messages, many senders, nobody blocked."""
+    workers, checker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    workers.setblocking(False)
+    checker.setblocking(False)
+    return workers, checker
+
+
+def to_socket(sock: socket.socket) -> Callable[[Message], bool]:
+    """A `deliver` that sends JSON through the workers' end."""
+
+    def deliver(message: Message) -> bool:
+        try:
+            sock.send(json.dumps(message).encode())
+        except OSError:
+            return False
+        return True
+
+    return deliver
+
+
+def to_checker(checker: Target) -> Callable[[Message], bool]:
+    """A `deliver` for one process alone: the checker is called directly."""
+
+    def deliver(message: Message) -> bool:
+        apply(message, checker)
+        return True
+
+    return deliver
+
+
+def receive(sock: socket.socket, checker: Target) -> list[str]:
+    """Carry out all messages that have come; returns what was wrong with those that could not be."""
+    complaints: list[str] = []
+    while True:
+        try:
+            content = sock.recv(_MAX_MESSAGE)
+        except (BlockingIOError, InterruptedError):
+            return complaints
+        if not content:
+            return complaints
+        try:
+            apply(json.loads(content), checker)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            complaints.append(f"control message could not be used: {error!r}")
+
+
+def apply(message: Mapping[str, Any], checker: Target) -> None:
+    """Carry out one message. Raises KeyError, TypeError, AttributeError or ValueError for one that makes no sense."""
+    if message["op"] == "add_check":
+        checker.add(from_message(message["check"]))
+    elif message["op"] == "set_down":
+        checker.set_down(message["upstream"], message["backup"], message["index"], message["value"])
+    else:
+        raise ValueError(message["op"])

@@ -1,0 +1,136 @@
+"""One reading of the configuration made real: logs opened, listeners bound, the zone made. Knows no process.
+
+Everything that can fail about a configuration fails here, before anything that serves is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from upwell.errors import ConfigErrors
+from upwell.log import ErrorLog
+from upwell.process.child import Identity, describe, resolve_user
+from upwell.process.control import socket_pair
+from upwell.process.journal import Journal, failure, make_folder_of
+from upwell.process.listeners import ListenError, Sockets, discard, open_sockets
+from upwell.process.parts import LogFile, Parts, Plan
+from upwell.zone.table import PeerTable
+
+
+class NotPrepared(Exception):
+    """The configuration cannot be used; why has been logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the processes of one generation share. `workers_end` and `checker_end` are the control socket pair."""
+
+    plan: Plan
+    table: PeerTable
+    identity: Identity | None
+    sockets: Sockets
+    workers_end: socket.socket
+    checker_end: socket.socket
+
+    @property
+    def workers(self) -> int:
+        return self.plan.worker_processes if self.plan.master_process else 1
+
+    def logs(self, boot: ErrorLog) -> Sequence[ErrorLog]:
+        """Where its error log goes: the compiled-in file when the configuration names none."""
+        return self.plan.error_log or (boot,)
+
+    def close(self) -> None:
+        """Let go of what only this generation had, but for the listeners, which others may share."""
+        self.workers_end.close()
+        self.checker_end.close()
+        close_logs(self.plan)
+
+
+def read_plan(parts: Parts, journal: Journal) -> Plan:
+    """The configuration, read. Raises NotPrepared when it has errors; each was logged on a line of its own."""
+    try:
+        return parts.load(journal.warn)
+    except ConfigErrors as errors:
+        for error in errors.errors:
+            journal.emerg(str(error))
+        raise NotPrepared from errors
+    except OSError as error:
+        journal.emerg(f'open() "{error.filename}" {failure(error)}')
+        raise NotPrepared from error
+
+
+def open_plan_logs(plan: Plan, journal: Journal) -> None:
+    """Open the log files that the configuration names. Raises NotPrepared, with none left open."""
+    try:
+        for log in plan.error_log:
+            make_folder_of(log.path)
+        plan.open_logs()
+    except OSError as error:
+        journal.emerg(f'open() "{error.filename}" {failure(error)}')
+        close_logs(plan)
+        raise NotPrepared from error
+
+
+def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:
+    """Read the configuration and open what it needs, taking over the `kept` listeners whose address stays.
+
+    From the moment that its logs are open, `journal` writes to them; it goes back when anything fails. Raises
+    NotPrepared, with nothing left behind.
+    """
+    plan = read_plan(parts, journal)
+    try:
+        identity = resolve_user(plan.user)
+    except LookupError as error:
+        journal.emerg(error.args[0])
+        raise NotPrepared from error
+    open_plan_logs(plan, journal)
+    before = journal.destinations
+    journal.direct(plan.error_log or (boot,))
+    workers = plan.worker_processes if plan.master_process else 1
+    sockets: Sockets = {}
+    try:
+        sockets = open_sockets(plan.listens, workers, kept, journal)
+        table = parts.table(plan.upstreams, workers)
+        return Generation(plan, table, identity, sockets, *socket_pair())
+    except (ListenError, OSError, ValueError) as error:
+        if not isinstance(error, ListenError):
+            journal.emerg(describe(error))
+        in_use = {id(sock) for held in kept.values() for sock in held}
+        discard(sock for held in sockets.values() for sock in held if id(sock) not in in_use)
+        journal.direct(before)
+        close_logs(plan)
+        raise NotPrepared from error
+
+
+def log_files(plan: Plan) -> list[LogFile]:
+    """Every log of `plan` that is a file of its own."""
+    return [log for log in (*plan.error_log, *plan.logs) if log.path != "stderr"]
+
+
+def close_logs(plan: Plan) -> None:
+    """Close the log files of `plan`, opened or not."""
+    for log in log_files(plan):
+        if log.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(log.fd)
+            log.fd = -1
+
+
+def reopen_logs(plan: Plan, journal: Journal, owner: Identity | None) -> None:
+    """Open the logs of `plan` anew (USR1) and hand the files to the workers' user, who has to open them too."""
+    try:
+        plan.reopen_logs()
+        if owner is None:
+            return
+        for log in log_files(plan):
+            found = os.stat(log.path)
+            if stat.S_ISREG(found.st_mode) and found.st_uid != owner.uid:
+                os.chown(log.path, owner.uid, -1)
+    except OSError as error:
+        journal.emerg(f'open() "{error.filename}" {failure(error)}')

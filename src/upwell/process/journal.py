@@ -1,0 +1,112 @@
+"""The error log as a process keeps it: the compiled-in one from the first moment, then those of the configuration.
+
+Knows destinations and the terminal of a starting master. Must not know who writes or why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from upwell.log import ALERT, CRIT, DEBUG, EMERG, ERROR, INFO, LEVELS, NOTICE, WARN, ErrorLog
+
+
+class Journal:
+    """Writes each line to every destination; offers the same methods as `ErrorLog`.
+
+    Until `detach()` a line of `warn` or worse also goes to standard error as `nginx: [emerg] ...`, unless a destination
+    is standard error already (nginx does so while it starts, with `-t` and with `-s`).
+    """
+
+    __slots__ = ("_echo", "destinations", "level")
+
+    def __init__(self, destinations: Sequence[ErrorLog], echo: bool = True) -> None:
+        self._echo = echo
+        self.destinations: tuple[ErrorLog, ...] = ()
+        self.level = ERROR
+        self.direct(destinations)
+
+    def __repr__(self) -> str:
+        return f"<Journal {', '.join(log.path for log in self.destinations)}>"
+
+    def direct(self, destinations: Sequence[ErrorLog]) -> None:
+        """Write to these opened destinations from now on; `level` is the most talkative one's."""
+        self.destinations = tuple(destinations)
+        self.level = max((log.level for log in self.destinations), default=ERROR)
+
+    def detach(self) -> None:
+        """The terminal belongs to somebody else now: no more copies to standard error."""
+        self._echo = False
+
+    def write(self, level: int, message: str, connection: int = 0) -> None:
+        """One line at `level` (an index of `log.LEVELS`) to each destination that takes it. Never raises."""
+        shown = not self._echo or level > WARN
+        for log in self.destinations:
+            log.write(level, message, connection)
+            shown = shown or (log.path == "stderr" and level <= log.level)
+        if not shown:
+            say(f"[{LEVELS[level]}] {message}")
+
+    def debug(self, message: str, connection: int = 0) -> None:
+        self.write(DEBUG, message, connection)
+
+    def info(self, message: str, connection: int = 0) -> None:
+        self.write(INFO, message, connection)
+
+    def notice(self, message: str, connection: int = 0) -> None:
+        self.write(NOTICE, message, connection)
+
+    def warn(self, message: str, connection: int = 0) -> None:
+        self.write(WARN, message, connection)
+
+    def error(self, message: str, connection: int = 0) -> None:
+        self.write(ERROR, message, connection)
+
+    def crit(self, message: str, connection: int = 0) -> None:
+        self.write(CRIT, message, connection)
+
+    def alert(self, message: str, connection: int = 0) -> None:
+        self.write(ALERT, message, connection)
+
+    def emerg(self, message: str, connection: int = 0) -> None:
+        self.write(EMERG, message, connection)
+
+
+def say(message: str) -> None:
+    """A line of nginx's own on standard error: `nginx: ...`. A closed standard error is nobody's problem."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"nginx: {message}\n")
+        sys.stderr.flush()
+
+
+def failure(error: OSError) -> str:
+    """nginx's tail for a failed system call: `failed (98: Address already in use)`."""
+    number = error.errno or 0
+    return f"failed ({number}: {os.strerror(number)})"
+
+
+def open_boot_log(path: str, level: int = NOTICE) -> ErrorLog:
+    """The log of the first moment: `-e` or the compiled-in path (or "stderr"), opened.
+
+    A missing `logs` folder in an existing prefix is made, which nginx leaves to its installer. When the file cannot be
+    opened, standard error takes its place and says so (nginx's `could not open error log file` alert).
+    """
+    log = ErrorLog(path, level)
+    try:
+        make_folder_of(path)
+        log.open()
+    except OSError as error:
+        say(f'[alert] could not open error log file: open() "{path}" {failure(error)}')
+        log = ErrorLog("stderr", level)
+        log.open()
+    return log
+
+
+def make_folder_of(path: str) -> None:
+    """Make the folder of `path` when it is the `logs` of a prefix that exists; any other one is the operator's."""
+    folder = os.path.dirname(path)
+    if os.path.basename(folder) == "logs" and os.path.isdir(os.path.dirname(folder)):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)

@@ -1,0 +1,184 @@
+"""The listening sockets: opened once by the master, kept over reloads by address, shared by all workers.
+
+Knows addresses and nginx's `listen` options. Must not know servers, requests or who accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Set
+
+from upwell.process.journal import Journal, failure
+from upwell.proxy.listen import ListenSpec
+
+TRIES = 5
+PAUSE = 0.5
+"""nginx binds five times with half a second between, so that a server that is just leaving is waited for."""
+
+_ANY = ("0.0.0.0", "::")
+
+
+Sockets = Mapping[ListenSpec, tuple[socket.socket, ...]]
+"""For each address its socket, or with `reuseport` one for each worker."""
+
+
+class ListenError(Exception):
+    """The addresses could not be listened on; what nginx says about it has been logged."""
+
+
+def absorb(listens: Iterable[ListenSpec]) -> list[ListenSpec]:
+    """Those that need a socket: each address once, and none that a wildcard of its family and port covers.
+
+    nginx (ngx_http_init_listening) binds `*:80` alone when `127.0.0.1:80` is also listened on, and finds the server by
+    the connection's local address; a `reuseport` listen keeps a socket of its own.
+    """
+    unique: dict[tuple[int, tuple[str, int] | str], ListenSpec] = {}
+    for listen in listens:
+        unique.setdefault((listen.family, listen.address), listen)
+    wild: set[tuple[int, int]] = {
+        (x.family, x.address[1]) for x in unique.values() if not isinstance(x.address, str) and x.address[0] in _ANY
+    }
+    return [x for x in unique.values() if not _covered(x, wild)]
+
+
+def _covered(listen: ListenSpec, wild: Set[tuple[int, int]]) -> bool:
+    if isinstance(listen.address, str) or listen.address[0] in _ANY or listen.reuseport:
+        return False
+    return (listen.family, listen.address[1]) in wild
+
+
+def open_sockets(
+    listens: Iterable[ListenSpec],
+    workers: int,
+    kept: Sockets,
+    journal: Journal,
+    pause: Callable[[float], None] = time.sleep,
+    test: bool = False,
+) -> dict[ListenSpec, tuple[socket.socket, ...]]:
+    """Open what `listens` asks for, taking from `kept` the sockets whose address stays.
+
+    Every address that is in use is named (`bind() to 0.0.0.0:80 failed (98: Address already in use)`), tried five times
+    in all; another error ends it at once. Raises ListenError, with nothing new left open. With `test` an address in
+    use is no error, for nginx's `-t` runs beside the server that it checks.
+    """
+    at_hand = {(x.family, x.address): (x, held) for x, held in kept.items()}
+    opened: dict[ListenSpec, tuple[socket.socket, ...]] = {}
+    fresh: list[socket.socket] = []
+    wanted: list[ListenSpec] = []
+    for listen in absorb(listens):
+        old, held = at_hand.get((listen.family, listen.address), (None, ()))
+        if old is not None and old.reuseport == listen.reuseport:
+            opened[listen] = held
+            if old.backlog != listen.backlog:
+                for sock in held:
+                    sock.listen(listen.backlog)
+            if not listen.reuseport or len(held) >= workers:
+                continue
+        wanted.append(listen)
+    try:
+        for _ in range(TRIES):
+            wanted = [x for x in wanted if not _open_one(x, workers, opened, fresh, journal, test)]
+            if not wanted or test:
+                return opened
+            journal.notice("try again to bind() after 500ms")
+            pause(PAUSE)
+        journal.emerg("still could not bind()")
+        raise ListenError
+    except ListenError:
+        discard(fresh)
+        raise
+
+
+def _open_one(
+    listen: ListenSpec,
+    workers: int,
+    opened: dict[ListenSpec, tuple[socket.socket, ...]],
+    fresh: list[socket.socket],
+    journal: Journal,
+    test: bool,
+) -> bool:
+    """Open the sockets of one address; False: it is in use, and that was said. Raises ListenError for the rest."""
+    held = list(opened.get(listen, ()))
+    count = workers if listen.reuseport else 1
+    try:
+        while len(held) < count:
+            sock = _bind(listen)
+            held.append(sock)
+            fresh.append(sock)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and test:
+            return False
+        journal.emerg(f"bind() to {listen.text} {failure(error)}")
+        if error.errno != errno.EADDRINUSE:
+            raise ListenError from error
+        return False
+    opened[listen] = tuple(held)
+    return True
+
+
+def _bind(listen: ListenSpec) -> socket.socket:
+    sock = socket.socket(listen.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listen.reuseport:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if listen.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(listen.ipv6only))
+        if isinstance(listen.address, str):
+            _remove_stale(listen.address)
+            sock.bind(listen.address)
+            # nginx lets every local user connect; the folder's mode is what restricts it.
+            os.chmod(listen.address, 0o666)
+        else:
+            sock.bind(listen.address)
+        sock.listen(listen.backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Delete the socket file that a killed server left: nobody answers on it any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return  # alive, or not ours to judge: bind() will say what is wrong
+
+
+def discard(sockets: Iterable[socket.socket]) -> None:
+    """Close listening sockets for good; the file of a unix socket goes with it (as nginx's master does)."""
+    for sock in sockets:
+        path = ""
+        with contextlib.suppress(OSError):
+            name = sock.getsockname()
+            path = name if isinstance(name, str) else ""
+        sock.close()
+        if path:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def of_worker(sockets: Sockets, slot: int) -> dict[ListenSpec, socket.socket]:
+    """The sockets that worker `slot` accepts on."""
+    return {listen: held[slot % len(held)] for listen, held in sockets.items()}
+
+
+def all_of(sockets: Iterable[Sockets]) -> list[socket.socket]:
+    """Every socket of several generations once."""
+    return list({id(sock): sock for table in sockets for held in table.values() for sock in held}.values())

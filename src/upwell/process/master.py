@@ -1,0 +1,376 @@
+"""The master process: carries out what the supervisor decides. Knows fork, signals, pipes and files.
+
+It makes no event loop, no thread and no Lua VM, and it decides nothing: policy is in `supervisor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from upwell.log import ErrorLog
+from upwell.process import pidfile
+from upwell.process.checker import run_checker
+from upwell.process.child import Birth, forget_signals, name_process, run_child
+from upwell.process.generation import Generation, NotPrepared, prepare, reopen_logs
+from upwell.process.journal import Journal, failure, make_folder_of
+from upwell.process.listeners import all_of, discard, of_worker
+from upwell.process.parts import Parts
+from upwell.process.shared_dir import SharedDir
+from upwell.process.startup import daemonize, greeting, release
+from upwell.process.supervisor import (
+    Action,
+    Deafen,
+    Exit,
+    Forget,
+    Kind,
+    Load,
+    Log,
+    Reopen,
+    Serve,
+    Signal,
+    Spawn,
+    Supervisor,
+)
+from upwell.proxy.listen import ListenSpec
+
+_HEARD = {
+    signal.SIGHUP: "HUP",
+    signal.SIGINT: "INT",
+    signal.SIGQUIT: "QUIT",
+    signal.SIGTERM: "TERM",
+    signal.SIGUSR1: "USR1",
+    signal.SIGUSR2: "USR2",
+    signal.SIGWINCH: "WINCH",
+}
+_SENT = {"TERM": signal.SIGTERM, "QUIT": signal.SIGQUIT, "KILL": signal.SIGKILL, "USR1": signal.SIGUSR1}
+
+
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """`signals`: wake-ups by the signal module. `ready`: a line "pid" from each started child. `life`: nothing is
+    ever written; its write end is the master's alone, so its EOF tells the children that the master is gone."""
+
+    signals: tuple[int, int] = field(default_factory=os.pipe)
+    ready: tuple[int, int] = field(default_factory=os.pipe)
+    life: tuple[int, int] = field(default_factory=os.pipe)
+
+
+class Master:
+    """Start with `run()`. `foreground` overrides `daemon on` (`upwell run`); `boot` is the opened compiled-in log."""
+
+    __slots__ = (
+        "_boot",
+        "_code",
+        "_foreground",
+        "_generations",
+        "_journal",
+        "_parts",
+        "_pid_path",
+        "_pipes",
+        "_said",
+        "_shared",
+        "_supervisor",
+    )
+
+    def __init__(self, parts: Parts, boot: ErrorLog, foreground: bool = False) -> None:
+        self._parts = parts
+        self._boot = boot
+        self._foreground = foreground
+        self._journal = Journal([boot])
+        self._supervisor = Supervisor()
+        self._generations: dict[int, Generation] = {}
+        self._code: int | None = None
+        self._said = b""
+        self._pid_path: str
+        self._pipes: Pipes
+        self._shared: SharedDir
+
+    def __repr__(self) -> str:
+        return f"<Master generations={sorted(self._generations)}>"
+
+    def run(self) -> int:
+        """Serve until told to end; returns the exit code. With `daemon on` only the process in the background
+        returns; the one that was started ends with 0 once the pid file is there, or with 1."""
+        journal = self._journal
+        try:
+            first = prepare(self._parts, journal, self._boot, {})
+        except NotPrepared:
+            return 1
+        plan = first.plan
+        for line in greeting():
+            journal.notice(line)
+        background = plan.daemon and not self._foreground
+        released = daemonize() if background else -1
+        try:
+            # Whoever reads the pid file may signal at once: from here on signals are kept until somebody listens.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            self._share(first)
+            self._pid_path = plan.pid
+            make_folder_of(plan.pid)
+            pidfile.write(plan.pid, os.getpid())
+        except OSError as error:
+            journal.emerg(f'open() "{error.filename}" {failure(error)}')
+            discard(all_of([first.sockets]))
+            return 1
+        journal.detach()
+        if background:
+            self._leave_terminal(released)
+        if plan.master_process:
+            return self._supervise(first)
+        return self._run_alone(first)
+
+    def _supervise(self, first: Generation) -> int:
+        name_process("upwell: master")
+        self._listen_to_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._begin(first)
+        while self._code is None:
+            self._wait()
+        return self._code
+
+    def _run_alone(self, generation: Generation) -> int:
+        # Here and not above: the master and the checker have no use for an event loop.
+        from upwell.process.single import run_single
+
+        name_process("upwell: single")
+        try:
+            return run_single(generation, self._journal, self._parts, self._shared.path)
+        finally:
+            self._clear(all_of([generation.sockets]))
+
+    # Events
+
+    def _listen_to_signals(self) -> None:
+        self._pipes = Pipes()
+        for fd in (*self._pipes.signals, self._pipes.ready[0]):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._pipes.signals[1], warn_on_full_buffer=False)
+        for number in (*_HEARD, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+
+    def _wait(self) -> None:
+        """One round: sleep until something happens, then tell the supervisor."""
+        signals, ready = self._pipes.signals[0], self._pipes.ready[0]
+        deadline = self._supervisor.deadline()
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        poll.register(ready, select.POLLIN)
+        happened = [fd for fd, _ in poll.poll(None if deadline is None else _milliseconds(deadline))]
+        if ready in happened:
+            self._hear_ready()
+        if signals in happened:
+            numbers = os.read(signals, 4096)
+            # Deaths first: a signal to a child that is gone would be a false alarm.
+            if signal.SIGCHLD in numbers:
+                self._reap()
+            for number in dict.fromkeys(numbers):
+                if number in _HEARD:
+                    self._perform(self._supervisor.signalled(_HEARD[signal.Signals(number)], time.monotonic()))
+        self._perform(self._supervisor.tick(time.monotonic()))
+
+    def _hear_ready(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._said += os.read(self._pipes.ready[0], 4096)
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            self._perform(self._supervisor.ready(int(line), time.monotonic()))
+
+    def _reap(self) -> None:
+        # A child that said "started" and then died is to be heard in this order.
+        self._hear_ready()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            now = time.monotonic()
+            if code >= 0:
+                self._perform(self._supervisor.exited(pid, code, None, now))
+            else:
+                self._perform(self._supervisor.exited(pid, None, -code, now))
+
+    def _begin(self, generation: Generation) -> None:
+        """A configuration is ready to serve: give it its processes."""
+        plan = generation.plan
+        self._generations[self._supervisor.newest + 1] = generation
+        self._perform(self._supervisor.loaded(generation.workers, plan.worker_shutdown_timeout, time.monotonic()))
+
+    # Actions
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            _PERFORM[type(action)](self, action)
+
+    def _log(self, action: Log) -> None:
+        self._journal.write(action.level, action.message)
+
+    def _send(self, action: Signal) -> None:
+        number = _SENT[action.signal]
+        try:
+            os.kill(action.pid, number)
+        except ProcessLookupError:
+            return  # its exit is on the way
+        except OSError as error:
+            self._journal.alert(f"kill({action.pid}, {number.value}) {failure(error)}")
+
+    def _load(self, _: Load) -> None:
+        kept: dict[ListenSpec, tuple[socket.socket, ...]] = {}
+        for number, generation in self._generations.items():
+            if number >= self._supervisor.serving:
+                kept.update(generation.sockets)
+        try:
+            generation = prepare(self._parts, self._journal, self._boot, kept)
+        except NotPrepared:
+            self._perform(self._supervisor.failed())
+            return
+        old = self._generations[self._supervisor.serving or max(self._generations)]
+        generation.table.adopt(old.table)
+        self._begin(generation)
+
+    def _serve(self, action: Serve) -> None:
+        """Close the listeners that nobody newer uses; the pid file follows the configuration that serves."""
+        serving = self._generations[action.generation]
+        newer = all_of(g.sockets for n, g in self._generations.items() if n >= action.generation)
+        older = all_of(g.sockets for n, g in self._generations.items() if n < action.generation)
+        discard(_without(older, newer))
+        self._journal.direct(serving.logs(self._boot))
+        path = serving.plan.pid
+        if path == self._pid_path:
+            return
+        try:
+            make_folder_of(path)
+            pidfile.write(path, os.getpid())
+            pidfile.remove(self._pid_path, os.getpid())
+            self._pid_path = path
+        except OSError as error:
+            self._journal.emerg(f'open() "{path}" {failure(error)}')
+
+    def _forget(self, action: Forget) -> None:
+        gone = self._generations.pop(action.generation)
+        discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
+        gone.close()
+
+    def _reopen(self, _: Reopen) -> None:
+        for generation in self._generations.values():
+            reopen_logs(generation.plan, self._journal, generation.identity)
+        with contextlib.suppress(OSError):
+            self._boot.reopen()
+
+    def _deafen(self, _: Deafen) -> None:
+        discard(all_of(g.sockets for g in self._generations.values()))
+
+    def _exit(self, action: Exit) -> None:
+        self._clear(all_of(g.sockets for g in self._generations.values()))
+        self._journal.notice("exit")
+        self._code = action.code
+
+    def _spawn(self, action: Spawn) -> None:
+        """Fork; the child runs and ends in here."""
+        master = os.getpid()
+        # Until the child has handlers of its own, a signal to it would be taken for one to the master.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_child(action)
+        except OSError as error:
+            self._journal.alert(f"fork() failed while spawning {action.kind!r}: {failure(error)}")
+            kind, slot, number = action.kind, action.slot, action.generation
+            self._perform(self._supervisor.not_spawned(kind, slot, number, time.monotonic()))
+            return
+        finally:
+            if os.getpid() == master:
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        now = time.monotonic()
+        self._perform(self._supervisor.spawned(pid, action.kind, action.slot, action.generation, now))
+
+    def _be_child(self, action: Spawn) -> None:
+        """Never returns."""
+        code = 1
+        try:
+            forget_signals()
+            for fd in (*self._pipes.signals, self._pipes.ready[0], self._pipes.life[1]):
+                os.close(fd)
+            code = run_child(lambda: self._live(action.kind, action.slot, action.generation), self._journal)
+        finally:
+            os._exit(code)
+
+    def _live(self, kind: Kind, slot: int, number: int) -> int:
+        """The child's life, with no listener but its own."""
+        generation = self._generations[number]
+        sockets = of_worker(generation.sockets, slot) if kind == "worker" else {}
+        for sock in _without(all_of(g.sockets for g in self._generations.values()), list(sockets.values())):
+            sock.close()
+        self._journal.direct(generation.logs(self._boot))
+        birth = Birth(
+            plan=generation.plan,
+            table=generation.table,
+            journal=self._journal,
+            slot=slot,
+            control=generation.workers_end if kind == "worker" else generation.checker_end,
+            ready=self._pipes.ready[1],
+            life=self._pipes.life[0],
+            identity=generation.identity,
+            shared_dir=self._shared.path,
+        )
+        if kind == "checker":
+            return run_checker(birth, self._parts)
+        from upwell.process.worker import run_worker
+
+        return run_worker(birth, sockets, self._parts)
+
+    # Small things
+
+    def _share(self, first: Generation) -> None:
+        owner = first.identity
+        self._shared = SharedDir(owner.uid, owner.gid) if owner is not None else SharedDir(-1, -1)
+
+    def _leave_terminal(self, released: int) -> None:
+        """Let the process that was started end; what libraries print goes to the error log from now on."""
+        log = self._journal.destinations[0]
+        if log.path != "stderr" and log.fd >= 0:
+            os.dup2(log.fd, 2)
+        release(released)
+
+    def _clear(self, sockets: list[socket.socket]) -> None:
+        """Leave nothing behind: listeners, pid file, shared dictionaries."""
+        discard(sockets)
+        try:
+            pidfile.remove(self._pid_path, os.getpid())
+        except OSError as error:
+            self._journal.alert(f'unlink() "{self._pid_path}" {failure(error)}')
+        self._shared.remove()
+
+
+_PERFORM: dict[type, Callable[..., None]] = {
+    Spawn: Master._spawn,
+    Signal: Master._send,
+    Load: Master._load,
+    Serve: Master._serve,
+    Forget: Master._forget,
+    Reopen: Master._reopen,
+    Log: Master._log,
+    Deafen: Master._deafen,
+    Exit: Master._exit,
+}
+
+
+def _milliseconds(deadline: float) -> float:
+    """From now until `deadline`, rounded up so that the tick finds it passed."""
+    return max(0.0, (deadline - time.monotonic()) * 1000 + 1)
+
+
+def _without(sockets: list[socket.socket], others: list[socket.socket]) -> list[socket.socket]:
+    """`sockets` that are not among `others`; the same socket is in several generations."""
+    held = {id(sock) for sock in others}
+    return [sock for sock in sockets if id(sock) not in held]

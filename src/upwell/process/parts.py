@@ -1,0 +1,164 @@
+"""What the processes are put together from: the shapes they need, and the real things behind them.
+
+The master, a worker and the checker get everything that knows directives, requests or probes from here, so a test can
+run real processes around made-up parts. Nothing heavy is imported until a part is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from upwell.check.spec import CheckSpec
+from upwell.log import ErrorLog
+from upwell.peers.peer import UpstreamSpec
+from upwell.process.control import Control
+from upwell.process.journal import Journal
+from upwell.proxy.listen import ListenSpec
+from upwell.zone.table import PeerTable
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+
+
+class LogFile(Protocol):
+    """A log on a file: `fd` is -1 while it is closed."""
+
+    fd: int
+
+    @property
+    def path(self) -> str: ...
+
+
+class Plan(Protocol):
+    """The part of `runtime.build.Plan` that the processes read (nginx's core directives, resolved)."""
+
+    @property
+    def worker_processes(self) -> int: ...
+    @property
+    def daemon(self) -> bool: ...
+    @property
+    def master_process(self) -> bool: ...
+    @property
+    def user(self) -> tuple[str, str | None] | None: ...
+    @property
+    def pid(self) -> str: ...
+    @property
+    def error_log(self) -> tuple[ErrorLog, ...]: ...
+    @property
+    def logs(self) -> Sequence[LogFile]: ...
+    @property
+    def worker_shutdown_timeout(self) -> float: ...
+    @property
+    def listens(self) -> tuple[ListenSpec, ...]: ...
+    @property
+    def upstreams(self) -> tuple[UpstreamSpec, ...]: ...
+    def open_logs(self) -> None: ...
+    def reopen_logs(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """The part of `runtime.runtime.Runtime` that a worker drives."""
+
+    @property
+    def idle(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop_accepting(self) -> None: ...
+    def on_idle(self, callback: Callable[[], object]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Checker(Protocol):
+    """The part of `check.checker.Checker` that the checker process drives."""
+
+    def add(self, spec: CheckSpec) -> None: ...
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+    def step(self, max_wait: float) -> None: ...
+    def fileno(self) -> int: ...
+    def next_due(self) -> float | None: ...
+    def watch(self, fd: int, callback: Callable[[], object]) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`load` raises ConfigErrors and gives nginx's `[warn]` sentences to its argument; `files` are the path and text of
+    each file that the last load read. `warm_worker` and `warm_checker` import what their process may need later: once
+    the privileges are dropped, the packages may be unreadable. `runtime` gets plan, table, worker number, control, its
+    listening sockets, the loop and the folder of the shared dictionaries."""
+
+    load: Callable[[Callable[[str], None]], Plan]
+    files: Callable[[], Sequence[tuple[str, str]]]
+    table: Callable[[Sequence[UpstreamSpec], int], PeerTable]
+    runtime: Callable[
+        [Plan, PeerTable, int, Control, Mapping[ListenSpec, socket.socket], asyncio.AbstractEventLoop, str], Runtime
+    ]
+    checker: Callable[[PeerTable, Sequence[UpstreamSpec], Journal], Checker]
+    warm_worker: Callable[[], None]
+    warm_checker: Callable[[], None]
+
+
+def real_parts(path: str, prefix: str, overrides: str) -> Parts:
+    """The parts that serve `path` (absolute) under `prefix` with the directives of `-g`."""
+
+    read: list[tuple[str, str]] = []
+
+    def load(warn: Callable[[str], None]) -> Plan:
+        from upwell.modules.load import load as load_config
+        from upwell.runtime.build import plan
+
+        config = load_config(path, prefix, overrides)
+        read[:] = [(source.path, source.text) for source in config.files]
+        for warning in config.warnings:
+            warn(str(warning))
+        return plan(config)
+
+    def runtime(
+        plan: Plan,
+        table: PeerTable,
+        worker: int,
+        control: Control,
+        sockets: Mapping[ListenSpec, socket.socket],
+        loop: asyncio.AbstractEventLoop,
+        shared_dir: str,
+    ) -> Runtime:
+        from upwell.runtime.build import Plan as RealPlan
+        from upwell.runtime.runtime import Runtime as RealRuntime
+
+        return RealRuntime(cast(RealPlan, plan), table, worker, control, sockets, loop, shared_dir)
+
+    return Parts(load, lambda: read, table_of, runtime, _checker, _warm_worker, _warm_checker)
+
+
+def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
+    """The zone's table with a row for every peer."""
+    from upwell.peers.peer import peer_keys
+
+    return PeerTable.create([key for upstream in upstreams for key in peer_keys(upstream)], workers)
+
+
+def _checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> Checker:
+    from upwell.check.checker import Checker as RealChecker
+
+    # A Journal offers an ErrorLog's methods over several destinations.
+    return RealChecker(table, upstreams, cast(ErrorLog, journal))
+
+
+def _warm_worker() -> None:
+    _import(*_LATER, "uvloop", "lupa", "lmdb", "upwell.runtime.runtime")
+
+
+def _warm_checker() -> None:
+    _import(*_LATER, "upwell.check.checker")
+
+
+_LATER = ("ssl", "encodings.idna", "encodings.latin_1", "concurrent.futures.thread", "json")
+"""What the standard library would import in the middle of the work."""
+
+
+def _import(*names: str) -> None:
+    for name in names:
+        importlib.import_module(name)

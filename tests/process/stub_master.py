@@ -1,0 +1,179 @@
+"""A real master around made-up parts, run as a process by test_process_master.py: `stub_master.py CONF [-f]`.
+
+CONF is JSON: the fields of StubPlan, or {"errors": [...]}. A worker answers each connection with
+`worker PID SLOT CHECKER_EPOCH`; a client that sends "slow" first is answered only when it sends "go".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from upwell.check.spec import CheckSpec
+from upwell.errors import ConfigError, ConfigErrors, Position
+from upwell.log import INFO, ErrorLog
+from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.process.control import Control
+from upwell.process.journal import Journal, open_boot_log
+from upwell.process.master import Master
+from upwell.process.parts import LogFile, Parts, Plan, Runtime, table_of
+from upwell.proxy.listen import ListenSpec
+from upwell.zone.table import PeerTable
+
+PEER = PeerSpec("127.0.0.1:81", ("127.0.0.1", 81))
+
+
+@dataclass
+class StubPlan:
+    pid: str
+    error_log: tuple[ErrorLog, ...]
+    listens: tuple[ListenSpec, ...]
+    worker_processes: int = 1
+    daemon: bool = False
+    master_process: bool = True
+    user: tuple[str, str | None] | None = None
+    worker_shutdown_timeout: float = 0.0
+    upstreams: tuple[UpstreamSpec, ...] = (UpstreamSpec("backend", (PEER,)),)
+    logs: tuple[LogFile, ...] = ()
+    fatal: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def open_logs(self) -> None:
+        for log in self.error_log:
+            log.open()
+
+    def reopen_logs(self) -> None:
+        for log in self.error_log:
+            log.reopen()
+
+
+def load(path: str) -> StubPlan:
+    with open(path) as file:
+        conf = json.load(file)
+    if "errors" in conf:
+        raise ConfigErrors([ConfigError(text, Position(path, n, 1)) for n, text in enumerate(conf["errors"], 1)])
+    log = ErrorLog(conf.pop("error_log"), INFO)
+    listens = tuple(ListenSpec(x if isinstance(x, str) else (x[0], x[1])) for x in conf.pop("listens"))
+    return StubPlan(error_log=(log,), listens=listens, **conf)
+
+
+class StubRuntime:
+    def __init__(
+        self,
+        plan: StubPlan,
+        table: PeerTable,
+        worker: int,
+        control: Control,
+        sockets: Mapping[ListenSpec, socket.socket],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.plan, self.table, self.worker, self.control = plan, table, worker, control
+        self.sockets, self.loop = sockets, loop
+        self.servers: list[asyncio.AbstractServer] = []
+        self.busy = 0
+        self.callback: Callable[[], object] | None = None
+
+    def start(self) -> None:
+        if self.plan.fatal:
+            raise RuntimeError("made to fail")
+        self.control.add_check(CheckSpec("backend"))
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        for sock in self.sockets.values():
+            self.servers.append(await asyncio.start_server(self._answer, sock=sock))
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.busy += 1
+        try:
+            if (await reader.readline()).strip() == b"slow":
+                writer.write(b"wait\n")
+                await reader.readline()
+            writer.write(f"worker {os.getpid()} {self.worker} {self.table.checker_epoch}\n".encode())
+            await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            self.busy -= 1
+            if self.idle and self.callback is not None:
+                self.loop.call_soon(self.callback)
+
+    @property
+    def idle(self) -> bool:
+        return self.busy == 0
+
+    def stop_accepting(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    def on_idle(self, callback: Callable[[], object]) -> None:
+        self.callback = callback
+
+    def close(self) -> None:
+        self.stop_accepting()
+
+
+class StubChecker:
+    """Turns every message into a line of the log, so that tests see what arrived."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.epoll = select.epoll()
+        self.callbacks: dict[int, Callable[[], object]] = {}
+
+    def add(self, spec: CheckSpec) -> None:
+        self.journal.info(f"stub check added to {spec.upstream}")
+
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
+        self.journal.info(f"stub set_down {upstream} {index} {value}")
+
+    def step(self, max_wait: float) -> None:
+        for fd, _ in self.epoll.poll(max_wait):
+            self.callbacks[fd]()
+
+    def fileno(self) -> int:
+        return self.epoll.fileno()
+
+    def next_due(self) -> float | None:
+        return time.monotonic() + 1.0
+
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        self.callbacks[fd] = callback
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        self.epoll.close()
+
+
+def parts(path: str) -> Parts:
+    def runtime(
+        plan: Plan,
+        table: PeerTable,
+        worker: int,
+        control: Control,
+        sockets: Mapping[ListenSpec, socket.socket],
+        loop: asyncio.AbstractEventLoop,
+        shared_dir: str,
+    ) -> Runtime:
+        assert isinstance(plan, StubPlan)
+        assert os.path.isdir(shared_dir)
+        return StubRuntime(plan, table, worker, control, sockets, loop)
+
+    def checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> StubChecker:
+        return StubChecker(journal)
+
+    return Parts(lambda warn: load(path), list, table_of, runtime, checker, lambda: None, lambda: None)
+
+
+if __name__ == "__main__":
+    boot = open_boot_log(os.path.join(os.path.dirname(sys.argv[1]), "boot.log"))
+    sys.exit(Master(parts(sys.argv[1]), boot, foreground="-f" in sys.argv).run())
