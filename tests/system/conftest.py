@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from tests.system.beside import NGINX
 from upwell.contrib.processes import UPWELL, App, Balancer, free_ports
 
 _running: list[Balancer] = []
+_numbers = count()
 
 
 class StartBalancer(Protocol):
@@ -29,8 +31,9 @@ def _starter(stack: ExitStack, folder: Path) -> StartBalancer:
     def start(
         configuration: str, ports: list[int], command: tuple[str, ...] = UPWELL, main: str = "daemon off;"
     ) -> Balancer:
-        balancer = Balancer(folder / f"prefix{len(_running)}", configuration, ports, command, main)
+        balancer = Balancer(folder / f"prefix{next(_numbers)}", configuration, ports, command, main)
         _running.append(balancer)
+        stack.callback(_running.remove, balancer)
         return stack.enter_context(balancer)
 
     return start
@@ -49,7 +52,6 @@ def start(tmp_path: Path) -> Iterator[StartBalancer]:
     """Start a balancer for this test."""
     with ExitStack() as stack:
         yield _starter(stack, _world_readable(tmp_path))
-    _running.clear()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,6 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBala
     """Start a balancer that all tests of a module share."""
     with ExitStack() as stack:
         yield _starter(stack, _world_readable(tmp_path_factory.mktemp("shared")))
-    _running.clear()
 
 
 @pytest.fixture

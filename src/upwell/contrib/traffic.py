@@ -23,15 +23,18 @@ def fetch(port: int, path: str = "/", timeout: float = 10.0, source: str = "127.
 
 
 class Traffic:
-    """One client thread on one kept connection; a new request `pause` seconds after each answer.
+    """One client thread on one kept connection (or, without `keep`, on a new one for each request).
+
+    The next request goes out `pause` seconds after each answer.
 
     `answered` counts answers by their text, `lost` has a sentence for each request that got no 200, `asked` counts all.
     """
 
-    def __init__(self, port: int, path: str = "/", pause: float = 0.02) -> None:
+    def __init__(self, port: int, path: str = "/", pause: float = 0.02, keep: bool = True) -> None:
         self.port = port
         self.path = path
         self.pause = pause
+        self.keep = keep
         self.asked = 0
         self.answered: Counter[str] = Counter()
         self.lost: list[str] = []
@@ -66,5 +69,7 @@ class Traffic:
                     self.answered[text] += 1
                 else:
                     self.lost.append(f"GET {self.path} on port {self.port}: status {response.status}")
+            if not self.keep:
+                connection.close()
             self._stopping.wait(self.pause)
         connection.close()
