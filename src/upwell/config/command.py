@@ -87,13 +87,9 @@ class Table:
             found = commands.get((kind, directive.name))
             try:
                 if found is None:
-                    raise self._misplaced(directive)
+                    raise self._misplaced(block, directive)
                 if found.block != (directive.children is not None):
-                    raise directive.error(
-                        f'directive "{directive.name}" has no opening "{{"'
-                        if found.block
-                        else f'directive "{directive.name}" is not terminated by ";"'
-                    )
+                    raise _wrong_end(block, directive, found)
                 count = len(directive.args)
                 if count < found.least or (found.most is not None and count > found.most):
                     raise directive.error(f'invalid number of arguments in "{directive.name}" directive')
@@ -106,6 +102,8 @@ class Table:
 
     def close(self, block: Block) -> None:
         """Check a complete block."""
+        if block.loading.broken and block.kind in ("main", "http"):
+            return
         for closer in self._closers.get(block.kind, ()):
             try:
                 closer(block)
@@ -122,9 +120,17 @@ class Table:
         self.apply(block, directive.children or ())
         self.close(block)
 
-    def _misplaced(self, directive: Directive) -> ConfigError:
+    def _misplaced(self, block: Block, directive: Directive) -> ConfigError:
         if directive.name in self._names:
             return directive.error(f'"{directive.name}" directive is not allowed here')
         if directive.name in self.unsupported:
+            block.loading.forgiven.update(arg[1:] for arg in directive.args if arg.startswith("$"))
             return directive.error(f'"{directive.name}" is not supported by upwell')
         return directive.error(f'unknown directive "{directive.name}"')
+
+
+def _wrong_end(block: Block, directive: Directive, found: Command) -> ConfigError:
+    if found.block:
+        block.loading.broken = True
+        return directive.error(f'directive "{directive.name}" has no opening "{{"')
+    return directive.error(f'directive "{directive.name}" is not terminated by ";"')

@@ -9,7 +9,7 @@ from upwell.errors import ConfigError, Position
 _DEEPEST = 64
 """Blocks and includes nest no deeper than this: no real file comes near, and the tree is walked recursively."""
 
-_BROKEN = ('unexpected "', "unexpected end of ", "Lua code block missing")
+_BROKEN = ('unexpected "', "unexpected end of ", "Lua code block missing", "blocks are nested")
 
 
 class Directive:
@@ -55,13 +55,14 @@ def parse(source: Source, sources: Sources, errors: list[ConfigError]) -> list[D
 
 def broken(errors: list[ConfigError]) -> bool:
     """Whether the braces of a file did not fit, so that everything after it may stand in the wrong block."""
-    return any(error.message.startswith(_BROKEN) or "opening" in error.message for error in errors)
+    return any(error.message.startswith(_BROKEN) for error in errors)
 
 
 def _parse(source: Source, sources: Sources, errors: list[ConfigError], including: tuple[str, ...]) -> list[Directive]:
     lexer = Lexer(source, errors)
     current: list[Directive] = []
     open_blocks: list[list[Directive]] = []
+    nameless = 0
     while True:
         end, words, offsets, offset = lexer.read()
         if end == "}":
@@ -76,7 +77,7 @@ def _parse(source: Source, sources: Sources, errors: list[ConfigError], includin
         if end == ";":
             if directive is None:
                 continue
-            if directive.name == "include" and len(directive.args) == 1:
+            if directive.name == "include":
                 current.extend(_include(directive, sources, errors, including))
             else:
                 current.append(directive)
@@ -90,7 +91,11 @@ def _parse(source: Source, sources: Sources, errors: list[ConfigError], includin
             current.append(directive)
             continue
         children: list[Directive] = []
-        if directive is not None:
+        if directive is None:
+            nameless += 1
+        elif directive.name == "include":
+            errors.append(directive.error('directive "include" is not terminated by ";"'))
+        else:
             directive.children = children
             current.append(directive)
         open_blocks.append(current)
@@ -99,7 +104,9 @@ def _parse(source: Source, sources: Sources, errors: list[ConfigError], includin
             return open_blocks[0]
         current = children
     if open_blocks:
-        if not any(error.message.startswith("unexpected end of file") for error in errors):
+        if len(open_blocks) > nameless and not any(
+            error.message.startswith("unexpected end of file") for error in errors
+        ):
             lexer.error('unexpected end of file, expecting "}"', len(source.text))
         current = open_blocks[0]
     return current
@@ -109,6 +116,9 @@ def _include(
     directive: Directive, sources: Sources, errors: list[ConfigError], including: tuple[str, ...]
 ) -> list[Directive]:
     directives: list[Directive] = []
+    if len(directive.args) != 1:
+        errors.append(directive.error('invalid number of arguments in "include" directive'))
+        return directives
     for path in sources.find(directive.args[0]):
         if path in including or len(including) > _DEEPEST:
             errors.append(directive.error(f'"{path}" includes itself', 0))

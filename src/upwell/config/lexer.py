@@ -35,7 +35,10 @@ _LUA = re.compile(
 
 
 class Statement(NamedTuple):
-    """One step of the language. `end` is ";", "{" or "}", or "" at the end of the file; `offset` is where it stands."""
+    """One step of the language. `end` is ";", "{" or "}", or "" at the end of the file; `offset` is where it stands.
+
+    There are no words when the statement was wrong and has been reported.
+    """
 
     end: str
     words: list[str]
@@ -61,6 +64,7 @@ class Lexer:
         at = self.at
         words: list[str] = []
         offsets: list[int] = []
+        spoilt = False
         while True:
             match = token(text, at)
             assert match is not None  # the last alternative of the pattern takes what is left
@@ -69,12 +73,13 @@ class Lexer:
             if kind is not None and kind != _PUNCTUATION and kind != _OPEN:
                 word = match[kind]
                 start = match.start(kind)
-                if len(word) >= _LONGEST // 4 and len(word.encode("utf-8", "surrogateescape")) >= _LONGEST:
-                    self._too_long(word, start, kind)
+                if len(word) >= _LONGEST // 4:
+                    self._check_length(word, start, kind)
                 offsets.append(start if kind == _WORD else start - 1)
                 words.append(_ESCAPE.sub(_unescape, word) if "\\" in word else word)
                 if kind != _WORD and at < len(text) and text[at] not in _AFTER_QUOTE:
                     self.error(f'unexpected "{text[at]}"', at)
+                    spoilt = True
             elif kind == _PUNCTUATION:
                 end = match[1]
                 self.at = at
@@ -83,7 +88,7 @@ class Lexer:
                         self.error('unexpected "}"', at - 1)
                 elif not words:
                     self.error(f'unexpected "{end}"', at - 1)
-                return Statement(end, words, offsets, at - 1)
+                return Statement(end, [] if spoilt else words, offsets, at - 1)
             else:
                 if kind == _OPEN:
                     self._unterminated(match.start(_OPEN))
@@ -126,6 +131,14 @@ class Lexer:
             self.error('unexpected end of file, expecting ";" or "}"', len(self.source.text))
         else:
             self.error('unexpected end of parameter, expecting ";"', len(self.source.text))
+
+    def _check_length(self, word: str, start: int, kind: int) -> None:
+        length = len(word.encode("utf-8", "surrogateescape"))
+        if length >= _LONGEST:
+            self._too_long(word, start, kind)
+        elif length == _LONGEST - 1 and kind != _WORD:
+            # the text fits, its closing quote does not: nginx has seen the quote and complains as about a word
+            self._too_long(word, start, _WORD)
 
     def _unterminated(self, start: int) -> None:
         rest = self.source.text[start + 1 :]

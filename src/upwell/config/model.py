@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -23,7 +23,8 @@ class Load:
     """What the setters of one load share: where paths start, who resolves names, and what was found wrong.
 
     `prefix` is nginx's `-p`; `folder` the directory of the main file. `uses` are the variables that templates name,
-    with their places; they are checked when the whole file is known.
+    with their places; they are checked when the whole file is known. `forgiven` are variables that a refused directive
+    would have made. `broken`: braces do not fit, so that checks over whole blocks would find nonsense.
     """
 
     prefix: str
@@ -32,6 +33,8 @@ class Load:
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)
     uses: list[tuple[str, Position]] = field(default_factory=list)
+    forgiven: set[str] = field(default_factory=set)
+    broken: bool = False
 
 
 class Block:
@@ -80,6 +83,10 @@ class Block:
         yield self
         for child in self._children:
             yield from child.walk()
+
+    def given(self) -> list[tuple[type[Any], Mapping[str, Any]]]:
+        """The values that this very level gives, by settings class."""
+        return [(settings, dict(own)) for settings, own in self._own.items() if own]
 
     def around(self, kind: str) -> Block:
         """The nearest block of `kind`, from this one outwards. Raises LookupError."""

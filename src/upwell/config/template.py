@@ -51,6 +51,9 @@ def compile_template(text: str) -> Template:
             raise ValueError(f'the closing bracket in "{word[0] if word else ""}" variable is missing')
         if lone is not None or (braced is not None and not _NAME.fullmatch(braced)):
             raise ValueError("invalid variable name")
+        if braced is not None and len(braced) == 1 and braced.isdigit():
+            # nginx knows captures as $1 only, not as ${1}
+            raise ValueError(f'unknown "{braced}" variable')
         if capture is not None or braced is not None or name is not None:
             parts.append(Variable(capture or braced or name))
         else:

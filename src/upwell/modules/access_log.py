@@ -73,10 +73,12 @@ def _log_format(block: Block, directive: Directive) -> None:
         if escape not in _ESCAPES:
             raise directive.error(f'unknown log format escaping "{escape}"', 1)
     parts: list[str | Variable] = []
-    for index in range(first, len(directive.args)):
-        parts.extend(block.template(directive, index).parts)
-    template = Template(tuple(parts))
-    block.set(LogFormatsSettings, "formats", (*known, LogFormat(name, template, escape)))
+    try:
+        for index in range(first, len(directive.args)):
+            parts.extend(block.template(directive, index).parts)
+    finally:
+        # known even when it is wrong, or each `access_log` with it would be an error too
+        block.set(LogFormatsSettings, "formats", (*known, LogFormat(name, Template(tuple(parts)), escape)))
 
 
 def _access_log(block: Block, directive: Directive) -> None:

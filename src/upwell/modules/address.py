@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 _DIGITS = re.compile(r"[0-9]{1,9}")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ def parse_address(text: str, with_uri: bool = False) -> Address:
 
 
 def is_ip(host: str) -> bool:
+    """Whether `host` is an address, not a name."""
+    if _IPV4.fullmatch(host) is not None:
+        return True
+    if ":" not in host:
+        return False
     try:
         ipaddress.ip_address(host)
     except ValueError:

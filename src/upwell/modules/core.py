@@ -147,7 +147,7 @@ def _events(block: Block, directive: Directive) -> None:
 
 
 def _close_main(block: Block) -> None:
-    if not block[_Seen].events:
+    if not block[_Seen].events and not block.loading.errors:
         raise ConfigError('no "events" section in configuration')
     if not block[CoreSettings].pid:
         block.set(CoreSettings, "pid", full_path(block, "logs/nginx.pid"))

@@ -77,6 +77,9 @@ def _types(block: Block, directive: Directive) -> None:
 def _keepalive_timeout(block: Block, directive: Directive) -> None:
     once(block, directive, HttpSettings, "keepalive_timeout")
     block.set(HttpSettings, "keepalive_timeout", read_time(directive))
+    if len(directive.args) == 2 and directive.args[1].endswith("ms"):
+        # the field says whole seconds
+        raise directive.error('"keepalive_timeout" directive invalid value', 1)
     header = read_time(directive, 1) if len(directive.args) == 2 else None
     block.set(HttpSettings, "keepalive_header", header)
 

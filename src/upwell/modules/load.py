@@ -37,23 +37,22 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
     sources = Sources(folder)
     table = command_table()
     errors = state.errors
-    syntax: list[ConfigError] = []
     main = Block("main", Position(full, 0), (), None, state)
     if overrides:
-        table.apply(main, parse(Source("command line", overrides, numbered=False), sources, syntax))
+        table.apply(main, parse(Source("command line", overrides, numbered=False), sources, errors))
     try:
-        directives = parse(sources.read(full), sources, syntax)
+        directives = parse(sources.read(full), sources, errors)
     except ConfigError as error:
         raise ConfigErrors([error]) from None
+    state.broken = broken(errors)
     table.apply(main, directives)
-    if broken([*syntax, *errors]):
+    table.close(main)
+    if state.broken:
         # With the braces wrong, whatever comes after stands in the wrong block: only the first such complaint helps.
         misplaced = [error for error in errors if error.message.endswith("directive is not allowed here")]
         errors[:] = [error for error in errors if error not in misplaced[1:]]
-    else:
-        table.close(main)
-    if syntax or errors:
-        raise ConfigErrors(_in_order([*syntax, *errors], sources))
+    if errors:
+        raise ConfigErrors(_in_order(errors, sources))
     main.seal()
     return Config(main, sources.all, full, prefix, tuple(state.warnings))
 

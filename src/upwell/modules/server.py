@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command, words
@@ -192,7 +193,7 @@ def _close_http(block: Block) -> None:
     load = block.loading
     explicit: dict[object, Listen] = {}
     default: dict[object, Listen] = {}
-    names: set[tuple[object, str, str]] = set()
+    names: dict[object, list[tuple[Listen, tuple[ServerName, ...]]]] = {}
     for server in block.of("server"):
         settings = server[ServerSettings]
         for listen in settings.listens:
@@ -201,13 +202,21 @@ def _close_http(block: Block) -> None:
                 load.errors.append(_at(listen, f"duplicate listen options for {listen.spec.text}"))
             if listen.default_server and default.setdefault(address, listen) is not listen:
                 load.errors.append(_at(listen, f"a duplicate default server for {listen.spec.text}"))
-            for name in settings.names:
-                key = (address, name.kind, name.text)
-                if name.kind != "regex" and key in names:
-                    load.warnings.append(
-                        _at(listen, f'conflicting server name "{_written(name)}" on {listen.spec.text}, ignored')
-                    )
-                names.add(key)
+            names.setdefault(address, []).append((listen, settings.names))
+    for servers in names.values():
+        if len(servers) > 1:
+            load.warnings.extend(_conflicts(servers))
+
+
+def _conflicts(servers: list[tuple[Listen, tuple[ServerName, ...]]]) -> Iterator[ConfigError]:
+    """nginx's warnings about names that two servers of one address have; the first one keeps the name."""
+    seen: set[tuple[str, str]] = set()
+    for listen, names in servers:
+        for name in names:
+            key = (name.kind, name.text)
+            if name.kind != "regex" and key in seen:
+                yield _at(listen, f'conflicting server name "{_written(name)}" on {listen.spec.text}, ignored')
+            seen.add(key)
 
 
 def _written(name: ServerName) -> str:

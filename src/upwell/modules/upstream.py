@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
@@ -67,6 +68,11 @@ def _upstream(block: Block, directive: Directive) -> None:
 
 def _server(block: Block, directive: Directive) -> None:
     text = directive.args[0]
+    own = block.own(UpstreamSettings)
+    peers = own.get("peers")
+    if peers is None:
+        # a list while the block is read: a tuple would be copied for each of ten thousand lines
+        peers = own["peers"] = []
     settings: dict[str, int | float | bool] = {}
     for index in range(1, len(directive.args)):
         try:
@@ -79,15 +85,11 @@ def _server(block: Block, directive: Directive) -> None:
         found = list(_expand(block, address, 80))
     except ValueError as error:
         raise directive.error(f'{error} in upstream "{text}"', 0) from None
-    own = block.own(UpstreamSettings)
-    peers = own.get("peers")
-    if peers is None:
-        # a list while the block is read: a tuple would be copied for each of ten thousand lines
-        peers = own["peers"] = []
     for name, where in found:
         peers.append(PeerSpec(name, where, server=text, **settings))  # type: ignore[arg-type]  # names and types come from _parameter
 
 
+@lru_cache(256)  # ten thousand lines say the same few things
 def _parameter(text: str) -> tuple[str, int | float | bool]:
     """A parameter of `server` as a field of PeerSpec. Raises ValueError with the error's sentence."""
     if text in ("backup", "down"):
@@ -155,15 +157,17 @@ def _zone(block: Block, directive: Directive) -> None:
 
 def _close_upstream(block: Block) -> None:
     own = block.own(UpstreamSettings)
+    given = "peers" in own
     peers = own["peers"] = tuple(own.get("peers", ()))
-    if not peers:
-        raise ConfigError("no servers are inside upstream", block.position)
     settings = block[UpstreamSettings]
-    if all(peer.backup for peer in peers):
-        raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
     http = block.around("http")
     if find_upstream(http, settings.name) is None:
+        # known even when something is wrong with it, or each `proxy_pass` to it would be an error too
         http.append(UpstreamsSettings, "specs", _spec_of(settings))
+    if not given:
+        raise ConfigError("no servers are inside upstream", block.position)
+    if peers and all(peer.backup for peer in peers):
+        raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
 
 
 def _spec_of(settings: UpstreamSettings) -> UpstreamSpec:

@@ -74,7 +74,7 @@ def _close_http(block: Block) -> None:
     load = block.loading
     made = block[VariableSettings].names
     for name, position in load.uses:
-        if name in made or is_known(name) or (len(name) == 1 and name in "123456789"):
+        if name in made or name in load.forgiven or is_known(name) or (len(name) == 1 and name in "123456789"):
             continue
         if is_unsupported(name):
             load.errors.append(ConfigError(f'"${name}" is not supported by upwell', position))
