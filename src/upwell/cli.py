@@ -176,7 +176,7 @@ def _run(options: Options) -> int:
     path = _full(prefix, options.conf_file)
     boot_path = _full(prefix, options.error_log) if options.error_log else "stderr"
     boot = open_boot_log(boot_path, INFO if options.test else NOTICE)
-    parts = real_parts(path, prefix, options.directives)
+    parts = real_parts(options.conf_file, prefix, options.directives)
     if options.test:
         from upwell.process.commands import check_configuration
 

@@ -125,7 +125,8 @@ class StubRuntime:
 class StubChecker:
     """Turns every message into a line of the log, so that tests see what arrived."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, table: PeerTable, journal: Journal) -> None:
+        table.start_checker(os.getpid())
         self.journal = journal
         self.epoll = select.epoll()
         self.callbacks: dict[int, Callable[[], object]] = {}
@@ -163,13 +164,14 @@ def parts(path: str) -> Parts:
         sockets: Mapping[ListenSpec, socket.socket],
         loop: asyncio.AbstractEventLoop,
         shared_dir: str,
+        journal: Journal,
     ) -> Runtime:
         assert isinstance(plan, StubPlan)
         assert os.path.isdir(shared_dir)
         return StubRuntime(plan, table, worker, control, sockets, loop)
 
     def checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> StubChecker:
-        return StubChecker(journal)
+        return StubChecker(table, journal)
 
     return Parts(lambda warn: load(path), list, table_of, runtime, checker, lambda: None, lambda: None)
 

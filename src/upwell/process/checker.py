@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import socket
 
@@ -57,7 +56,6 @@ def run_checker(birth: Birth, parts: Parts) -> int:
     signal.set_wakeup_fd(far.fileno())
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
-    birth.table.start_checker(os.getpid())
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     gc.freeze()
     birth.report_ready()

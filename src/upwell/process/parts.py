@@ -88,13 +88,14 @@ class Parts:
     """`load` raises ConfigErrors and gives nginx's `[warn]` sentences to its argument; `files` are the path and text of
     each file that the last load read. `warm_worker` and `warm_checker` import what their process may need later: once
     the privileges are dropped, the packages may be unreadable. `runtime` gets plan, table, worker number, control, its
-    listening sockets, the loop and the folder of the shared dictionaries."""
+    listening sockets, the loop, the folder of the shared dictionaries and the error log."""
 
     load: Callable[[Callable[[str], None]], Plan]
     files: Callable[[], Sequence[tuple[str, str]]]
     table: Callable[[Sequence[UpstreamSpec], int], PeerTable]
     runtime: Callable[
-        [Plan, PeerTable, int, Control, Mapping[ListenSpec, socket.socket], asyncio.AbstractEventLoop, str], Runtime
+        [Plan, PeerTable, int, Control, Mapping[ListenSpec, socket.socket], asyncio.AbstractEventLoop, str, Journal],
+        Runtime,
     ]
     checker: Callable[[PeerTable, Sequence[UpstreamSpec], Journal], Checker]
     warm_worker: Callable[[], None]
@@ -102,7 +103,7 @@ class Parts:
 
 
 def real_parts(path: str, prefix: str, overrides: str) -> Parts:
-    """The parts that serve `path` (absolute) under `prefix` with the directives of `-g`."""
+    """The parts that serve the file at `path` (from `prefix`, as all paths) with the directives of `-g`."""
 
     read: list[tuple[str, str]] = []
 
@@ -124,11 +125,14 @@ def real_parts(path: str, prefix: str, overrides: str) -> Parts:
         sockets: Mapping[ListenSpec, socket.socket],
         loop: asyncio.AbstractEventLoop,
         shared_dir: str,
+        journal: Journal,
     ) -> Runtime:
         from upwell.runtime.build import Plan as RealPlan
         from upwell.runtime.runtime import Runtime as RealRuntime
 
-        return RealRuntime(cast(RealPlan, plan), table, worker, control, sockets, loop, shared_dir)
+        return RealRuntime(
+            cast(RealPlan, plan), table, worker, control, sockets, loop, shared_dir, cast(ErrorLog, journal)
+        )
 
     return Parts(load, lambda: read, table_of, runtime, _checker, _warm_worker, _warm_checker)
 

@@ -25,11 +25,10 @@ def run_single(generation: Generation, journal: Journal, parts: Parts, shared_di
     table = generation.table
     loop = new_loop(journal)
     checker = parts.checker(table, generation.plan.upstreams, journal)
-    table.start_checker(os.getpid())
     probing = Probing(loop, checker)
     control = Control(table, probing.deliver)
     sockets = of_worker(generation.sockets, 0)
-    runtime = parts.runtime(generation.plan, table, 0, control, sockets, loop, shared_dir)
+    runtime = parts.runtime(generation.plan, table, 0, control, sockets, loop, shared_dir, journal)
     ending = Ending(loop, runtime, journal, generation.plan.worker_shutdown_timeout)
     try:
         runtime.start()

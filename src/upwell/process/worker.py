@@ -33,7 +33,7 @@ def run_worker(birth: Birth, sockets: Mapping[ListenSpec, socket.socket], parts:
         drop_privileges(birth.identity)
         loop = new_loop(journal)
         control = Control(birth.table, control_socket.to_socket(birth.control))
-        runtime = parts.runtime(birth.plan, birth.table, birth.slot, control, sockets, loop, birth.shared_dir)
+        runtime = parts.runtime(birth.plan, birth.table, birth.slot, control, sockets, loop, birth.shared_dir, journal)
         ending = Ending(loop, runtime, journal, birth.plan.worker_shutdown_timeout)
         install_signals(loop, ending, birth)
         loop.add_reader(birth.life, ending.orphaned)

@@ -1,0 +1,282 @@
+"""The master's policy as tables of events and the actions that they ask for."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from upwell.process.supervisor import (
+    FIRST_WAIT,
+    LAST_WAIT,
+    TERM_GRACE,
+    TIMEOUT_GRACE,
+    Action,
+    Deafen,
+    Exit,
+    Forget,
+    Load,
+    Log,
+    Reopen,
+    Serve,
+    Signal,
+    Spawn,
+    Supervisor,
+)
+
+
+class World:
+    """Carries out spawns at once (pids count up from 100) and keeps every action but log lines for the test."""
+
+    def __init__(self, workers: int = 2, timeout: float = 0.0) -> None:
+        self.supervisor = Supervisor()
+        self.pids = itertools.count(100)
+        self.place: dict[int, tuple[str, int, int]] = {}
+        self.logged: list[str] = []
+        self.did: list[Action] = []
+        self.now = 0.0
+        self.loaded(workers, timeout)
+
+    def take(self, actions: list[Action]) -> list[Action]:
+        kept: list[Action] = []
+        for action in actions:
+            if isinstance(action, Log):
+                self.logged.append(action.message)
+                continue
+            kept.append(action)
+            if isinstance(action, Spawn):
+                pid = next(self.pids)
+                self.place[pid] = (action.kind, action.slot, action.generation)
+                kept += self.take(self.supervisor.spawned(pid, action.kind, action.slot, action.generation, self.now))
+        return kept
+
+    def loaded(self, workers: int = 2, timeout: float = 0.0) -> list[Action]:
+        return self.take(self.supervisor.loaded(workers, timeout, self.now))
+
+    def ready(self, *pids: int) -> list[Action]:
+        return [action for pid in pids for action in self.take(self.supervisor.ready(pid, self.now))]
+
+    def exited(self, pid: int, code: int | None = 0, signal: int | None = None) -> list[Action]:
+        return self.take(self.supervisor.exited(pid, code if signal is None else None, signal, self.now))
+
+    def signalled(self, name: str) -> list[Action]:
+        return self.take(self.supervisor.signalled(name, self.now))
+
+    def tick(self, seconds: float) -> list[Action]:
+        self.now += seconds
+        return self.take(self.supervisor.tick(self.now))
+
+
+def serving(workers: int = 2, timeout: float = 0.0) -> World:
+    """A world whose first generation serves: checker 100, workers 101 and on, an hour old."""
+    world = World(workers, timeout)
+    world.ready(*world.place)
+    world.now = 3600.0
+    return world
+
+
+def test_the_first_generation() -> None:
+    world = World(workers=2)
+    assert world.place == {100: ("checker", 0, 1), 101: ("worker", 0, 1), 102: ("worker", 1, 1)}
+    assert world.logged[0] == "start worker processes"
+    assert "start worker process 101" in world.logged
+    assert world.ready(100) == []
+    assert world.ready(102) == []
+    assert world.supervisor.serving == 0
+    assert world.ready(101) == [Serve(1)]
+    assert world.supervisor.serving == 1
+
+
+@pytest.mark.parametrize(("pid", "place"), [(100, ("checker", 0, 1)), (101, ("worker", 0, 1)), (102, ("worker", 1, 1))])
+def test_the_dead_come_back_at_once(pid: int, place: tuple[Any, int, int]) -> None:
+    world = serving()
+    assert world.exited(pid, signal=9) == [Spawn(*place)]
+    assert any(line.endswith(f"process {pid} exited on signal 9") for line in world.logged)
+    assert world.exited(103, code=1) == [Spawn(*place)]
+
+
+def test_quick_deaths_wait_longer_and_longer() -> None:
+    world = serving(workers=1)
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+    assert world.exited(102, signal=9) == [Spawn("worker", 0, 1)]
+    waits = []
+    for pid in range(103, 112):
+        assert world.exited(pid, signal=9) == []
+        deadline = world.supervisor.deadline()
+        assert deadline is not None
+        waits.append(deadline - world.now)
+        assert world.tick(waits[-1] - 0.001) == []
+        assert world.tick(0.001) == [Spawn("worker", 0, 1)]
+    assert waits == pytest.approx([FIRST_WAIT * 2**n for n in range(6)] + [LAST_WAIT] * 3)
+    assert waits[1] <= 1.0
+    world.now += 1.0
+    assert world.exited(112, signal=9) == [Spawn("worker", 0, 1)]
+
+
+def test_a_failing_worker_does_not_hold_up_its_neighbours() -> None:
+    world = serving(workers=2)
+    for pid in (101, 103, 104):
+        world.exited(pid, signal=9)
+    assert world.exited(102, signal=9) == [Spawn("worker", 1, 1)]
+
+
+def test_a_process_that_cannot_be_made_is_tried_again() -> None:
+    world = serving(workers=1)
+    assert world.take(world.supervisor.not_spawned("worker", 0, 1, world.now)) == []
+    assert world.tick(FIRST_WAIT) == [Spawn("worker", 0, 1)]
+
+
+def test_fatal_start_errors_are_not_tried_again() -> None:
+    world = serving(workers=2)
+    assert world.exited(101, code=2) == []
+    assert "worker process 101 exited with fatal code 2 and cannot be respawned" in world.logged
+    assert world.supervisor.deadline() is None
+    assert world.exited(102, code=2) == [Signal(100, "TERM")]
+    assert world.exited(100) == [Exit(1)]
+
+
+def test_a_checker_is_never_given_up() -> None:
+    world = serving(workers=1)
+    assert world.exited(100, code=2) == [Spawn("checker", 0, 1)]
+    assert world.exited(102, code=2) == [Spawn("checker", 0, 1)]
+    assert world.exited(103, code=2) == []
+    assert world.tick(FIRST_WAIT) == [Spawn("checker", 0, 1)]
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_fast_stop(name: str) -> None:
+    world = serving()
+    assert world.signalled(name) == [Signal(100, "TERM"), Signal(101, "TERM"), Signal(102, "TERM")]
+    assert f"({'SIG' + name}) received, exiting" in world.logged[-1]
+    assert world.exited(101) == []
+    assert world.exited(100, signal=15) == []
+    assert world.tick(TERM_GRACE) == [Signal(102, "KILL")]
+    assert world.exited(102, signal=9) == [Exit(0)]
+
+
+def test_graceful_stop_waits_for_workers_but_not_for_the_checker() -> None:
+    world = serving()
+    assert world.signalled("QUIT") == [Signal(100, "TERM"), Signal(101, "QUIT"), Signal(102, "QUIT"), Deafen()]
+    assert world.exited(100) == []
+    assert world.tick(86400.0) == []
+    assert world.signalled("HUP") == []
+    assert world.exited(101) == []
+    assert world.exited(102) == [Exit(0)]
+
+
+def test_graceful_stop_can_be_cut_short() -> None:
+    world = serving(workers=1)
+    world.signalled("QUIT")
+    assert world.signalled("QUIT") == []
+    assert Signal(101, "TERM") in world.signalled("TERM")
+    assert Signal(101, "KILL") in world.tick(TERM_GRACE)
+
+
+def test_worker_shutdown_timeout_bounds_a_graceful_stop() -> None:
+    world = serving(workers=1, timeout=5.0)
+    world.signalled("QUIT")
+    world.exited(100)
+    assert world.tick(5.0) == []
+    assert world.tick(TIMEOUT_GRACE) == [Signal(101, "KILL")]
+
+
+def test_stop_during_a_wait_ends() -> None:
+    world = World(workers=1)
+    for pid in (101, 102):
+        world.exited(pid, signal=9)
+    world.signalled("TERM")
+    assert world.exited(100) == [Exit(0)]
+    assert world.supervisor.deadline() is None
+
+
+def test_reload() -> None:
+    world = serving(workers=1)
+    assert world.signalled("HUP") == [Load()]
+    assert world.logged[-2:] == ["signal 1 (SIGHUP) received, reconfiguring", "reconfiguring"]
+    assert world.loaded(workers=2) == [Spawn("checker", 0, 2), Spawn("worker", 0, 2), Spawn("worker", 1, 2)]
+    assert world.ready(103, 102) == []
+    assert world.ready(104) == [Serve(2), Signal(100, "TERM"), Signal(101, "QUIT")]
+    assert world.exited(100) == []
+    assert world.exited(101) == [Forget(1)]
+    assert world.exited(103, signal=9) == [Spawn("worker", 0, 2)]
+
+
+def test_a_bad_configuration_changes_nothing() -> None:
+    world = serving(workers=1)
+    world.signalled("HUP")
+    assert world.take(world.supervisor.failed()) == []
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+
+
+def test_a_worker_that_dies_before_the_hand_over_comes_back_and_is_waited_for() -> None:
+    world = serving(workers=1)
+    world.loaded(workers=2)
+    assert world.ready(103) == []
+    assert world.exited(103, signal=9) == [Spawn("worker", 0, 2)]
+    assert world.ready(104) == []
+    assert world.ready(105)[0] == Serve(2)
+
+
+def test_a_new_generation_that_cannot_start_is_dropped() -> None:
+    world = serving(workers=1)
+    world.loaded(workers=1)
+    assert world.exited(103, code=2) == [Serve(1), Signal(102, "TERM")]
+    assert world.exited(102) == [Forget(2)]
+    assert world.supervisor.serving == 1
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+    world.loaded(workers=1)
+    assert world.supervisor.newest == 3
+    assert world.ready(106)[0] == Serve(3)
+
+
+def test_reload_during_a_reload_retires_both() -> None:
+    world = serving(workers=1)
+    world.loaded(workers=1)
+    world.loaded(workers=1)
+    assert world.ready(105) == [
+        Serve(3),
+        Signal(100, "TERM"),
+        Signal(101, "QUIT"),
+        Signal(102, "TERM"),
+        Signal(103, "QUIT"),
+    ]
+    # The middle one's workers report too late; that must not bring it back.
+    assert world.ready(103) == []
+    assert world.supervisor.serving == 3
+
+
+def test_the_old_generation_is_ended_after_its_own_timeout() -> None:
+    world = serving(workers=1, timeout=2.0)
+    world.loaded(workers=1, timeout=60.0)
+    world.ready(103)
+    world.exited(100)
+    assert world.tick(2.0 + TIMEOUT_GRACE) == [Signal(101, "KILL")]
+    assert world.exited(101, signal=9) == [Forget(1)]
+
+
+def test_a_retired_generation_is_not_filled_again() -> None:
+    world = serving(workers=2)
+    world.loaded(workers=1)
+    world.ready(104)
+    assert world.exited(101, signal=9) == []
+    assert world.exited(100) == []
+    assert world.exited(102, signal=11) == [Forget(1)]
+
+
+def test_reopen() -> None:
+    world = serving(workers=1)
+    assert world.signalled("USR1") == [Reopen(), Signal(100, "USR1"), Signal(101, "USR1")]
+
+
+@pytest.mark.parametrize(("name", "number"), [("USR2", 12), ("WINCH", 28)])
+def test_what_is_not_there_yet_is_named(name: str, number: int) -> None:
+    world = serving(workers=1)
+    assert world.signalled(name) == []
+    assert world.logged[-1].startswith(f"signal {number} (SIG{name}) received, ignoring: ")
+
+
+def test_news_of_strangers_is_no_news() -> None:
+    world = serving(workers=1)
+    assert world.ready(9) == []
+    assert world.exited(9) == []
