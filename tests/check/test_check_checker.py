@@ -1,0 +1,669 @@
+"""The checker against real sockets: lua-resty's lines in their order, each way to fail, what outlives the checker."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from upwell.check import target as target_module
+from upwell.check.checker import Checker
+from upwell.check.spec import CheckSpec
+from upwell.log import DEBUG, INFO, ErrorLog
+from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Upstream
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
+from upwell.zone.table import PeerTable
+
+REQUEST = b"GET /index.html HTTP/1.0\r\nHost: tomcat\r\n\r\n"
+GOOD = b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"
+LIMIT = 10.0  # seconds that a condition may take before a test gives up
+
+
+Address = str | tuple[str, int] | None
+
+
+class Origin:
+    """A server that answers each connection with `answer`; None: it stays silent. It may be changed.
+
+    `open` counts connections that are open now, `most` the most at once; `resets` counts those that the client reset.
+    After the answer come `parts`, each when `gate` is released; `written` counts them.
+    """
+
+    def __init__(self, answer: bytes | None = GOOD, family: int = socket.AF_INET, address: Address = None) -> None:
+        self.answer = answer
+        self.parts: tuple[bytes, ...] = ()
+        self.gate = threading.Semaphore(0)
+        self.written = 0
+        self.requests: list[bytes] = []
+        self.open = self.most = self.resets = self.ends = 0
+        self._listener = socket.socket(family)
+        self._listener.bind(address or ("127.0.0.1", 0))
+        self._listener.listen(64)
+        self.address = self._listener.getsockname()
+        self._near, self._far = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def spec(self) -> PeerSpec:
+        if isinstance(self.address, str):
+            return PeerSpec(f"unix:{self.address}", self.address)
+        host, port = self.address[:2]
+        return PeerSpec(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", (host, port))
+
+    def wrote(self, parts: int) -> bool:
+        return self.written == parts or self.resets > 0
+
+    def close(self) -> None:
+        self._far.send(b"x")
+        self._thread.join()
+        self._near.close()
+        self._far.close()
+
+    def _run(self) -> None:
+        held: dict[int, socket.socket] = {}
+        while True:
+            ready, _, _ = select.select([self._near, self._listener, *held.values()], [], [])
+            if self._near in ready:
+                break
+            for sock in ready:
+                if sock is self._listener:
+                    held_now, _ = sock.accept()
+                    held[held_now.fileno()] = held_now
+                    self.open += 1
+                    self.most = max(self.most, self.open)
+                elif not self._serve(sock):
+                    del held[sock.fileno()]
+                    sock.close()
+                    self.open -= 1
+        for sock in (self._listener, *held.values()):
+            sock.close()
+
+    def _serve(self, sock: socket.socket) -> bool:
+        """Answer one request; false when the connection is over."""
+        try:
+            request = sock.recv(65536)
+        except ConnectionError:
+            self.resets += 1
+            return False
+        if not request:
+            self.ends += 1
+            return False
+        self.requests.append(request)
+        if self.answer is None:
+            return True
+        try:
+            sock.sendall(self.answer)
+            for part in self.parts:
+                self.gate.acquire(timeout=LIMIT)
+                sock.sendall(part)
+                self.written += 1
+        except ConnectionError:
+            self.resets += 1
+        return False
+
+
+class Bench:
+    """A checker on a table of its own, its log, and the way to drive it until something is true."""
+
+    def __init__(self, path: Path, *peers: PeerSpec, level: int = INFO, workers: int = 1) -> None:
+        self.path = path
+        self.log = ErrorLog(str(path), level)
+        self.log.open()
+        self.spec = UpstreamSpec("u", peers)
+        self.table = PeerTable.create(peer_keys(self.spec), workers)
+        self.skew = 0.0
+        self.checker = Checker(self.table, [self.spec], self.log, self.clock)
+
+    def clock(self) -> float:
+        return time.monotonic() + self.skew
+
+    def check(self, **changes: object) -> CheckSpec:
+        settings: dict[str, object] = {
+            "request": REQUEST,
+            "interval": 0.01,
+            "timeout": 0.5,
+            "fall": 3,
+            "rise": 2,
+            "statuses": (200, 302),
+        }
+        spec = CheckSpec("u", **{**settings, **changes})  # type: ignore[arg-type]  # keywords by name, checked at run time
+        self.checker.add(spec)
+        return spec
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        limit = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < limit, self.lines()
+            self.checker.step(0.05)
+
+    def lines(self) -> list[str]:
+        """The log so far as "level: words"; what the log adds in front is left out."""
+        pattern = re.compile(r"\S+ \S+ \[(\w+)\] \d+#\d+: (.*)")
+        return [pattern.sub(r"\1: \2", line) for line in self.path.read_text().splitlines()]
+
+    def logged(self, part: str) -> bool:
+        return any(part in line for line in self.lines())
+
+    def up(self, row: int = 0) -> bool:
+        return self.table.is_up(row, False)
+
+    def restart(self) -> None:
+        self.checker.close()
+        self.checker = Checker(self.table, [self.spec], self.log, self.clock)
+
+
+@pytest.fixture
+def origin() -> Iterator[Callable[..., Origin]]:
+    made: list[Origin] = []
+
+    def make(answer: bytes | None = GOOD, family: int = socket.AF_INET, address: Address = None) -> Origin:
+        made.append(Origin(answer, family, address))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(*peers: PeerSpec, level: int = INFO, workers: int = 1) -> Bench:
+        made.append(Bench(tmp_path / f"error{len(made)}.log", *peers, level=level, workers=workers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.checker.close()
+        os.close(one.log.fd)
+
+
+@pytest.fixture
+def refused() -> Iterator[PeerSpec]:
+    """A port that is taken but does not listen: nobody else can begin to answer on it."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        host, port = sock.getsockname()
+        yield PeerSpec(f"{host}:{port}", (host, port))
+
+
+def down(bench: Bench) -> bool:
+    return not bench.up()
+
+
+Origins = Callable[..., Origin]
+Benches = Callable[..., Bench]
+
+
+def test_the_log_of_a_peer_that_goes_down_and_up_is_lua_resty_s(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 500 Oops\r\nContent-Length: 0\r\n\r\n")
+    b = bench(one.spec, level=DEBUG)
+    name = one.spec.name
+    b.check()
+    cycle = "debug: healthcheck: healthcheck: run a check cycle"
+    bad = f"debug: healthcheck: peer {name} was checked to be not ok"
+    good = f"debug: healthcheck: peer {name} was checked to be ok"
+    why = f"error: healthcheck: bad status code from {name}: 500"
+    b.until(lambda: b.lines().count(cycle) == 5)
+    assert b.lines() == [
+        *[cycle, why, bad],
+        *[cycle, why, bad],
+        *[cycle, why, bad],
+        f"warn: healthcheck: peer {name} is turned down after 3 failure(s)",
+        "debug: healthcheck: publishing peers version 1",
+        # Who is down is told about no more.
+        *[cycle, bad],
+        cycle,
+    ]
+    done = len(b.lines())
+    one.answer = GOOD
+    b.until(lambda: b.logged("publishing peers version 2"))
+    rest = [line for line in b.lines()[done:] if line not in (cycle, bad)]
+    assert rest == [
+        good,
+        good,
+        f"warn: healthcheck: peer {name} is turned up after 2 success(es)",
+        "debug: healthcheck: publishing peers version 2",
+    ]
+    assert b.table.upstream_version("u") == 2
+    assert set(one.requests) == {REQUEST}
+
+
+def test_without_debug_only_what_matters_is_logged(origin: Origins, bench: Benches) -> None:
+    b = bench(origin().spec)
+    b.check()
+    b.until(lambda: b.table.checks(0)[0].passes > 5)
+    assert b.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 500 Oops\r\n\r\n", "bad status code from {}: 500"),
+        (b"HTTP/1.1 404 Not Found\r\n", "bad status code from {}: 404"),
+        (b"\x16\x03garbage\r\n", "bad status line from {}: \x16\x03garbage"),
+        (b"HTTP/1.1 200", "failed to receive status line from {}: closed"),
+        (b"", "failed to receive status line from {}: closed"),
+        (b"x" * 100_000, "failed to receive status line from {}: line too long"),
+        (None, "failed to receive status line from {}: timeout"),
+    ],
+)
+def test_each_way_of_failing_has_its_words(origin: Origins, bench: Benches, answer: bytes | None, words: str) -> None:
+    one = origin(answer)
+    b = bench(one.spec)
+    b.check(timeout=0.05 if answer is None else 0.5, fall=1)
+    b.until(lambda: not b.up())
+    assert b.lines() == [
+        f"error: healthcheck: {words.format(one.spec.name)}",
+        f"warn: healthcheck: peer {one.spec.name} is turned down after 1 failure(s)",
+    ]
+
+
+@pytest.mark.parametrize("type_", ["http", "tcp", "https"])
+def test_a_refused_connection(bench: Benches, refused: PeerSpec, type_: str) -> None:
+    b = bench(refused)
+    b.check(type=type_, fall=1)
+    b.until(lambda: not b.up())
+    assert b.lines()[0] == f"error: healthcheck: failed to connect to {refused.name}: connection refused"
+
+
+def test_a_connection_that_is_not_answered_times_out(bench: Benches) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        # A full queue of connections: the system drops what comes next.
+        fill = [socket.socket() for _ in range(3)]
+        for sock in fill:
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        for type_ in ("http", "tcp"):
+            b = bench(PeerSpec("full", address))
+            b.check(type=type_, fall=1, timeout=0.05)
+            b.until(partial(down, b))
+            assert b.lines()[0] == "error: healthcheck: failed to connect to full: timeout"
+        for sock in fill:
+            sock.close()
+
+
+def test_a_reset_is_told_in_the_system_s_words(bench: Benches) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        listener.setblocking(False)
+        b = bench(PeerSpec("app", listener.getsockname()))
+        b.check(fall=1)
+
+        def reset() -> bool:
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return not b.up()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            sock.close()
+            return not b.up()
+
+        b.until(reset)
+    assert b.lines()[0] == "error: healthcheck: failed to receive status line from app: connection reset by peer"
+
+
+def test_tcp_passes_on_the_connection_alone(origin: Origins, bench: Benches) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(type="tcp", rise=1, revives_down=True)
+    b.until(lambda: b.table.checks(0)[0].passes > 3)
+    assert one.requests == []
+    assert b.up()
+
+
+def test_https_over_real_sockets_fails_its_handshake_at_a_plain_peer(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+    b = bench(one.spec)
+    b.check(type="https", fall=1, verify=False)
+    b.until(lambda: not b.up())
+    assert b.lines()[0] == f"error: healthcheck: failed to ssl handshake to {one.spec.name}: handshake failed"
+
+
+def test_without_statuses_any_line_passes(origin: Origins, bench: Benches) -> None:
+    b = bench(origin(b"220 smtp.test ESMTP\r\n").spec)
+    b.check(statuses=(), fall=1)
+    b.until(lambda: b.table.checks(0)[0].passes > 2)
+    assert b.up()
+
+
+def test_a_line_in_pieces_is_one_line(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 2")
+    one.parts = (b"00 O", b"K\r\n")
+    b = bench(one.spec)
+    b.check(fall=1, interval=30.0)
+    b.until(lambda: len(one.requests) == 1)
+    for number in (1, 2):
+        for _ in range(3):
+            b.checker.step(0.005)
+        assert b.table.checks(0)[0].at == 0
+        one.gate.release()
+        b.until(partial(one.wrote, number))
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+
+
+def test_a_peer_that_writes_its_body_later_is_not_reset(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 200 OK\r\n\r\n")
+    one.parts = (b"<html>", b"hello", b"</html>")
+    b = bench(one.spec)
+    b.check(interval=30.0, timeout=LIMIT)
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    for number in (1, 2, 3):
+        one.gate.release()
+        b.until(partial(one.wrote, number))
+    b.until(lambda: one.open == 0)
+    assert one.resets == 0
+
+
+def test_a_peer_that_never_stops_is_left_at_some_point(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 5_000_000)
+    b = bench(one.spec)
+    b.check(interval=30.0)
+    b.until(lambda: one.resets == 1)
+    assert b.table.checks(0)[0].passes == 1
+
+
+def test_unix_sockets_and_ipv6_are_probed(origin: Origins, bench: Benches, tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    peers = [origin(family=socket.AF_UNIX, address=path), origin(family=socket.AF_INET6, address=("::1", 0))]
+    missing = PeerSpec(f"unix:{path}.none", f"{path}.none")
+    b = bench(*(one.spec for one in peers), missing)
+    b.check(fall=1)
+    b.until(lambda: all(b.table.checks(row)[0].passes for row in (0, 1)) and not b.up(2))
+    assert b.lines()[0] == f"error: healthcheck: failed to connect to {missing.name}: no such file or directory"
+
+
+def test_a_port_of_its_own_is_probed_under_the_peer_s_name(origin: Origins, bench: Benches, refused: PeerSpec) -> None:
+    one = origin()
+    b = bench(refused)
+    b.check(port=one.address[1])
+    b.until(lambda: b.table.checks(0)[0].passes > 0)
+    assert b.up()
+
+
+def test_one_slice_is_probed_one_after_the_other(origin: Origins, bench: Benches) -> None:
+    silent, good = origin(None), origin()
+    b = bench(silent.spec, good.spec)
+    b.check(timeout=0.2, concurrency=1)
+    b.until(lambda: silent.requests != [])
+    assert good.requests == []
+    b.until(lambda: good.requests != [])
+    assert b.table.checks(0)[0].fails == 1
+
+
+def test_slices_run_side_by_side_and_backups_come_after(origin: Origins, bench: Benches) -> None:
+    peers = [origin(None), origin(), origin(), origin()]
+    specs = [one.spec for one in peers]
+    backup = PeerSpec("spare", peers[3].spec.address, backup=True)
+    b = bench(*specs[:3], backup, level=DEBUG)
+    b.check(timeout=0.2, concurrency=2, interval=30.0)
+    b.until(lambda: peers[2].requests != [])
+    assert peers[3].requests == []
+    b.until(lambda: b.table.checks(3)[0].passes == 1)
+    slices = [line.removeprefix("debug: healthcheck: ") for line in b.lines() if "thread" in line or "check " in line]
+    assert slices == [
+        "healthcheck: run a check cycle",
+        "spawn a thread checking primary peers 0 to 1",
+        "check primary peers 2 to 2",
+        "check backup peer 0",
+    ]
+
+
+def test_a_probe_never_overlaps_itself(origin: Origins, bench: Benches) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(interval=0.002, timeout=0.05)
+    b.until(lambda: b.table.checks(0)[0].fails > 3)
+    assert one.most == 1
+
+
+def test_a_successor_continues_the_streak(origin: Origins, bench: Benches) -> None:
+    one = origin(b"HTTP/1.0 500 Oops\r\n\r\n")
+    b = bench(one.spec, level=DEBUG)
+    b.check(interval=0.05)
+    b.until(lambda: b.table.checks(0)[0].fails == 2)
+    epoch = b.table.checker_epoch
+    b.restart()
+    assert b.table.checker_epoch == epoch + 1
+    assert b.up()
+    b.check(interval=0.05)
+    b.until(lambda: not b.up())
+    assert b.table.checks(0)[0].fails == 3
+    b.until(lambda: b.logged("publishing peers version 1"))
+    b.restart()
+    assert not b.up()
+    one.answer = GOOD
+    b.check(interval=0.05)
+    b.until(b.up)
+    assert b.logged("debug: healthcheck: upgrading peers version to 1")
+    b.until(lambda: b.logged("publishing peers version 2"))
+
+
+def test_a_reload_keeps_a_dead_peer_down_even_under_other_settings(bench: Benches, refused: PeerSpec) -> None:
+    b = bench(refused)
+    b.check()
+    b.until(lambda: not b.up())
+    after = bench(PeerSpec("new", ("127.0.0.1", 1)), refused)
+    after.table.adopt(b.table)
+    row = after.table.row(peer_keys(after.spec)[1])
+    assert not after.up(row)
+    after.check(fall=4)
+    assert not after.up(row)
+    assert not after.table.checks(row)[1].up
+    # The newcomer took the dead one's place in the list, but not its state.
+    assert after.up(0)
+
+
+def test_a_check_that_nobody_asks_for_is_forgotten(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    b = bench(one.spec)
+    row_slot = b.table.add_check(0, 12345, rise=1, health=0)
+    b.table.summarise(0, 1)
+    b.check()
+    b.until(lambda: b.table.checks(0)[1].passes > 2)
+    b.skew += 60
+    b.checker.step(0)
+    assert not b.up()
+    b.table.set_ready(0, 1)
+    b.checker.step(0)
+    assert not b.up()
+    generation = b.table.generation
+    b.skew += 6
+    b.until(b.up)
+    assert b.table.find_check(0, 12345) == -1
+    assert row_slot == 0
+    assert b.table.generation > generation
+
+
+def test_add_is_idempotent_and_refuses_nonsense(origin: Origins, bench: Benches) -> None:
+    b = bench(origin().spec)
+    spec = b.check()
+    b.checker.add(spec)
+    assert len(b.table.checks(0)) == 1
+    with pytest.raises(ValueError, match="no upstream"):
+        b.checker.add(CheckSpec("stranger"))
+    with pytest.raises(ValueError, match="no check of type"):
+        b.checker.add(CheckSpec("u", type="smoke"))
+    assert len(b.table.checks(0)) == 1
+
+
+def test_more_checks_than_slots_are_refused_in_the_log(origin: Origins, bench: Benches) -> None:
+    b = bench(origin().spec)
+    for number in range(9):
+        b.check(interval=10.0 + number)
+    assert len(b.table.checks(0)) == 8
+    assert b.lines() == [
+        f"error: healthcheck: peer {b.spec.peers[0].name} is not checked: more than 8 checks of one peer"
+    ]
+    b.checker.step(0)
+
+
+def test_a_peer_that_is_configured_down_is_revived_only_if_the_check_may(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    down = PeerSpec("app", one.spec.address, down=True)
+    plus = bench(down)
+    plus.check(interval=0.001)
+    assert plus.table.checks(0) == []
+    lua = bench(down)
+    lua.check(revives_down=True)
+    assert not lua.table.is_up(0, True)
+    lua.until(lambda: lua.table.is_up(0, True))
+    assert lua.lines() == ["warn: healthcheck: peer app is turned up after 2 success(es)"]
+
+
+def test_an_operator_s_word_is_above_health(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    spare = PeerSpec("spare", one.spec.address, backup=True)
+    b = bench(one.spec, spare)
+    b.check()
+    b.checker.set_down("u", False, 0, True)
+    generation = b.table.generation
+    b.until(lambda: b.table.checks(0)[0].passes > 2)
+    assert not b.up()
+    assert b.table.admin(0) & 3 == ADMIN_DOWN
+    b.checker.set_down("u", False, 0, False)
+    assert b.up()
+    assert b.table.admin(0) & 3 == ADMIN_UP
+    assert b.table.generation == generation + 1
+    for upstream, backup, index in (("u", False, 1), ("u", True, -1), ("stranger", False, 0)):
+        with pytest.raises(ValueError, match=r"no .* peer"):
+            b.checker.set_down(upstream, backup, index, True)
+
+
+def test_a_time_out_that_the_checker_s_own_lag_explains_is_void(origin: Origins, bench: Benches) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(timeout=5.0, fall=1)
+    b.until(lambda: len(one.requests) == 1)
+    b.skew += 60.0  # the process was stopped for a minute
+    b.until(lambda: len(one.requests) == 2)
+    assert b.table.checks(0)[0].fails == 0
+    (line,) = b.lines()
+    words = f"info: healthcheck: time-out of peer {one.spec.name} is void, the checker was "
+    assert re.fullmatch(re.escape(words) + r"5[45]\.\d{3}s late", line)
+    b.skew += 5.2  # a little late is no excuse
+    b.until(lambda: not b.up())
+    assert b.table.checks(0)[0].fails == 1
+
+
+def test_an_answer_that_waited_for_a_late_checker_counts(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    b = bench(one.spec)
+    b.check(timeout=1.0, fall=1, interval=60.0)
+    b.checker.step(0)
+    limit = time.monotonic() + LIMIT
+    while not select.select([b.checker.fileno()], [], [], 0.1)[0]:
+        assert time.monotonic() < limit
+    b.skew += 1.5
+    b.checker.step(0)
+    assert b.table.checks(0)[0].passes == 1
+
+
+def test_no_socket_says_nothing_about_the_peer(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench(origin().spec)
+    b.check()
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target_module, "SocketType", none_left)
+        b.until(lambda: len(b.lines()) == 2)
+    assert set(b.lines()) == {"error: healthcheck: failed to create stream socket: too many open files"}
+    state = b.table.checks(0)[0]
+    assert (state.fails, state.passes) == (0, 0)
+    b.until(lambda: b.table.checks(0)[0].passes > 0)
+
+
+def test_no_descriptor_is_left_behind(origin: Origins, bench: Benches) -> None:
+    peers = [origin(None), origin(), origin(b"HTTP/1.0 200 OK\r\n\r\nmore")]
+    b = bench(*(one.spec for one in peers))
+    b.check(timeout=0.02, concurrency=3)
+    b.until(lambda: b.table.checks(0)[0].fails > 5)
+    b.checker.close()
+    limit = time.monotonic() + LIMIT
+    while any(one.open for one in peers):
+        assert time.monotonic() < limit
+    mine = len(os.listdir("/proc/self/fd"))
+    b.restart()
+    b.check(timeout=0.02, concurrency=3)
+    b.until(lambda: b.table.checks(0)[0].fails > 8)
+    b.checker.close()
+    while any(one.open for one in peers):
+        assert time.monotonic() < limit
+    assert len(os.listdir("/proc/self/fd")) <= mine
+
+
+def test_a_foreign_descriptor_is_watched(bench: Benches, refused: PeerSpec) -> None:
+    b = bench(refused)
+    near, far = socket.socketpair()
+    got: list[bytes] = []
+    b.checker.watch(near.fileno(), lambda: got.append(near.recv(10)))
+    assert b.checker.next_due() is None
+    b.checker.step(0)
+    assert got == []
+    far.send(b"hello")
+    b.until(lambda: got == [b"hello"])
+    near.close()
+    far.close()
+
+
+def test_it_can_live_in_another_loop(origin: Origins, bench: Benches) -> None:
+    """`fileno` and `next_due` are all that a host loop needs to know."""
+    b = bench(origin().spec)
+    b.check(interval=0.02)
+    limit = time.monotonic() + LIMIT
+    while b.table.checks(0)[0].passes < 4:
+        assert time.monotonic() < limit
+        due = b.checker.next_due()
+        assert due is not None
+        select.select([b.checker.fileno()], [], [], max(due - b.clock(), 0))
+        b.checker.step(0)
+    assert b.table.checker_heartbeat > 0
+
+
+def test_workers_agree_at_once_in_other_processes(bench: Benches, refused: PeerSpec) -> None:
+    # No thread here: a fork copies only the one that forks.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        b = bench(refused, PeerSpec("app", listener.getsockname()))
+        worker = Upstream(b.spec, b.table)
+        assert {worker.pick((), 1.0), worker.pick((), 1.0)} == set(worker.peers)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                child = Checker(b.table, [b.spec], b.log)
+                child.add(CheckSpec("u", "tcp", fall=3, interval=0.005))
+                while b.table.is_up(0, False):
+                    child.step(0.05)
+                os.write(writer, b"x")
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.read(reader, 1) == b"x"
+        assert {worker.pick((), 1.0) for _ in range(4)} == {worker.peers[1]}
+        assert os.waitpid(pid, 0)[1] == 0
+        os.close(reader)
+        os.close(writer)
+    assert b.table.checker_pid == pid
