@@ -131,13 +131,7 @@ class FieldReader:
         lines = self._lines
         if block:
             for line in block[:-2].split(b"\r\n"):
-                known = lines.get(line, False)
-                if known is False:
-                    known = self._line(line)
-                    if len(lines) >= _MAX_LINES:
-                        lines.clear()
-                    if len(line) < 512:
-                        lines[line] = known
+                known = lines[line] if line in lines else self._learn_line(line)
                 if known is not None:
                     fields.append(known[0])
                     wires.append(known[1])
@@ -147,6 +141,14 @@ class FieldReader:
                 self._sections.clear()
             self._sections[block] = section
         return section
+
+    def _learn_line(self, line: bytes) -> tuple[tuple[bytes, bytes], bytes] | None:
+        known = self._line(line)
+        if len(self._lines) >= _MAX_LINES:
+            self._lines.clear()
+        if len(line) < 512:
+            self._lines[line] = known
+        return known
 
     def _line(self, line: bytes) -> tuple[tuple[bytes, bytes], bytes] | None:
         """One field line as ((lower name, value), wire form); None for one that nginx ignores."""

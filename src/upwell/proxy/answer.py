@@ -5,6 +5,7 @@ Field lines pass as they came, but those of one hop, those that nginx writes its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from upwell.http1.fields import HOP_BY_HOP, FieldSection
@@ -28,12 +29,16 @@ HIDDEN = frozenset(
 """Response fields that nginx does not pass on by default (proxy_hide_header)."""
 
 
-def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes]) -> None:
+Redirect = Callable[["Exchange", bytes], bytes]
+
+
+def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
     """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed."""
     exchange.status = head.status
     section = exchange.answered = head.section
-    if exchange.capture is not None or exchange.location.header_filters:
-        _through_filters(exchange, section, hide)
+    moved = redirect is not None and (b"location" in section.values or b"refresh" in section.values)
+    if moved or exchange.capture is not None or exchange.location.header_filters:
+        _through_filters(exchange, head, hide, redirect)
         return
     first, rest = section.rendered.get(hide) or _render(section, hide)
     exchange.head_sent = True
@@ -68,12 +73,25 @@ def _render(section: FieldSection, hide: frozenset[bytes]) -> tuple[bytes, bytes
     return rendered
 
 
-def _through_filters(exchange: Exchange, section: FieldSection, hide: frozenset[bytes]) -> None:
-    """The slow way, over `exchange.out`: for captures and for locations that change response fields."""
+def _through_filters(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
+    """The slow way, over `exchange.out`: for captures and where response fields are changed."""
+    section = head.section
+    exchange.status_text = head.line
     unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
     exchange.content_type = section.values.get(b"content-type")
     exchange.content_length = section.content_length
     for (name, value), wire in zip(section.fields, section.wires, strict=True):
         if name not in unwanted:
-            exchange.out.append((wire[: len(name)], value))
+            if redirect is not None and name in (b"location", b"refresh"):
+                exchange.out.append((wire[: len(name)], _moved(exchange, name, value, redirect)))
+            else:
+                exchange.out.append((wire[: len(name)], value))
     exchange.send_head()
+
+
+def _moved(exchange: Exchange, name: bytes, value: bytes, redirect: Redirect) -> bytes:
+    """A Location, or the address in a Refresh (`5; url=...`), as `proxy_redirect` wants it."""
+    if name == b"location":
+        return redirect(exchange, value)
+    front, equals, address = value.partition(b"=")
+    return front + equals + redirect(exchange, address) if equals else value

@@ -203,7 +203,7 @@ class ClientConnection(asyncio.Protocol):
         # request nginx takes that as a client that left.
         self._eof = True
         exchange = self.exchange
-        return exchange is not None and not exchange.proxying
+        return exchange is not None and not (exchange.proxying and exchange.abortable)
 
     def connection_lost(self, error: Exception | None) -> None:
         first = not self._lost
@@ -212,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
         endpoint.connections.discard(self)
         endpoint.timers.drop(self)
         self._waiting_to_drain = None
-        if self.exchange is not None and first:
+        if self.exchange is not None and first and self.exchange.abortable:
             self.exchange.fail(ClientClosed())
         if endpoint.on_close is not None:
             endpoint.on_close()
@@ -470,6 +470,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self, location: Location) -> None:
         """Close without a reset that would take the answer away: send FIN, read and forget for a while (lingering_close)."""
+        if not location.lingering_timeout:
+            self._close()
+            return
         self.body = None
         self._buffer = b""
         self._lingering = True

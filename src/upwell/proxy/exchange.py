@@ -50,6 +50,7 @@ class Exchange:
     __slots__ = (
         "_coro",
         "_ended",
+        "abortable",
         "answered",
         "args",
         "body",
@@ -82,6 +83,7 @@ class Exchange:
         "source",
         "started",
         "status",
+        "status_text",
         "target",
         "tries",
         "uri",
@@ -110,6 +112,7 @@ class Exchange:
         self.match: re.Match[bytes] | None = None
         self.body: RequestBody | None = None
         self.status = 0
+        self.status_text: bytes | None = None
         self.out: list[tuple[bytes, bytes]] = []
         self.content_type: bytes | None = None
         self.content_length: int | None = None
@@ -128,6 +131,7 @@ class Exchange:
         self.on_done: Callable[[Exchange], None] | None = None
         self.source: UpstreamConnection | None = None
         self.proxying = False
+        self.abortable = True
         self.internal = False
         self.depth = 0
         self._coro: Coroutine[Any, Any, None] | None = None
@@ -206,7 +210,9 @@ class Exchange:
         fields.append(self.connection_line())
         fields.extend(b"%b: %b\r\n" % field for field in self.out)
         server_date = client.server_date(self.location)
-        line = status_line(status_sent(status))
+        line = self.status_text or status_line(status_sent(status))
+        if not line.startswith(b"%d" % status_sent(status)):
+            line = status_line(status_sent(status))  # a filter has changed the status
         head = b"HTTP/1.1 %b\r\n%b%b\r\n" % (line, server_date, b"".join(fields))
         self.head_bytes_sent = len(head)
         client.out.append(head)
@@ -297,7 +303,7 @@ class Exchange:
         if status in _CLOSING:
             self.keepalive = False
         page = error_page(status, self.location.signature)
-        self.out = []
+        self.out = [line for line in self.out if line[0] == b"Location"]
         self.respond(status, page or b"", fields=fields)
 
     def abort(self) -> None:

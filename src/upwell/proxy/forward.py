@@ -31,7 +31,8 @@ class ForwardSpec:
 
     `request_head(exchange, length, chunked)` makes the bytes of the request's head: `length` is the Content-Length to
     announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
-    `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on.
+    `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the value of
+    Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
     """
 
     upstream: Upstream
@@ -45,6 +46,9 @@ class ForwardSpec:
     next_on: frozenset[str] = frozenset(("error", "timeout"))
     next_tries: int = 0
     next_timeout: float = 0.0
+    redirect: Callable[[Exchange, bytes], bytes] | None = None
+    keeps: bool = True
+    ignore_client_abort: bool = False
 
 
 async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
@@ -54,6 +58,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     if exchange.body is not None:
         await exchange.body.fill(exchange.location.body_buffer_size)
     exchange.proxying = True
+    exchange.abortable = not spec.ignore_client_abort
     tried: tuple[Peer, ...] = ()
     peer = upstream.pick(tried, loop.time())
     connection: UpstreamConnection | None = None
@@ -142,7 +147,7 @@ async def _pass_on(
         if error.outcome in spec.next_on and _may_try_again(exchange, spec, error, False, tried):
             raise error
     reader = response_reader(head, exchange.method)
-    answer(exchange, head, spec.hide)
+    answer(exchange, head, spec.hide, spec.redirect)
     if not connection.relay(head, reader):
         exchange.client.flush()
         await suspend()
@@ -185,4 +190,5 @@ def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnectio
     if exchange.body is not None:
         exchange.body.consumer = None
     if connection is not None:
+        connection.reusable = connection.reusable and spec.keeps
         spec.keepalive.give(connection)

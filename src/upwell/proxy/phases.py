@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 _MOST_REWRITES = 10
+_CLOSE = 444  # nginx's own status: the connection is closed and nothing is said
 
 
 def begin(exchange: Exchange) -> None:
@@ -64,9 +65,10 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
         if exchange.finished:
             return True
         if status is not None:
-            if status == 403:
-                exchange.log(ERROR, "access forbidden by rule")
-            exchange.respond_error(status)
+            if status == _CLOSE:
+                exchange.abort()
+            else:
+                exchange.respond_error(status)
             return True
     return False
 

@@ -29,13 +29,14 @@ def request_renderer(
     field, and either way the client's field of that name is not passed on (nginx: proxy_set_header).
     """
     unwanted = frozenset(name.lower() for name, _ in fields) | HOP_BY_HOP | {b"host", b"content-length"}
-    if all(isinstance(value, bytes) for _, value in fields):
-        constant = b"".join(b"%b: %b\r\n" % (name, value) for name, value in fields if value)
+    constants = [(name, value) for name, value in fields if isinstance(value, bytes)]
+    if len(constants) == len(fields):
+        constant = b"".join(b"%b: %b\r\n" % (name, value) for name, value in constants if value)
 
         def own(exchange: Exchange) -> bytes:
             return constant
     else:
-        parts = [(name, value) for name, value in fields]
+        parts = tuple(fields)
 
         def own(exchange: Exchange) -> bytes:
             out = []

@@ -282,4 +282,3 @@ VARIABLES: dict[str, Variable] = {
     "upstream_response_time": _over_tries(_span("started", "ended")),
     "upstream_status": _over_tries(lambda one: b"%d" % one.status if one.status else b"-"),
 }
-

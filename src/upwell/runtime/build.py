@@ -1,0 +1,103 @@
+"""What a configuration asks of the processes, and the files that are opened before privileges are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from upwell.config.model import Block, Config
+from upwell.log import ErrorLog
+from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
+from upwell.modules.lua import LuaSettings
+from upwell.modules.server import ServerSettings
+from upwell.modules.upstream import UpstreamsSettings
+from upwell.peers.peer import UpstreamSpec
+from upwell.proxy.listen import ListenSpec
+from upwell.runtime.logs import AccessLogFile
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One configuration as the processes see it. `config` is what each worker compiles its Runtime from.
+
+    `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
+    `logs` are the access-log files by path. `shared_dicts` are (name, bytes).
+    """
+
+    config: Config
+    worker_processes: int
+    worker_connections: int
+    daemon: bool
+    master_process: bool
+    user: tuple[str, str | None] | None
+    pid: str
+    error_log: tuple[ErrorLog, ...]
+    worker_shutdown_timeout: float
+    listens: tuple[ListenSpec, ...]
+    upstreams: tuple[UpstreamSpec, ...]
+    shared_dicts: tuple[tuple[str, int], ...]
+    logs: tuple[AccessLogFile, ...]
+
+    def open_logs(self) -> None:
+        """Open every log file. Raises OSError for the first that cannot be opened."""
+        for error_log in self.error_log:
+            error_log.open()
+        for log in self.logs:
+            log.open()
+
+    def reopen_logs(self) -> None:
+        """Open every log file anew; each is tried. Raises the last OSError."""
+        failed: OSError | None = None
+        for reopen in [log.reopen for log in self.error_log] + [log.reopen for log in self.logs]:
+            try:
+                reopen()
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+
+def plan(config: Config) -> Plan:
+    """The plan of a loaded configuration; opens nothing."""
+    main = config.main
+    core = main[CoreSettings]
+    events = next(main.of("events"), None)
+    http = next(main.of("http"), None)
+    return Plan(
+        config=config,
+        worker_processes=core.worker_processes,
+        worker_connections=events[EventsSettings].worker_connections if events is not None else 512,
+        daemon=core.daemon,
+        master_process=core.master_process,
+        user=(core.user, core.group) if core.user is not None else None,
+        pid=core.pid,
+        error_log=tuple(ErrorLog(target.path, target.level) for target in main[ErrorLogSettings].logs),
+        worker_shutdown_timeout=core.worker_shutdown_timeout or 0.0,
+        listens=tuple(_listens(http)) if http is not None else (),
+        upstreams=http[UpstreamsSettings].specs if http is not None else (),
+        shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
+        logs=tuple(_logs(http)) if http is not None else (),
+    )
+
+
+def _listens(http: Block) -> Iterator[ListenSpec]:
+    """Each address once; where several servers share it, the `listen` that has options counts."""
+    chosen: dict[object, tuple[bool, ListenSpec]] = {}
+    for server in http.of("server"):
+        for listen in server[ServerSettings].listens:
+            address = listen.spec.address
+            if address not in chosen or (listen.explicit and not chosen[address][0]):
+                chosen[address] = (listen.explicit, listen.spec)
+    return (spec for _, spec in chosen.values())
+
+
+def _logs(http: Block) -> Iterator[AccessLogFile]:
+    files: dict[str, AccessLogFile] = {}
+    for block in http.walk():
+        if block.kind in ("http", "server", "location"):
+            for log in block[AccessLogSettings].logs:
+                known = files.get(log.path)
+                if known is None or (log.buffer and not known.buffer):
+                    files[log.path] = AccessLogFile(log.path, log.buffer, log.flush)
+    return iter(files.values())

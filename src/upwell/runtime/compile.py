@@ -1,0 +1,251 @@
+"""One location's settings into one compiled Location: which handlers run, in which order, with everything bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from upwell.config.model import Block
+from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
+from upwell.http1.target import escape_uri
+from upwell.lua import phase
+from upwell.modules.access import AccessSettings, compile_access
+from upwell.modules.access_log import AccessLog, AccessLogSettings
+from upwell.modules.http import HttpSettings
+from upwell.modules.location import LocationSettings
+from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
+from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
+from upwell.modules.return_ import Return, compile_return
+from upwell.modules.rewrite import RewriteSettings, SetVariable
+from upwell.proxy.answer import HIDDEN
+from upwell.proxy.forward import ForwardSpec, forward
+from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.location import Access, Content, Filter, Location, not_found
+from upwell.proxy.request import path_as_sent, request_renderer
+from upwell.runtime.logs import AccessLogFile
+from upwell.runtime.render import Render, constant_or_render, log_line, render
+
+if TYPE_CHECKING:
+    from upwell.lua.vm import Chunk, Vm
+    from upwell.peers.upstream import Upstream
+    from upwell.proxy.exchange import Exchange
+
+
+class Compiler:
+    """Makes Locations for one worker. `vm` is None in a configuration without Lua; `hooks` are for the runtime's ends."""
+
+    __slots__ = ("_formats", "_keepalives", "_logs", "_upstreams", "_vm")
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, tuple[Upstream, Keepalive]],
+        logs: Mapping[str, AccessLogFile],
+        vm: Vm | None,
+    ) -> None:
+        self._upstreams = upstreams
+        self._logs = logs
+        self._vm = vm
+        self._formats: dict[object, Render] = {}
+
+    def location(self, block: Block, name: str) -> Location:
+        """The compiled form of a `location` block, or of a `server` block's own level."""
+        http = block[HttpSettings]
+        settings = block[LocationSettings]
+        proxied = block[ProxySettings].pass_
+        lingering = http.lingering_close != "off"
+        return Location(
+            name=name,
+            content=self._content(block, settings),
+            rewrite=self.rewrite(block) if block.kind == "location" else (),
+            access=self._access(block),
+            header_filters=self._header_filters(block),
+            log=self._log(block),
+            default_type=http.default_type.encode(),
+            signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,
+            proxy_host=proxied.host.encode() if proxied is not None else None,
+            max_body_size=http.client_max_body_size,
+            body_buffer_size=http.client_body_buffer_size,
+            body_timeout=http.client_body_timeout,
+            send_timeout=http.send_timeout,
+            keepalive_timeout=http.keepalive_timeout,
+            keepalive_requests=http.keepalive_requests,
+            keepalive_time=http.keepalive_time,
+            lingering_timeout=http.lingering_timeout if lingering else 0.0,
+            lingering_time=http.lingering_time if lingering else 0.0,
+            internal=settings.internal or settings.is_named,
+        )
+
+    def _chunk(self, code: LuaCode) -> tuple[Vm, Chunk]:
+        assert self._vm is not None  # a configuration with Lua code has one
+        return self._vm, self._vm.compile(code.source, code.chunk)
+
+    def _content(self, block: Block, settings: LocationSettings) -> Content:
+        if settings.handler == "content_by_lua":
+            code = block[LuaSettings].content
+            assert code is not None
+            return phase.content_handler(*self._chunk(code))
+        if settings.handler == "proxy_pass":
+            return self._forward(block, settings)
+        return not_found
+
+    def _forward(self, block: Block, settings: LocationSettings) -> Content:
+        proxy = block[ProxySettings]
+        target = proxy.pass_
+        assert target is not None
+        upstream, keepalive = self._upstreams[target.upstream]
+        fields: list[tuple[bytes, bytes | Render]] = [
+            (name.encode(), constant_or_render(value)) for name, value in proxy.set_headers
+        ]
+        given = {name.lower() for name, _ in fields}
+        if b"host" not in given:
+            fields.insert(0, (b"Host", target.host.encode()))
+        if b"connection" not in given and proxy.http_version == 10:
+            fields.append((b"Connection", b"close"))
+        path = path_as_sent if target.uri is None else _replaced_path(settings, target.uri)
+        spec = ForwardSpec(
+            upstream=upstream,
+            keepalive=keepalive,
+            request_head=request_renderer(path, fields, version=b"1.1" if proxy.http_version == 11 else b"1.0"),
+            request_path=path,
+            hide=frozenset(
+                (HIDDEN | {name.encode() for name in proxy.hide_headers})
+                - {name.encode() for name in proxy.pass_headers}
+            ),
+            connect_timeout=proxy.connect_timeout,
+            send_timeout=proxy.send_timeout,
+            read_timeout=proxy.read_timeout,
+            next_on=proxy.next_upstream,
+            next_tries=proxy.next_upstream_tries,
+            next_timeout=proxy.next_upstream_timeout,
+            redirect=_redirects(proxy, settings),
+            keeps=proxy.http_version == 11,
+            ignore_client_abort=proxy.ignore_client_abort,
+        )
+
+        def content(exchange: Exchange) -> object:
+            return forward(exchange, spec)
+
+        return content  # type: ignore[return-value]  # it returns forward()'s coroutine, one coroutine less to make
+
+    def rewrite(self, block: Block) -> tuple[Access, ...]:
+        """The handlers of the rewrite phase of this very level."""
+        steps: list[Access] = []
+        for step in block[RewriteSettings].steps:
+            if isinstance(step, SetVariable):
+                steps.append(_set(step.name, render(step.value)))
+            elif isinstance(step, SetByLua):
+                value = phase.set_handler(*self._chunk(step.code))
+                steps.append(_set_by(step.name, value, [render(one) for one in step.args]))
+            elif isinstance(step, Return):
+                steps.append(compile_return(step, render))
+        code = block[LuaSettings].rewrite
+        if code is not None and block.kind == "location":
+            steps.append(phase.rewrite_handler(*self._chunk(code)))
+        return tuple(steps)
+
+    def _access(self, block: Block) -> tuple[Access, ...]:
+        handlers: list[Access] = []
+        rules = compile_access(block[AccessSettings])
+        if rules is not None:
+            handlers.append(rules)
+        code = block[LuaSettings].access
+        if code is not None:
+            handlers.append(phase.access_handler(*self._chunk(code)))
+        return tuple(handlers)
+
+    def _header_filters(self, block: Block) -> tuple[Filter, ...]:
+        code = block[LuaSettings].header_filter
+        return () if code is None else (phase.header_filter(*self._chunk(code)),)
+
+    def _log(self, block: Block) -> tuple[Filter, ...]:
+        handlers: list[Filter] = [self._access_log(log) for log in block[AccessLogSettings].logs]
+        code = block[LuaSettings].log
+        if code is not None:
+            handlers.append(phase.log_handler(*self._chunk(code)))
+        return tuple(handlers)
+
+    def _access_log(self, log: AccessLog) -> Filter:
+        write = self._logs[log.path].write
+        line = self._formats.get(log.format)
+        if line is None:
+            line = self._formats[log.format] = log_line(log.format.template, log.format.escape)
+        if log.condition is None:
+            return lambda exchange: write(line(exchange))
+        condition = render(log.condition)
+
+        def conditional(exchange: Exchange) -> None:
+            if condition(exchange) not in (b"", b"0"):
+                write(line(exchange))
+
+        return conditional
+
+
+def _set(name: str, value: Render) -> Access:
+    def assign(exchange: Exchange) -> None:
+        if exchange.variables is None:
+            exchange.variables = {}
+        exchange.variables[name] = value(exchange)
+
+    return assign
+
+
+def _set_by(name: str, value: Callable[[Exchange, list[bytes]], bytes], arguments: list[Render]) -> Access:
+    return _set(name, lambda exchange: value(exchange, [argument(exchange) for argument in arguments]))
+
+
+def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange], bytes]:
+    """The target for `proxy_pass http://x/uri`: the part of the path that the location matched is replaced."""
+    front = uri.encode()
+    length = len(settings.pattern.encode())
+
+    def path(exchange: Exchange) -> bytes:
+        whole = front + escape_uri(exchange.uri[length:])
+        return whole + b"?" + exchange.args if exchange.args else whole
+
+    return path
+
+
+def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Callable[[Exchange, bytes], bytes] | None:
+    """nginx's proxy_redirect: what becomes of a Location or Refresh value; None when nothing ever changes."""
+    pairs = proxy.redirects
+    if pairs is None:
+        pair = default_redirect(proxy, settings)
+        pairs = () if pair is None else (pair,)
+    if not pairs:
+        return None
+    compiled = [_redirect(pair) for pair in pairs]
+
+    def rewrite(exchange: Exchange, value: bytes) -> bytes:
+        for one in compiled:
+            changed = one(exchange, value)
+            if changed is not None:
+                return changed
+        return value
+
+    return rewrite
+
+
+def _redirect(pair: Redirect) -> Callable[[Exchange, bytes], bytes | None]:
+    replacement = render(pair.replacement)
+    regex = pair.regex
+    if regex is not None:
+
+        def by_regex(exchange: Exchange, value: bytes) -> bytes | None:
+            match = regex.search(value)
+            if match is None:
+                return None
+            before, exchange.match = exchange.match, match
+            try:
+                return value[: match.start()] + replacement(exchange) + value[match.end() :]
+            finally:
+                exchange.match = before
+
+        return by_regex
+    assert pair.source is not None
+    source = render(pair.source)
+
+    def by_prefix(exchange: Exchange, value: bytes) -> bytes | None:
+        front = source(exchange)
+        return replacement(exchange) + value[len(front) :] if value.startswith(front) else None
+
+    return by_prefix

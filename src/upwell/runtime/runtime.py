@@ -1,0 +1,315 @@
+"""A worker's running configuration: everything compiled once after the fork, then connections are accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from upwell.check.spec import CheckSpec
+from upwell.config.model import Block
+from upwell.http1.fields import FieldReader
+from upwell.log import ALERT, DEBUG, WARN, ErrorLog
+from upwell.lua import phase
+from upwell.lua.host import LuaHost
+from upwell.lua.vm import Vm
+from upwell.modules.location import LocationSettings
+from upwell.modules.lua import LuaSettings
+from upwell.modules.rewrite import RewriteSettings
+from upwell.modules.server import ServerSettings
+from upwell.peers.upstream import Upstream
+from upwell.proxy import phases, variables
+from upwell.proxy.client import ClientConnection, Endpoint
+from upwell.proxy.clock import Clock
+from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.listen import ListenSpec
+from upwell.proxy.location import Location, Server
+from upwell.proxy.timers import Timers
+from upwell.runtime.build import Plan
+from upwell.runtime.compile import Compiler
+from upwell.runtime.locations import Level, Locations, Place
+from upwell.runtime.servers import Addresses, Names
+from upwell.zone.shared_dict import open_dicts
+from upwell.zone.table import PeerTable
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_ANY = ("0.0.0.0", "::")
+_PUBLISH_EVERY = 1.0  # seconds between two writes of a worker's counters into the zone
+
+
+class Control(Protocol):
+    """The way to the checker (process/control.py)."""
+
+    def add_check(self, spec: CheckSpec) -> None: ...
+
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+
+
+class Runtime:
+    """One worker's servers. `start` compiles nothing any more: that is done here, in the constructor.
+
+    Raises OSError when a shared dictionary cannot be opened, LuaFailure when init_by_lua fails.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        table: PeerTable,
+        worker: int,
+        control: Control,
+        sockets: Mapping[ListenSpec, socket.socket],
+        loop: asyncio.AbstractEventLoop,
+        shared_dir: str,
+        log: ErrorLog | None = None,
+    ) -> None:
+        self._plan = plan
+        self._loop = loop
+        self._sockets = sockets
+        self._log = _worker_log(plan) if log is None else log
+        self._timers = Timers(loop)
+        self._clock = Clock()
+        self._connections: set[ClientConnection] = set()
+        self._endpoints: list[Endpoint] = []
+        self._servers: list[asyncio.Server] = []
+        self._idle: list[Callable[[], object]] = []
+        self._draining = False
+        self._publishing: asyncio.TimerHandle | None = None
+        self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
+        self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
+        for spec in plan.upstreams:
+            upstream = Upstream(spec, table, worker)
+            pool = Keepalive(
+                loop,
+                self._timers,
+                spec.keepalive,
+                spec.keepalive_requests,
+                spec.keepalive_time,
+                spec.keepalive_timeout,
+            )
+            self._upstreams[spec.name] = (upstream, pool)
+        for log_file in plan.logs:
+            log_file.use(loop)
+        self._http = next(plan.config.main.of("http"), None)
+        self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
+        if self._http is not None:
+            compiler = Compiler(self._upstreams, {file.path: file for file in plan.logs}, self._vm)
+            self._listen(self._http, compiler)
+
+    def __repr__(self) -> str:
+        return f"<Runtime {len(self._endpoints)} listeners, {len(self._connections)} connections>"
+
+    # The life of a worker, as process/ drives it
+
+    def start(self) -> None:
+        """Run init_worker_by_lua*, then accept."""
+        if self._vm is not None and self._http is not None:
+            code = self._http[LuaSettings].init_worker
+            if code is not None:
+                phase.run_init_worker(self._vm, self._vm.compile(code.source, code.chunk))
+        for endpoint, sock in zip(self._endpoints, self._sockets.values(), strict=True):
+            self._servers.append(self._loop.run_until_complete(self._serve(endpoint, sock)))
+        self._publish()
+
+    async def _serve(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.Server:
+        if sock.family == socket.AF_UNIX:
+            return await self._loop.create_unix_server(endpoint.connect, sock=sock)
+        return await self._loop.create_server(endpoint.connect, sock=sock, backlog=_backlog(self._sockets, sock))
+
+    def stop_accepting(self) -> None:
+        """Begin a graceful end: no new connections, idle ones are closed, the others end after their exchange."""
+        self._draining = True
+        for server in self._servers:
+            server.close()
+        for endpoint in self._endpoints:
+            endpoint.draining = True
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no connection is open."""
+        return not self._connections
+
+    def on_idle(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once no connection is open any more."""
+        self._idle.append(callback)
+
+    def _connection_closed(self) -> None:
+        if self._draining and not self._connections and self._idle:
+            callbacks, self._idle = self._idle, []
+            for callback in callbacks:
+                callback()
+
+    def close(self) -> None:
+        """Let go of everything at once."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.transport.abort()
+        for _, pool in self._upstreams.values():
+            pool.close()
+        self._timers.close()
+        if self._publishing is not None:
+            self._publishing.cancel()
+        for log_file in self._plan.logs:
+            log_file.write_out()
+        for shared in self._dicts.values():
+            shared.close()
+
+    def _publish(self) -> None:
+        """This worker's counters into the zone, once a second."""
+        for upstream, _ in self._upstreams.values():
+            upstream.publish()
+        self._publishing = self._loop.call_later(_PUBLISH_EVERY, self._publish)
+
+    # Compiling
+
+    def _make_vm(self, worker: int, control: Control) -> Vm:
+        plan = self._plan
+        host = LuaHost(
+            log=self._log,
+            call_later=self._loop.call_later,
+            control=control,
+            upstreams=[upstream for upstream, _ in self._upstreams.values()],
+            dicts=self._dicts,
+            worker_id=worker,
+            worker_count=plan.worker_processes,
+            prefix=plan.config.prefix,
+            exiting=lambda: self._draining,
+            clock=self._loop.time,
+            time=time.time,
+        )
+        assert self._http is not None
+        lua = self._http[LuaSettings]
+        vm = Vm(host, lua.package_path, lua.package_cpath)
+        if lua.init is not None:
+            phase.run_init(vm, vm.compile(lua.init.source, lua.init.chunk))
+        return vm
+
+    def _listen(self, http: Block, compiler: Compiler) -> None:
+        """Compile the servers and give each listening socket those that listen there."""
+        by_address: dict[object, Names] = {}
+        first: dict[object, Block] = {}
+        chosen: set[object] = set()
+        for block in http.of("server"):
+            server = self._server(block, compiler)
+            settings = block[ServerSettings]
+            for listen in settings.listens:
+                address = listen.spec.address
+                names = by_address.get(address)
+                if names is None:
+                    names = by_address[address] = Names(server)
+                    first[address] = block
+                if listen.default_server and address not in chosen:
+                    chosen.add(address)
+                    names.default = server
+                    first[address] = block
+                for name in settings.names:
+                    names.add(name, server)
+        for spec in self._sockets:
+            self._endpoints.append(self._endpoint(spec, by_address, first))
+
+    def _endpoint(
+        self, spec: ListenSpec, by_address: Mapping[object, Names], first: Mapping[object, Block]
+    ) -> Endpoint:
+        address = spec.address
+        own = by_address[address]
+        specific: dict[tuple[str, int], Names] = {}
+        if not isinstance(address, str) and address[0] in _ANY:
+            specific = {
+                other: names
+                for other, names in by_address.items()
+                if isinstance(other, tuple) and other[1] == address[1] and other[0] not in _ANY
+            }
+        settings = first[address][ServerSettings]
+        number, size = settings.large_client_header_buffers
+        endpoint = Endpoint(
+            self._loop,
+            self._timers,
+            self._clock,
+            self._log,
+            own.default,
+            Addresses(own, specific).match,
+            phases.begin,
+            _variable,
+            self._report,
+            self._connections,
+            limit=self._plan.worker_connections,
+            reader=FieldReader(settings.underscores_in_headers, settings.ignore_invalid_headers, size),
+            header_timeout=settings.client_header_timeout,
+            max_line=size,
+            max_head=number * size + settings.client_header_buffer_size,
+            merge_slashes=settings.merge_slashes,
+        )
+        endpoint.on_close = self._connection_closed
+        if not isinstance(address, str) and address[0] not in _ANY:
+            endpoint.local = address
+        return endpoint
+
+    def _server(self, block: Block, compiler: Compiler) -> Server:
+        fallback = compiler.location(block, "")
+        named: dict[str, Location] = {}
+        root = Level.of(_places(block, compiler, named))
+        names = block[ServerSettings].names
+        name = names[0].text if names else ""
+        rewrite = compiler.rewrite(block) if block[RewriteSettings].steps else ()
+        return Server(name, fallback, Locations(root, fallback).match, named, rewrite)
+
+    def _report(self, exchange: Exchange, error: Exception) -> None:
+        """A handler let an exception out, which is a fault of upwell's: say where, and go on."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}:{place.lineno}"
+        exchange.log(ALERT, f"unexpected {type(error).__name__}: {error} at {where}")
+        if self._log.level >= DEBUG:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                exchange.log(DEBUG, line)
+
+
+def _places(block: Block, compiler: Compiler, named: dict[str, Location]) -> list[Place]:
+    """The locations of one level, compiled, with those nested in them."""
+    places = []
+    for inner in block.of("location"):
+        settings = inner[LocationSettings]
+        location = compiler.location(inner, settings.pattern)
+        if settings.is_named:
+            named[settings.pattern] = location
+            continue
+        place = Place(settings.modifier, settings.pattern.encode("utf-8", "surrogateescape"), settings.regex, location)
+        nested = _places(inner, compiler, named)
+        if nested:
+            place.inner = Level.of(nested)
+        places.append(place)
+    return places
+
+
+def _uses_lua(http: Block) -> bool:
+    """Whether anything in the configuration needs a Lua state."""
+    for block in http.walk():
+        lua = block[LuaSettings]
+        if any((lua.init, lua.init_worker, lua.rewrite, lua.access, lua.content, lua.header_filter, lua.log)):
+            return True
+        if any(type(step).__name__ == "SetByLua" for step in block[RewriteSettings].steps):
+            return True
+    return False
+
+
+def _variable(exchange: Exchange, name: str) -> bytes | None:
+    known = variables.find(name)
+    return None if known is None else known(exchange)
+
+
+def _backlog(sockets: Mapping[ListenSpec, socket.socket], sock: socket.socket) -> int:
+    return next(spec.backlog for spec, one in sockets.items() if one is sock)
+
+
+def _worker_log(plan: Plan) -> ErrorLog:
+    if plan.error_log:
+        return plan.error_log[0]
+    log = ErrorLog("stderr", WARN)
+    log.open()
+    return log

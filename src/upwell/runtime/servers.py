@@ -1,0 +1,96 @@
+"""Which server a connection's Host gets: exact names, wildcards, regular expressions, the default (nginx's order)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from upwell.modules.server import ServerName
+from upwell.proxy.location import Server
+
+if TYPE_CHECKING:
+    from upwell.proxy.client import ClientConnection
+
+_MOST_REMEMBERED = 1024
+
+
+class Names:
+    """The servers of one address. `default` gets what no name fits."""
+
+    __slots__ = ("_exact", "_leading", "_regexes", "_remembered", "_trailing", "default")
+
+    def __init__(self, default: Server) -> None:
+        self.default = default
+        self._exact: dict[bytes, Server] = {}
+        self._leading: dict[bytes, Server] = {}
+        self._trailing: dict[bytes, Server] = {}
+        self._regexes: list[tuple[re.Pattern[bytes], Server]] = []
+        self._remembered: dict[bytes, Server] = {}
+
+    def __repr__(self) -> str:
+        return f"<Names {len(self._exact)} exact, default {self.default!r}>"
+
+    def add(self, name: ServerName, server: Server) -> None:
+        """Give `name` to `server` unless an earlier one has it (nginx: "conflicting server name", a warning)."""
+        text = name.text.encode("utf-8", "surrogateescape")
+        if name.kind == "exact":
+            self._exact.setdefault(text, server)
+        elif name.kind == "leading":
+            self._leading.setdefault(text, server)
+        elif name.kind == "dotted":
+            self._exact.setdefault(text, server)
+            self._leading.setdefault(text, server)
+        elif name.kind == "trailing":
+            self._trailing.setdefault(text, server)
+        elif name.regex is not None:
+            self._regexes.append((name.regex, server))
+
+    def match(self, host: bytes) -> Server:
+        """The server for `host` (lower case, without port)."""
+        server = self._exact.get(host)
+        if server is not None:
+            return server
+        server = self._remembered.get(host)
+        if server is None:
+            server = self._search(host)
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[host] = server
+        return server
+
+    def _search(self, host: bytes) -> Server:
+        labels = host.split(b".")
+        for start in range(1, len(labels)):
+            server = self._leading.get(b".".join(labels[start:]))
+            if server is not None:
+                return server
+        for end in range(len(labels) - 1, 0, -1):
+            server = self._trailing.get(b".".join(labels[:end]))
+            if server is not None:
+                return server
+        for regex, server in self._regexes:
+            if regex.search(host):
+                return server
+        return self.default
+
+
+class Addresses:
+    """All addresses that one socket serves: a wildcard socket also takes what came to a more specific `listen`."""
+
+    __slots__ = ("_own", "_specific")
+
+    def __init__(self, own: Names, specific: dict[tuple[str, int], Names]) -> None:
+        self._own = own
+        self._specific = specific
+
+    def __repr__(self) -> str:
+        return f"<Addresses {1 + len(self._specific)}>"
+
+    def names(self, client: ClientConnection) -> Names:
+        """The names that count for this connection."""
+        if self._specific:
+            return self._specific.get((client.local_address, client.local_port), self._own)
+        return self._own
+
+    def match(self, client: ClientConnection, host: bytes) -> Server:
+        return self.names(client).match(host)
