@@ -24,10 +24,10 @@ _MAX_LINES = 4096
 class FieldSection:
     """One field section, checked.
 
-    `fields` are (lower-case name, value) in order; `wires` the same as `Name: value\\r\\n` with the name as it was written;
-    `values` maps each name to its value, several joined as nginx does (", ", cookies "; "). `content_length` is None when
-    there is none; `chunked` says that Transfer-Encoding is exactly "chunked". `close` and `keep_alive` are the options of
-    Connection, `options` all names in it. `host` is the Host field as sent.
+    `fields` are (lower-case name, value) in order; `wires` the same as `Name: value\\r\\n` with the name as it was
+    written; `values` maps each name to its value, several joined as nginx does (", ", cookies "; "). `content_length`
+    is None when there is none; `chunked` says that Transfer-Encoding is exactly "chunked". `close` and `keep_alive`
+    are the options of Connection, `options` all names in it. `host` is the Host field as sent.
     `rendered` is room for whoever sends this section on in a fixed form: it is remembered with the section.
     """
 
@@ -67,11 +67,14 @@ class FieldSection:
         return f"<FieldSection {len(self.fields)} fields>"
 
     def _frame(self) -> None:
-        """Work out what the section says of the message's framing and of the connection. Raises MessageError(400/501)."""
+        """Work out what the section says of the message's framing and of the connection. Raises
+        MessageError(400/501).
+        """
         values = self.values
         length = values.get(b"content-length")
         if length is not None:
-            # Two equal lengths are joined to "5, 5" above, which is refused like any other list (RFC 9112, 6.3 rule 5 lets us).
+            # Two equal lengths are joined to "5, 5" above, which is refused like any other list (RFC 9112, 6.3 rule 5
+            # lets us).
             if CONTENT_LENGTH.fullmatch(length) is None:
                 raise MessageError(400, "invalid Content-Length header")
             self.content_length = int(length)
@@ -99,8 +102,8 @@ class FieldSection:
 class FieldReader:
     """Reads field sections under one server's rules for names (nginx: underscores_in_headers, ignore_invalid_headers).
 
-    `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A line
-    longer than `max_line` bytes is refused with 494, nginx's number for too large a request header.
+    `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A
+    line longer than `max_line` bytes is refused with 494, nginx's number for too large a request header.
     """
 
     __slots__ = ("_lines", "_max_line", "_name", "_sections", "_too_large")
@@ -164,7 +167,9 @@ class FieldReader:
 
 
 def check_host(host: bytes) -> tuple[bytes, bytes]:
-    """(name, port) of a Host value: the name lower-cased without a trailing dot, the port as text. Raises MessageError(400)."""
+    """(name, port) of a Host value: the name lower-cased without a trailing dot, the port as text. Raises
+    MessageError(400).
+    """
     match = HOST.fullmatch(host)
     if match is None:
         raise MessageError(400, "invalid host in request")

@@ -1,7 +1,7 @@
 """Where a message's content ends (RFC 9112, 6 and 7): three readers with one shape, and the chunked writer.
 
-A reader's `feed(data)` returns (content, rest): `content` the decoded bytes in `data`; `rest` None while the message goes
-on, and once it ended the bytes behind it. `complete` says whether the end was seen. Raises MessageError(400).
+A reader's `feed(data)` returns (content, rest): `content` the decoded bytes in `data`; `rest` None while the message
+goes on, and once it ended the bytes behind it. `complete` says whether the end was seen. Raises MessageError(400).
 """
 
 from __future__ import annotations
@@ -119,9 +119,8 @@ class ChunkedReader:
         """Keep the start of a line whose end has not come, unless it can no longer be a good one."""
         if len(rest) > limit or BARE_LF.search(rest) is not None:
             raise MessageError(400, "invalid chunked body")
-        if self._state == self._HEAD:
-            if b"\n" in rest or (rest and rest[0] not in b"0123456789abcdefABCDEF"):
-                raise MessageError(400, "invalid chunked body")
+        if self._state == self._HEAD and (b"\n" in rest or (rest and rest[0] not in b"0123456789abcdefABCDEF")):
+            raise MessageError(400, "invalid chunked body")
         self._buffer = rest
 
 

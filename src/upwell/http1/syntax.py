@@ -13,10 +13,11 @@ REQUEST_LINE = re.compile(rb"([A-Z_-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.(
 
 STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*)?\r\n")
 
-# One field line without its CRLF: token ":" OWS value OWS (RFC 9112, 5). No control character but the tab is allowed in a
-# value, so a bare CR, a bare LF, a NUL and obs-fold all fail here.
+# One field line without its CRLF: token ":" OWS value OWS (RFC 9112, 5). No control character but the tab is allowed
+# in a value, so a bare CR, a bare LF, a NUL and obs-fold all fail here.
 FIELD_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*"
+    rb"((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
 
 # The names that nginx passes on: letters, digits and "-"; all others are "invalid headers" (ignore_invalid_headers).
@@ -25,7 +26,8 @@ UNDERSCORE_NAME = re.compile(rb"[0-9A-Za-z_-]+")
 
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 
-# chunk-size [chunk-ext] CRLF (RFC 9112, 7.1). Extensions are read past and never passed on; their bytes are bounded by the caller.
+# chunk-size [chunk-ext] CRLF (RFC 9112, 7.1). Extensions are read past and never passed on; their bytes are bounded
+# by the caller.
 CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 # uri-host [":" port] of a Host field or an absolute target; nginx's check, without its tolerance for odd characters.

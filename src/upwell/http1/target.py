@@ -17,8 +17,8 @@ class Target:
     """A request target taken apart.
 
     `uri` is the normalised path (decoded, no arguments), `args` what follows "?", `path` the path and arguments as sent
-    (what `proxy_pass` without a URI passes on), `host` the authority of an absolute target or None. `intact` says that `uri`
-    is byte for byte the path as sent.
+    (what `proxy_pass` without a URI passes on), `host` the authority of an absolute target or None. `intact` says
+    that `uri` is byte for byte the path as sent.
     """
 
     __slots__ = ("args", "host", "path", "uri")
@@ -88,7 +88,8 @@ def _decode(match: re.Match[bytes]) -> bytes:
     return bytes((int(digits, 16),))
 
 
-# nginx's NGX_ESCAPE_URI: controls, space, "%", "#", "?", DEL and bytes from 0x80 up; as RFC 3986 path minus what is safe there.
+# nginx's NGX_ESCAPE_URI: controls, space, "%", "#", "?", DEL and bytes from 0x80 up; as RFC 3986 path minus what is
+# safe there.
 _UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\xff]")
 
 

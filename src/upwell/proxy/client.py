@@ -245,7 +245,8 @@ class ClientConnection(asyncio.Protocol):
         elif exchange is None:
             if self._in_head and log.level >= INFO:
                 log.info(
-                    f"client timed out (110: Connection timed out) while reading client request headers, client: {self.address}",
+                    "client timed out (110: Connection timed out) while reading client request headers, "
+                    f"client: {self.address}",
                     self.number,
                 )
             self._close()
@@ -469,7 +470,9 @@ class ClientConnection(asyncio.Protocol):
             self.go_on_reading()
 
     def _linger(self, location: Location) -> None:
-        """Close without a reset that would take the answer away: send FIN, read and forget for a while (lingering_close)."""
+        """Close without a reset that would take the answer away: send FIN, read and forget for a while
+        (lingering_close).
+        """
         if not location.lingering_timeout:
             self._close()
             return

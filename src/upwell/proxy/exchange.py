@@ -182,7 +182,9 @@ class Exchange:
     # Answering
 
     def send_head(self) -> None:
-        """Send the response's head from `status`, `content_type`, `content_length`, `out`; once, the rest is content."""
+        """Send the response's head from `status`, `content_type`, `content_length`, `out`; once, the rest is
+        content.
+        """
         if self.head_sent:
             return
         self.status = self.status or 200

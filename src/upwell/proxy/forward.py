@@ -1,4 +1,5 @@
-"""What happens to a request: pick a peer, send the request, read the answer's head, pass the answer on; else the next peer.
+"""What happens to a request: pick a peer, send the request, read the answer's head, pass the answer on; else the next
+peer.
 
 `forward` is the page to read. It decides; connections, content and the client's side are elsewhere.
 """
@@ -31,8 +32,8 @@ class ForwardSpec:
 
     `request_head(exchange, length, chunked)` makes the bytes of the request's head: `length` is the Content-Length to
     announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
-    `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the value of
-    Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
+    `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the
+    value of Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
     """
 
     upstream: Upstream
@@ -78,7 +79,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             return
         except UpstreamError as error:
             exchange.log(ERROR, error.reason)
-            # A kept connection that its peer closed at the moment of reuse says nothing about the peer: once more, afresh.
+            # A kept connection that its peer closed at the moment of reuse says nothing about the peer: once more,
+            # afresh.
             stale = (
                 connection is not None and connection.reused and not connection.answered and error.outcome == "error"
             )
@@ -157,7 +159,9 @@ async def _pass_on(
 def _may_try_again(
     exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: tuple[Peer, ...]
 ) -> bool:
-    """Whether the request may be sent once more (nginx: proxy_next_upstream and its _tries, _timeout, non_idempotent)."""
+    """Whether the request may be sent once more (nginx: proxy_next_upstream and its _tries, _timeout,
+    non_idempotent).
+    """
     if exchange.head_sent:
         return False
     body = exchange.body

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class ListenSpec:
     """One address of `listen` (nginx: ngx_http_core_module). `address` is (host, port) or the path of a unix socket.
 
-    Two specs are the same socket when `address` is equal; `backlog` as for listen(2). `ipv6only` means nothing but for IPv6.
+    Two specs are the same socket when `address` is equal; `backlog` as for listen(2). `ipv6only` means nothing but
+    for IPv6.
     """
 
     address: tuple[str, int] | str

@@ -28,8 +28,9 @@ async def not_found(exchange: Exchange) -> None:
 class Location:
     """One compiled `location` (or a server's own level). Times in seconds, sizes in bytes.
 
-    `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that there is
-    nothing but `content` to run. `header_filters` see the response before its head is sent; `log` handlers run at the end.
+    `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
+    there is nothing but `content` to run. `header_filters` see the response before its head is sent; `log` handlers
+    run at the end.
     """
 
     name: str = ""
@@ -64,7 +65,9 @@ class Location:
 
 @dataclass(slots=True)
 class Server:
-    """One compiled `server`. `name` is its first server_name; `locate(exchange)` finds the location for `exchange.uri`."""
+    """One compiled `server`. `name` is its first server_name; `locate(exchange)` finds the location for
+    `exchange.uri`.
+    """
 
     name: str
     fallback: Location

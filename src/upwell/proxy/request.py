@@ -25,8 +25,8 @@ def request_renderer(
 ) -> Renderer:
     """A renderer for `ForwardSpec.request_head`.
 
-    `fields` are those that the proxy sets, (name, constant or function of the exchange), in order; an empty value sends no
-    field, and either way the client's field of that name is not passed on (nginx: proxy_set_header).
+    `fields` are those that the proxy sets, (name, constant or function of the exchange), in order; an empty value
+    sends no field, and either way the client's field of that name is not passed on (nginx: proxy_set_header).
     """
     unwanted = frozenset(name.lower() for name, _ in fields) | HOP_BY_HOP | {b"host", b"content-length"}
     constants = [(name, value) for name, value in fields if isinstance(value, bytes)]

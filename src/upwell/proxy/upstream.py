@@ -1,6 +1,7 @@
 """Connections to peers: connecting, one request at a time, the response's head, then its content to the client.
 
-Knows HTTP/1.1 on the upstream side and how long to wait; which peer, and what to do when it fails, is decided in `forward`.
+Knows HTTP/1.1 on the upstream side and how long to wait; which peer, and what to do when it fails, is decided in
+`forward`.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class UpstreamConnection(asyncio.Protocol):
         read_timeout: float,
         send_timeout: float,
     ) -> None:
-        """Send a request: its head, the content at hand, and, if it `streams`, what comes later (`chunked` or as it is)."""
+        """Send a request: its head, the content at hand, and, if it `streams`, what comes later (`chunked` or as it
+        is).
+        """
         self.exchange = exchange
         self.requests += 1
         self.answered = False

@@ -1,7 +1,7 @@
 """nginx's $variables of an exchange, by name: what templates, the access log and Lua read.
 
-Each is a function of the exchange that gives bytes, or None for "not found". They are looked up at load time; nothing is
-parsed here at request time but what the variable itself says.
+Each is a function of the exchange that gives bytes, or None for "not found". They are looked up at load time; nothing
+is parsed here at request time but what the variable itself says.
 """
 
 from __future__ import annotations

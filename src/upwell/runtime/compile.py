@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 class Compiler:
-    """Makes Locations for one worker. `vm` is None in a configuration without Lua; `hooks` are for the runtime's ends."""
+    """Makes Locations for one worker. `vm` is None in a configuration without Lua; `hooks` are for the runtime's
+    ends.
+    """
 
     __slots__ = ("_formats", "_keepalives", "_logs", "_upstreams", "_vm")
 

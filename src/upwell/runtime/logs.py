@@ -10,7 +10,9 @@ import os
 
 
 class AccessLogFile:
-    """One access-log path, opened by the master and shared by all processes; `buffer` bytes, `flush` seconds (0: none)."""
+    """One access-log path, opened by the master and shared by all processes; `buffer` bytes, `flush` seconds (0:
+    none).
+    """
 
     __slots__ = ("_handle", "_lines", "_loop", "_size", "buffer", "fd", "flush_after", "lost", "path")
 
