@@ -8,6 +8,7 @@ import socket
 
 from upwell.process.child import SIGNALS, Birth, drop_privileges, name_process, start_failed
 from upwell.process.control import receive
+from upwell.process.generation import reopen_logs
 from upwell.process.parts import Parts
 
 ROUND = 0.5
@@ -37,7 +38,7 @@ def run_checker(birth: Birth, parts: Parts) -> int:
         for number in near.recv(64):
             if number == signal.SIGUSR1:
                 journal.notice("reopening logs")
-                birth.plan.reopen_logs()
+                reopen_logs(birth.plan, journal, None)
             else:
                 running = False
 

@@ -45,11 +45,16 @@ class Control:
         return f"<Control checks={len(self._checks)} waiting={len(self._waiting)}>"
 
     def add_check(self, spec: CheckSpec) -> None:
-        """Have `spec` run; the same one again changes nothing."""
+        """Have `spec` run; the same one again changes nothing. Raises ValueError for one that cannot be: too large to
+        be sent, or (where the checker is called directly) refused by it."""
         message = {"op": "add_check", "check": to_message(spec)}
         self._checks[spec.identity] = message
         self._waiting["add_check", spec.identity] = message
-        self.flush()
+        try:
+            self.flush()
+        except ValueError:
+            del self._checks[spec.identity]
+            raise
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         """Set the administrative state of peer `index` (its place among the primaries or backups of `upstream`)."""
@@ -65,9 +70,10 @@ class Control:
             self._waiting = {("add_check", identity): m for identity, m in self._checks.items()} | self._waiting
         while self._waiting:
             key = next(iter(self._waiting))
-            if not self._deliver(self._waiting[key]):
+            message = self._waiting.pop(key)
+            if not self._deliver(message):
+                self._waiting = {key: message} | self._waiting
                 return
-            del self._waiting[key]
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -82,8 +88,11 @@ def to_socket(sock: socket.socket) -> Callable[[Message], bool]:
     """A `deliver` that sends JSON through the workers' end."""
 
     def deliver(message: Message) -> bool:
+        content = json.dumps(message).encode()
+        if len(content) > _MAX_MESSAGE:
+            raise ValueError(f"a message to the checker is {len(content)} bytes long, {_MAX_MESSAGE} are allowed")
         try:
-            sock.send(json.dumps(message).encode())
+            sock.send(content)
         except OSError:
             return False
         return True

@@ -16,6 +16,7 @@ import uvloop
 from upwell.process import control as control_socket
 from upwell.process.child import SIGNALS, Birth, describe, drop_privileges, name_process, start_failed
 from upwell.process.control import Control
+from upwell.process.generation import reopen_logs
 from upwell.process.journal import Journal
 from upwell.process.parts import Parts, Runtime
 from upwell.proxy.listen import ListenSpec
@@ -128,10 +129,7 @@ def install_signals(loop: asyncio.AbstractEventLoop, ending: Ending, birth: Birt
 
     def reopen() -> None:
         birth.journal.notice("reopening logs")
-        try:
-            birth.plan.reopen_logs()
-        except OSError as error:
-            birth.journal.emerg(f"logs could not be opened anew: {error}")
+        reopen_logs(birth.plan, birth.journal, None)
 
     actions: dict[int, Callable[[], None]] = {
         signal.SIGTERM: ending.at_once,

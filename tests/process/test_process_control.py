@@ -1,0 +1,146 @@
+"""Messages from workers to the checker: none is lost, none is done twice with another meaning, none blocks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from upwell.check.spec import CheckSpec
+from upwell.process.control import Control, Message, apply, receive, socket_pair, to_checker, to_socket
+from upwell.zone.table import PeerTable
+
+SPEC = CheckSpec("backend", request=b"GET /\xff HTTP/1.0\r\n\r\n", statuses=(200, 302))
+
+
+class Recorder:
+    """A checker that only remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def add(self, spec: CheckSpec) -> None:
+        if spec.upstream == "unknown":
+            raise ValueError('no upstream "unknown"')
+        self.told.append(spec)
+
+    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
+        self.told.append((upstream, backup, index, value))
+
+
+@pytest.fixture
+def table() -> PeerTable:
+    return PeerTable.create([("backend", "primary", "127.0.0.1:81", 0)], 1)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    workers, checker = socket_pair()
+    yield workers, checker
+    workers.close()
+    checker.close()
+
+
+def test_through_the_socket(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:
+    control, recorder = Control(table, to_socket(ends[0])), Recorder()
+    control.add_check(SPEC)
+    control.set_down("backend", True, 3, True)
+    assert receive(ends[1], recorder) == []
+    assert recorder.told == [SPEC, ("backend", True, 3, True)]
+
+
+def test_directly(table: PeerTable) -> None:
+    recorder = Recorder()
+    control = Control(table, to_checker(recorder))
+    control.add_check(SPEC)
+    control.set_down("backend", False, 0, False)
+    assert recorder.told == [SPEC, ("backend", False, 0, False)]
+
+
+def test_a_new_checker_is_told_all_checks_again(table: PeerTable) -> None:
+    recorder = Recorder()
+    control = Control(table, to_checker(recorder))
+    other = CheckSpec("backend", type="tcp")
+    control.add_check(SPEC)
+    control.add_check(other)
+    control.set_down("backend", False, 0, True)
+    recorder.told.clear()
+    control.flush()
+    assert recorder.told == []
+    table.start_checker(1)
+    control.flush()
+    assert recorder.told == [SPEC, other]
+
+
+def test_what_cannot_be_sent_waits_and_the_last_word_counts(table: PeerTable) -> None:
+    sent: list[Message] = []
+    open_ = False
+
+    def deliver(message: Message) -> bool:
+        if open_:
+            sent.append(message)
+        return open_
+
+    control = Control(table, deliver)
+    for value in (True, False, True):
+        control.set_down("backend", False, 0, value)
+    control.set_down("backend", False, 1, True)
+    control.set_down("backend", False, 0, False)
+    control.add_check(SPEC)
+    control.add_check(SPEC)
+    open_ = True
+    control.flush()
+    assert [(m["op"], m.get("index"), m.get("value")) for m in sent] == [
+        ("set_down", 1, True),
+        ("set_down", 0, False),
+        ("add_check", None, None),
+    ]
+
+
+def test_a_full_socket_blocks_nobody(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:
+    control, recorder = Control(table, to_socket(ends[0])), Recorder()
+    for index in range(10_000):
+        control.set_down("backend", False, index, True)
+    for _ in range(1000):
+        assert receive(ends[1], recorder) == []
+        control.flush()
+    assert [entry[2] for entry in recorder.told if isinstance(entry, tuple)] == list(range(10_000))
+
+
+def test_a_check_too_large_is_refused_and_forgotten(
+    table: PeerTable, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    control, recorder = Control(table, to_socket(ends[0])), Recorder()
+    with pytest.raises(ValueError, match="bytes long"):
+        control.add_check(CheckSpec("backend", request=b"x" * 70_000))
+    control.add_check(SPEC)
+    table.start_checker(1)
+    control.flush()
+    receive(ends[1], recorder)
+    assert recorder.told == [SPEC, SPEC]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not json", b"[]", b"{}", b'{"op": "dance"}', b'{"op": "add_check", "check": {"request": 1}}', b"\xff"],
+)
+def test_nonsense_is_complained_about_and_passed_over(
+    content: bytes, ends: tuple[socket.socket, socket.socket], table: PeerTable
+) -> None:
+    recorder = Recorder()
+    ends[0].send(content)
+    Control(table, to_socket(ends[0])).add_check(SPEC)
+    [complaint] = receive(ends[1], recorder)
+    assert complaint.startswith("control message could not be used: ")
+    assert recorder.told == [SPEC]
+
+
+def test_a_refused_check_is_complained_about(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:
+    Control(table, to_socket(ends[0])).add_check(CheckSpec("unknown"))
+    assert 'no upstream "unknown"' in receive(ends[1], Recorder())[0]
+
+
+def test_apply_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="dance"):
+        apply({"op": "dance"}, Recorder())
