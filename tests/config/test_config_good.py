@@ -1,4 +1,4 @@
-"""Good configurations against golden trees (tests/cases/config/good/*.tree): the settings that each level gives itself."""
+"""Good configurations against golden trees (tests/cases/config/good): what each level gives itself."""
 
 from __future__ import annotations
 

@@ -96,6 +96,12 @@ def _user(block: Block, directive: Directive) -> None:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
         raise directive.error(f'getgrnam("{group}") failed', len(directive.args) - 1) from None
+    if os.geteuid() != 0:
+        block.loading.warnings.append(
+            directive.error(
+                'the "user" directive makes sense only if the master process runs with super-user privileges, ignored'
+            )
+        )
     for setting, value in (("user", name), ("uid", account.pw_uid), ("group", group), ("gid", gid)):
         block.set(CoreSettings, setting, value)
 

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
-CLOSE = 444
-"""nginx's own status: close the connection and say nothing."""
-
 _GREATEST = 999
+_FIRST_ERROR = 400
+_DEFAULT_PORT = 80
 _URLS = ("http://", "https://", "$scheme")
 
 
@@ -37,39 +36,43 @@ class Return:
 def compile_return(
     step: Return, render: Callable[[Template], Callable[[Exchange], bytes]]
 ) -> Callable[[Exchange], int | None]:
-    """The rewrite handler for `step`: a status to answer with by nginx's own page, or None when it has answered itself.
+    """The rewrite handler for `step`: a status that is left to answer (with nginx's page), or None, having answered.
 
-    `render` makes a template into a function of the exchange. A status below 400 without text is answered with an
-    empty body; so is any status with an empty text.
+    `render` makes a template into a function of the exchange. A status below 400 without text has an empty body.
     """
     status = step.status
+    text = render(step.text or Template(()))
     if status in REDIRECTS:
-        address = render(step.text or Template(()))
 
         def redirect(exchange: Exchange) -> int | None:
-            exchange.out.append((b"Location", absolute(exchange, address(exchange))))
-            return status
+            exchange.respond_error(status, ((b"Location", absolute(exchange, text(exchange))),))
+            return None
 
         return redirect
-    if step.text is None and (status >= 400 or status == 0):
-        return lambda exchange: status or 0
-    text = render(step.text or Template(()))
+    if status >= _FIRST_ERROR and (step.text is None or step.text == Template(())):
+        return lambda exchange: status
 
     def answer(exchange: Exchange) -> int | None:
-        exchange.respond(status, text(exchange), exchange.location.default_type)
+        content = text(exchange)
+        exchange.status = status
+        exchange.content_type = exchange.location.default_type
+        exchange.content_length = len(content)
+        exchange.send_head()
+        exchange.write(content)
+        exchange.finish()
         return None
 
     return answer
 
 
 def absolute(exchange: Exchange, address: bytes) -> bytes:
-    """A redirect to a path is sent with scheme and host (nginx: absolute_redirect, port_in_redirect are on)."""
+    """A redirect to a path goes out with scheme, host and port (nginx: absolute_redirect, port_in_redirect)."""
     if not address.startswith(b"/"):
         return address
-    port = exchange.client.local_port
-    host = exchange.host
-    suffix = b"" if port in (0, 80) else b":%d" % port
-    return b"%b://%b%b%b" % (exchange.scheme.encode(), host, suffix, address)
+    client = exchange.client
+    host = exchange.host or client.local_address.encode()
+    port = b"" if client.local_port in (0, _DEFAULT_PORT) else b":%d" % client.local_port
+    return b"%b://%b%b%b" % (exchange.scheme.encode(), host, port, address)
 
 
 def _return(block: Block, directive: Directive) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -40,23 +40,29 @@ class UpstreamsSettings:
     specs: tuple[UpstreamSpec, ...] = field(default=(), metadata=LOCAL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """On the http block while it is read: explicit upstreams by lower-case name, implicit ones by "=" and name."""
+
+    specs: Mapping[str, UpstreamSpec] = field(default_factory=dict, metadata=LOCAL)
+
+
+def _add(http: Block, key: str, spec: UpstreamSpec) -> None:
+    http.append(UpstreamsSettings, "specs", spec)
+    http.own(_Index).setdefault("specs", {})[key] = spec
+
+
 def find_upstream(http: Block, host: str) -> UpstreamSpec | None:
     """The explicit upstream named `host` (nginx compares without regard to case)."""
-    wanted = host.lower()
-    for spec in http.own(UpstreamsSettings).get("specs", ()):
-        if not spec.implicit and spec.name.lower() == wanted:
-            return spec  # type: ignore[no-any-return]  # own() keeps values of any type
-    return None
+    return http[_Index].specs.get(host.lower())
 
 
 def implicit_upstream(http: Block, name: str, address: Address, default_port: int = 80) -> None:
     """Add the upstream of a `proxy_pass` to an address, once per name. Raises ValueError with nginx's words."""
-    specs = http.own(UpstreamsSettings).get("specs", ())
-    if any(spec.implicit and spec.name == name for spec in specs):
+    if f"={name}" in http[_Index].specs:
         return
-    # nginx never takes the peers of an implicit upstream out of use when there is one only, nor counts their failures
     peers = tuple(PeerSpec(text, where, server=name) for text, where in _expand(http, address, default_port))
-    http.append(UpstreamsSettings, "specs", UpstreamSpec(name, peers, implicit=True))
+    _add(http, f"={name}", UpstreamSpec(name, peers, implicit=True))
 
 
 def _upstream(block: Block, directive: Directive) -> None:
@@ -163,7 +169,7 @@ def _close_upstream(block: Block) -> None:
     http = block.around("http")
     if find_upstream(http, settings.name) is None:
         # known even when something is wrong with it, or each `proxy_pass` to it would be an error too
-        http.append(UpstreamsSettings, "specs", _spec_of(settings))
+        _add(http, settings.name.lower(), _spec_of(settings))
     if not given:
         raise ConfigError("no servers are inside upstream", block.position)
     if peers and all(peer.backup for peer in peers):
