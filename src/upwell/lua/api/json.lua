@@ -1,0 +1,1 @@
+-- cjson is a module to require (lib/cjson.lua); nothing of it is in the ngx table.

@@ -1,0 +1,1 @@
+-- ngx.upstream and resty.upstream.healthcheck are modules to require (lib/); nothing of them is in the ngx table.
