@@ -1,4 +1,6 @@
-"""The error log: nginx's levels and line format on a file descriptor. A log that cannot be written never stops traffic."""
+"""The error log: nginx's levels and line format on a file descriptor. A log that cannot be written never stops
+traffic.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class ErrorLog:
     `lost`, never raised: a full disk does not stop traffic.
     """
 
-    __slots__ = ("fd", "level", "lost", "path", "_second", "_stamp")
+    __slots__ = ("_second", "_stamp", "fd", "level", "lost", "path")
 
     def __init__(self, path: str, level: int = ERROR) -> None:
         self.path = path

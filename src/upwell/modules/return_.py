@@ -55,7 +55,7 @@ def compile_return(
     def answer(exchange: Exchange) -> int | None:
         content = text(exchange)
         exchange.status = status
-        exchange.content_type = exchange.location.default_type
+        exchange.content_type = exchange.default_type
         exchange.content_length = len(content)
         exchange.send_head()
         exchange.write(content)

@@ -69,6 +69,7 @@ class RequestBody:
             if self.limit and self.total > self.limit and not self.discarding:
                 raise MessageError(413, "client intended to send too large chunked body")
             if self.consumer is not None:
+                self.pieces.clear()  # what follows is not held, so the request cannot be sent again
                 self.consumer.send_content(content)
             elif not self.discarding:
                 self.pieces.append(content)

@@ -358,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
                 self._close()
             return
         if rest is None:
-            if body.size >= _MOST_PIPELINED and not body.waiting:
+            if body.size >= _MOST_PIPELINED and body.consumer is None and not body.waiting:
                 self._pause()
             body.wake()
             return

@@ -229,6 +229,14 @@ class Exchange:
             capture.fields.append((b"Content-Length", b"%d" % self.content_length))
         capture.fields.extend(self.out)
 
+    @property
+    def default_type(self) -> bytes | None:
+        """The media type of an answer made here: by the extension of the URI (`types`), else `default_type`."""
+        location = self.location
+        _, dot, extension = self.uri.rpartition(b"/")[2].rpartition(b".")
+        found = location.types.get(extension.lower()) if dot else None
+        return found or location.default_type or None
+
     def sent_field(self, name: bytes) -> bytes | None:
         """The value of a field of the answer by its lower-case name (nginx: $sent_http_name)."""
         if name == b"content-type":
@@ -248,7 +256,7 @@ class Exchange:
         """The Connection field of the answer; from here on it is decided whether the connection lives on."""
         client = self.client
         if self.keepalive and client.may_keep(self):
-            return b"Connection: keep-alive\r\n"
+            return b"Connection: keep-alive\r\n" + self.location.keepalive_header
         self.keepalive = False
         return b"Connection: close\r\n"
 

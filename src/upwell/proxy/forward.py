@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
-from upwell.log import ERROR
+from upwell.log import ERROR, WARN
 from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy.answer import answer
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.suspension import suspend
-from upwell.proxy.upstream import Try, UpstreamConnection, response_reader
+from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection, response_reader
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -41,14 +41,13 @@ class ForwardSpec:
     request_head: Callable[[Exchange, int | None, bool], bytes]
     request_path: Callable[[Exchange], bytes]
     hide: frozenset[bytes]
-    connect_timeout: float = 60.0
-    send_timeout: float = 60.0
-    read_timeout: float = 60.0
+    limits: Limits = DEFAULT_LIMITS
     next_on: frozenset[str] = frozenset(("error", "timeout"))
     next_tries: int = 0
     next_timeout: float = 0.0
     redirect: Callable[[Exchange, bytes], bytes] | None = None
     keeps: bool = True
+    request_buffering: bool = True
     ignore_client_abort: bool = False
 
 
@@ -57,7 +56,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     upstream = spec.upstream
     loop = exchange.client.loop
     if exchange.body is not None:
-        await exchange.body.fill(exchange.location.body_buffer_size)
+        await exchange.body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: tuple[Peer, ...] = ()
@@ -75,6 +74,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             head = await _ask(exchange, spec, connection)
             attempt.header = loop.time()
             attempt.status = head.status
+            peer.responses[min(head.status // 100, 5) - 1] += 1
             await _pass_on(exchange, spec, connection, head, tried)
             return
         except UpstreamError as error:
@@ -91,7 +91,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         finally:
             attempt.ended = loop.time()
             _let_go(exchange, spec, connection)
-            upstream.release(peer, loop.time(), failed)
+            if upstream.release(peer, loop.time(), failed):
+                exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
             tried = (*tried, peer)
             peer = upstream.pick(tried, loop.time())
@@ -112,7 +113,7 @@ def _note(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> Try:
 async def _connect(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> UpstreamConnection:
     """A new connection to `peer`. Raises UpstreamError when there is none in time."""
     connection = UpstreamConnection(spec.keepalive, peer, exchange)
-    connection.connect(spec.connect_timeout)
+    connection.connect(spec.limits)
     try:
         await suspend()
     except BaseException:
@@ -127,13 +128,13 @@ async def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnec
     exchange.source = connection
     if body is None:
         request = spec.request_head(exchange, None, False)
-        connection.begin(exchange, request, b"", False, False, spec.read_timeout, spec.send_timeout)
+        connection.begin(exchange, request, b"", False, False, spec.limits)
     else:
         streams = not body.complete
         length = body.announced if streams else body.size
         request = spec.request_head(exchange, length, length is None)
         content = body.content()
-        connection.begin(exchange, request, content, streams, length is None, spec.read_timeout, spec.send_timeout)
+        connection.begin(exchange, request, content, streams, length is None, spec.limits)
         if streams:
             body.stream_to(connection)
     head: ResponseHead = await suspend()

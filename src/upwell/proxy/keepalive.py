@@ -19,7 +19,7 @@ class Keepalive:
     It also holds what all connections of the upstream share: loop, timers, the reader of response fields.
     """
 
-    __slots__ = ("_all", "_idle", "loop", "max_head", "max_requests", "max_time", "most", "reader", "timeout", "timers")
+    __slots__ = ("_all", "_idle", "loop", "max_requests", "max_time", "most", "reader", "timeout", "timers")
 
     def __init__(
         self,
@@ -29,7 +29,6 @@ class Keepalive:
         max_requests: int = 1000,
         max_time: float = 3600.0,
         timeout: float = 60.0,
-        max_head: int = 65_536,
     ) -> None:
         self.loop = loop
         self.timers = timers
@@ -37,8 +36,7 @@ class Keepalive:
         self.max_requests = max_requests
         self.max_time = max_time
         self.timeout = timeout
-        self.max_head = max_head
-        self.reader = FieldReader(ignore_invalid=False, max_line=max_head)
+        self.reader = FieldReader(ignore_invalid=False, max_line=1 << 20)
         self._idle: dict[Peer, list[UpstreamConnection]] = {}
         self._all: dict[UpstreamConnection, None] = {}
 

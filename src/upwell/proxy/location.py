@@ -5,7 +5,7 @@ Their inputs are plain values and callables; how they came out of a configuratio
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class Location:
     header_filters: tuple[Filter, ...] = ()
     log: tuple[Filter, ...] = ()
     default_type: bytes = b"text/plain"
+    types: Mapping[bytes, bytes] = field(default_factory=dict)
     signature: bytes = SERVER
     proxy_host: bytes | None = None
     max_body_size: int = 1 << 20
@@ -47,6 +48,7 @@ class Location:
     body_timeout: float = 60.0
     send_timeout: float = 60.0
     keepalive_timeout: float = 75.0
+    keepalive_header: bytes = b""
     keepalive_requests: int = 1000
     keepalive_time: float = 3600.0
     lingering_timeout: float = 5.0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from upwell.errors import MessageError, UpstreamError
@@ -23,6 +25,25 @@ if TYPE_CHECKING:
 
 _CONNECTING, _IDLE, _HEAD, _ANSWERED, _RELAY, _CLOSED = range(6)
 _MOST_INTERIM = 10  # interim responses before the final one; more is a flood
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how much an exchange with a peer may take. Times in seconds, sizes in bytes.
+
+    `head_size` bounds the response's head (nginx: proxy_buffer_size); `buffered` is how much content may wait for a
+    slow client before the peer is no longer read (proxy_buffers). `tcp_keepalive` is proxy_socket_keepalive.
+    """
+
+    connect_timeout: float = 60.0
+    read_timeout: float = 60.0
+    send_timeout: float = 60.0
+    head_size: int = 4096
+    buffered: int = 32_768
+    tcp_keepalive: bool = False
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Try:
@@ -53,10 +74,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_content_sent",
         "_interim",
+        "_limits",
         "_paused",
-        "_read_timeout",
         "_reader",
-        "_send_timeout",
         "_state",
         "_task",
         "_writable",
@@ -86,8 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _CONNECTING
         self._buffer = b""
         self._reader: Reader | None = None
-        self._read_timeout = 60.0
-        self._send_timeout = 60.0
+        self._limits = DEFAULT_LIMITS
         self._interim = 0
         self._paused = False
         self._writable = True
@@ -102,8 +121,9 @@ class UpstreamConnection(asyncio.Protocol):
     def reused(self) -> bool:
         return self.requests > 1
 
-    def connect(self, timeout: float) -> None:
+    def connect(self, limits: Limits) -> None:
         """Begin to connect; the exchange is resumed when the connection is made and failed when it is not."""
+        self._limits = limits
         loop = self.pool.loop
         address = self.peer.address
         if isinstance(address, str):
@@ -112,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
             making = loop.create_task(loop.create_connection(lambda: self, address[0], address[1]))
         self._task = cast("asyncio.Task[object]", making)
         self._task.add_done_callback(self._connected)
-        self.pool.timers.arm(self, timeout)
+        self.pool.timers.arm(self, limits.connect_timeout)
 
     def _connected(self, task: asyncio.Task[object]) -> None:
         self._task = None
@@ -132,8 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
         content: bytes,
         streams: bool,
         chunked: bool,
-        read_timeout: float,
-        send_timeout: float,
+        limits: Limits,
     ) -> None:
         """Send a request: its head, the content at hand, and, if it `streams`, what comes later (`chunked` or as it
         is).
@@ -144,14 +163,13 @@ class UpstreamConnection(asyncio.Protocol):
         self.reusable = False
         self._state = _HEAD
         self._interim = 0
-        self._read_timeout = read_timeout
-        self._send_timeout = send_timeout
+        self._limits = limits
         self._body_chunked = chunked
         self._content_sent = not streams
         if streams:
             self.pool.timers.disarm(self)  # a slow client's time is not the peer's
         else:
-            self.pool.timers.arm(self, read_timeout)
+            self.pool.timers.arm(self, limits.read_timeout)
         if content:
             request += chunk(content) if chunked else content
             if chunked and not streams:
@@ -170,18 +188,18 @@ class UpstreamConnection(asyncio.Protocol):
             if self._body_chunked:
                 self.transport.write(LAST_CHUNK)
             if self._writable and not self._paused:
-                self.pool.timers.arm(self, self._read_timeout)
+                self.pool.timers.arm(self, self._limits.read_timeout)
 
     def pause_writing(self) -> None:
         self._writable = False
-        self.pool.timers.arm(self, self._send_timeout)
+        self.pool.timers.arm(self, self._limits.send_timeout)
         if self.exchange is not None and not self._content_sent:
             self.exchange.client.stop_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
         if self._content_sent:
-            self.pool.timers.arm(self, self._read_timeout)
+            self.pool.timers.arm(self, self._limits.read_timeout)
         else:
             self.pool.timers.disarm(self)
             if self.exchange is not None:
@@ -196,6 +214,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._state = _IDLE
         self.opened = self.pool.loop.time()
+        if self._limits.tcp_keepalive:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.pool.timers.disarm(self)
         self.exchange.resume(self)
 
@@ -258,14 +278,14 @@ class UpstreamConnection(asyncio.Protocol):
         pool = self.pool
         while True:
             try:
-                head = parse_response_head(data, pool.reader, pool.max_head)
+                head = parse_response_head(data, pool.reader, self._limits.head_size)
             except MessageError as error:
                 reason = f"upstream sent {error.reason} while reading response header from upstream"
                 self._break("invalid_header", reason, sent=True)
                 return
             if head is None:
                 self._buffer = data
-                pool.timers.arm(self, self._read_timeout)
+                pool.timers.arm(self, self._limits.read_timeout)
                 return
             if head.status >= 200:
                 break
@@ -301,10 +321,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _RELAY
         exchange = self.exchange
         assert exchange is not None
+        if exchange.capture is None:
+            exchange.client.transport.set_write_buffer_limits(high=self._limits.buffered)
         if exchange.capture is None and not exchange.client.writable:
             self.pause()
         else:
-            self.pool.timers.arm(self, self._read_timeout)
+            self.pool.timers.arm(self, self._limits.read_timeout)
         return False
 
     def _relay(self, data: bytes) -> None:
@@ -322,7 +344,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.resume()
         else:
             if not self._paused:
-                self.pool.timers.arm(self, self._read_timeout)
+                self.pool.timers.arm(self, self._limits.read_timeout)
             exchange.client.flush()
 
     def _pass_on(self, data: bytes) -> bool:
@@ -351,7 +373,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             if self._state == _RELAY:
                 self.transport.resume_reading()
-                self.pool.timers.arm(self, self._read_timeout)
+                self.pool.timers.arm(self, self._limits.read_timeout)
 
     # The end
 
@@ -371,16 +393,22 @@ class UpstreamConnection(asyncio.Protocol):
     def close(self) -> None:
         """Let go of the connection, whatever its state; idempotent."""
         state = self._state
+        if state == _CLOSED:
+            return
         self.exchange = None
         self._state = _CLOSED
         self.pool.timers.drop(self)
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        elif state != _CONNECTING:
-            if state == _IDLE:
-                self.pool.forget(self)
-            self.transport.abort() if state in (_HEAD, _RELAY) else self.transport.close()
+        if state == _CONNECTING:
+            if self._task is not None:
+                self._task.cancel()
+                self._task = None
+            return
+        if state == _IDLE:
+            self.pool.forget(self)
+        if state in (_HEAD, _RELAY):
+            self.transport.abort()
+        else:
+            self.transport.close()
 
 
 def response_reader(head: ResponseHead, method: bytes) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from upwell.config.model import Block
@@ -15,18 +16,20 @@ from upwell.modules.http import HttpSettings
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
 from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
-from upwell.modules.return_ import Return, compile_return
+from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.proxy.answer import HIDDEN
 from upwell.proxy.forward import ForwardSpec, forward
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.proxy.request import path_as_sent, request_renderer
+from upwell.proxy.upstream import Limits
 from upwell.runtime.logs import AccessLogFile
 from upwell.runtime.render import Render, constant_or_render, log_line, render
 
 if TYPE_CHECKING:
-    from upwell.lua.vm import Chunk, Vm
+    from upwell.lua.run import Chunk
+    from upwell.lua.vm import Vm
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
 
@@ -63,6 +66,7 @@ class Compiler:
             header_filters=self._header_filters(block),
             log=self._log(block),
             default_type=http.default_type.encode(),
+            types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,
             proxy_host=proxied.host.encode() if proxied is not None else None,
             max_body_size=http.client_max_body_size,
@@ -70,12 +74,24 @@ class Compiler:
             body_timeout=http.client_body_timeout,
             send_timeout=http.send_timeout,
             keepalive_timeout=http.keepalive_timeout,
+            keepalive_header=b"Keep-Alive: timeout=%d\r\n" % http.keepalive_header if http.keepalive_header else b"",
             keepalive_requests=http.keepalive_requests,
             keepalive_time=http.keepalive_time,
             lingering_timeout=http.lingering_timeout if lingering else 0.0,
             lingering_time=http.lingering_time if lingering else 0.0,
             internal=settings.internal or settings.is_named,
         )
+
+    def slash_redirect(self, block: Block, pattern: str) -> Location:
+        """The location that sends a client from the pattern without its last slash to the pattern."""
+        location = self.location(block, pattern)
+        address = escape_uri(pattern.encode("utf-8", "surrogateescape"))
+
+        async def content(exchange: Exchange) -> None:
+            whole = address + b"?" + exchange.args if exchange.args else address
+            exchange.respond_error(301, ((b"Location", absolute(exchange, whole)),))
+
+        return replace(location, content=content)
 
     def _chunk(self, code: LuaCode) -> tuple[Vm, Chunk]:
         assert self._vm is not None  # a configuration with Lua code has one
@@ -113,14 +129,20 @@ class Compiler:
                 (HIDDEN | {name.encode() for name in proxy.hide_headers})
                 - {name.encode() for name in proxy.pass_headers}
             ),
-            connect_timeout=proxy.connect_timeout,
-            send_timeout=proxy.send_timeout,
-            read_timeout=proxy.read_timeout,
+            limits=Limits(
+                connect_timeout=proxy.connect_timeout,
+                read_timeout=proxy.read_timeout,
+                send_timeout=proxy.send_timeout,
+                head_size=proxy.buffer_size,
+                buffered=proxy.buffers[0] * proxy.buffers[1] if proxy.buffering else proxy.buffer_size,
+                tcp_keepalive=proxy.socket_keepalive,
+            ),
             next_on=proxy.next_upstream,
             next_tries=proxy.next_upstream_tries,
             next_timeout=proxy.next_upstream_timeout,
             redirect=_redirects(proxy, settings),
             keeps=proxy.http_version == 11,
+            request_buffering=proxy.request_buffering,
             ignore_client_abort=proxy.ignore_client_abort,
         )
 

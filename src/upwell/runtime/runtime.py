@@ -14,6 +14,7 @@ from upwell.config.model import Block
 from upwell.http1.fields import FieldReader
 from upwell.log import ALERT, DEBUG, WARN, ErrorLog
 from upwell.lua import phase
+from upwell.lua import vm as lua_vm
 from upwell.lua.host import LuaHost
 from upwell.lua.vm import Vm
 from upwell.modules.location import LocationSettings
@@ -284,7 +285,25 @@ def _places(block: Block, compiler: Compiler, named: dict[str, Location]) -> lis
         if nested:
             place.inner = Level.of(nested)
         places.append(place)
-    return places
+    return places + _slash_redirects(block, compiler, places)
+
+
+def _slash_redirects(block: Block, compiler: Compiler, places: list[Place]) -> list[Place]:
+    """nginx's 301 from `/a` to `/a/` where a proxied prefix location is `/a/` and nothing else is `/a`."""
+    taken = {place.pattern for place in places if place.regex is None}
+    added = []
+    for inner in block.of("location"):
+        settings = inner[LocationSettings]
+        pattern = settings.pattern.encode("utf-8", "surrogateescape")
+        if (
+            settings.modifier in ("", "^~")
+            and settings.handler == "proxy_pass"
+            and len(pattern) > 1
+            and pattern.endswith(b"/")
+            and pattern[:-1] not in taken
+        ):
+            added.append(Place("=", pattern[:-1], None, compiler.slash_redirect(inner, settings.pattern)))
+    return added
 
 
 def _uses_lua(http: Block) -> bool:
@@ -305,6 +324,11 @@ def _variable(exchange: Exchange, name: str) -> bytes | None:
 
 def _backlog(sockets: Mapping[ListenSpec, socket.socket], sock: socket.socket) -> int:
     return next(spec.backlog for spec, one in sockets.items() if one is sock)
+
+
+def warm() -> None:
+    """Read what a worker would read later from the package's folder, while it may."""
+    lua_vm.warm()
 
 
 def _worker_log(plan: Plan) -> ErrorLog:
