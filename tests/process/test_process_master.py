@@ -80,7 +80,10 @@ class System:
     def launch(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the master, without waiting for anything."""
         self._process = subprocess.Popen(
-            [sys.executable, str(STUB), str(self.conf), *arguments], stderr=subprocess.PIPE, text=True
+            [sys.executable, str(STUB), str(self.conf), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self._pids.add(self.process.pid)
         return self.process
@@ -194,6 +197,14 @@ def test_fast_stop_does_not_wait_for_an_exchange(system: System, number: signal.
         system.signal(number)
         assert system.wait() == 0
         assert client.recv(10) == b""
+
+
+def test_ctrl_c_reaches_the_children_too_and_replaces_none(system: System) -> None:
+    master = system.start(workers=2)
+    os.killpg(master, signal.SIGINT)
+    assert system.wait() == 0
+    assert system.log().count("start worker process ") == 2
+    assert "[alert]" not in system.log()
 
 
 def test_quit_lets_exchanges_end(system: System) -> None:
@@ -391,6 +402,18 @@ def test_reopen(system: System) -> None:
     system.eventually(lambda: f"{killed}#{killed}: exiting" in system.log(), "the worker writes to the new file")
 
 
+def test_the_compiled_in_log_serves_where_none_is_configured(system: System) -> None:
+    boot = system.folder / "boot.log"
+    system.start(error_log=None)
+    assert boot.read_text() == ""  # its level is "error"
+    os.rename(boot, system.folder / "boot.log.1")
+    system.signal(signal.SIGUSR1)
+    system.eventually(boot.exists, "it is opened anew")
+    killed = system.ask()[0]
+    os.kill(killed, signal.SIGKILL)
+    system.eventually(lambda: f"worker process {killed} exited on signal 9" in boot.read_text(), "the alert")
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGUSR2, "USR2"), (signal.SIGWINCH, "WINCH")])
 def test_signals_for_later_are_named(system: System, number: signal.Signals, name: str) -> None:
     system.start()
@@ -482,22 +505,22 @@ def test_unix_listener(system: System) -> None:
 
 
 def test_the_shared_folder_goes_with_the_master_and_is_swept_after_a_kill(system: System) -> None:
-    def folders() -> set[str]:
-        return {name for name in os.listdir("/dev/shm") if name.startswith("upwell-")}
+    def folders() -> list[Path]:
+        return [Path(line.split()[-1]) for line in system.log().splitlines() if "stub shared folder" in line]
 
-    before = folders()
     system.start()
-    mine = folders() - before
-    assert len(mine) == 1
+    [first] = folders()
+    assert first.is_dir()
     children = system.children("worker") + system.children("checker")
     system.signal(signal.SIGKILL)
     system.wait()
     system.eventually(lambda: not any(system.alive(pid) for pid in children), "all children end")
-    assert mine <= folders()
     assert system.process.stderr is not None
     system.process.stderr.close()
     system.start()
-    assert not mine & folders()
+    second = folders()[1]
+    assert second.is_dir()
+    assert not first.exists()
     system.signal(signal.SIGTERM)
     assert system.wait() == 0
-    assert not (folders() - before)
+    assert not second.exists()

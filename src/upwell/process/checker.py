@@ -38,7 +38,7 @@ def run_checker(birth: Birth, parts: Parts) -> int:
         for number in near.recv(64):
             if number == signal.SIGUSR1:
                 journal.notice("reopening logs")
-                reopen_logs(birth.plan, journal, None)
+                reopen_logs(birth.plan, birth.boot, journal, None)
             else:
                 running = False
 

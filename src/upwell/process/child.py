@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from upwell.process.journal import Journal, failure
+from upwell.log import ErrorLog
+from upwell.process.journal import Journal
 from upwell.process.parts import Plan
 from upwell.process.supervisor import FATAL
 from upwell.zone.table import PeerTable
@@ -35,12 +36,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child is given. `life` is readable at its end (EOF) once the master is gone; a line written to `ready`
-    tells the master that the child has started; `control` is its end of the control socket pair."""
+    """What a child is given. `boot` is the compiled-in log, which `journal` may write to; `life` is readable (EOF) once
+    the master is gone; a line written to `ready` tells the master that the child has started; `control` is its end of
+    the control socket pair."""
 
     plan: Plan
     table: PeerTable
     journal: Journal
+    boot: ErrorLog
     slot: int
     control: socket.socket
     ready: int
@@ -119,8 +122,7 @@ def run_child(body: Callable[[], int], journal: Journal) -> int:
 
 def start_failed(journal: Journal, error: Exception) -> int:
     """Log why a child could not start; the exit code tells the master not to try again."""
-    text = f"{error.strerror or error} {failure(error)}" if isinstance(error, OSError) else describe(error)
-    journal.emerg(f"process could not be started: {text}")
+    journal.emerg(f"process could not be started: {describe(error)}")
     return FATAL
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upwell.errors import ConfigErrors
-from upwell.log import ErrorLog
+from upwell.log import ERROR, ErrorLog
 from upwell.process.child import Identity, describe, resolve_user
 from upwell.process.control import socket_pair
 from upwell.process.journal import Journal, failure, make_folder_of
@@ -91,6 +91,9 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
         raise NotPrepared from error
     open_plan_logs(plan, journal)
     before = journal.destinations
+    if not plan.error_log:
+        # The level of an error log that no directive names (ngx_log_open_default); until here it was `notice`.
+        boot.level = ERROR
     journal.direct(plan.error_log or (boot,))
     workers = plan.worker_processes if plan.master_process else 1
     sockets: Sockets = {}
@@ -122,15 +125,21 @@ def close_logs(plan: Plan) -> None:
             log.fd = -1
 
 
-def reopen_logs(plan: Plan, journal: Journal, owner: Identity | None) -> None:
-    """Open the logs of `plan` anew (USR1) and hand the files to the workers' user, who has to open them too."""
-    try:
-        plan.reopen_logs()
-        if owner is None:
-            return
-        for log in log_files(plan):
-            found = os.stat(log.path)
+def reopen_logs(plan: Plan, boot: ErrorLog, journal: Journal, owner: Identity | None) -> None:
+    """Open the logs of `plan` and the compiled-in one anew (USR1). The master names the workers' user as `owner` and
+    hands it the files first, because the workers have to open them too. A log that cannot be opened goes on as it was.
+    """
+    for reopen in (boot.reopen, plan.reopen_logs):
+        try:
+            reopen()
+        except OSError as error:
+            journal.emerg(f'open() "{error.filename}" {failure(error)}')
+    if owner is None:
+        return
+    for path in {log.path for log in (*log_files(plan), boot)} - {"stderr"}:
+        try:
+            found = os.stat(path)
             if stat.S_ISREG(found.st_mode) and found.st_uid != owner.uid:
-                os.chown(log.path, owner.uid, -1)
-    except OSError as error:
-        journal.emerg(f'open() "{error.filename}" {failure(error)}')
+                os.chown(path, owner.uid, -1)
+        except OSError as error:
+            journal.emerg(f'chown() "{path}" {failure(error)}')

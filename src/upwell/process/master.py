@@ -141,7 +141,7 @@ class Master:
 
         name_process("upwell: single")
         try:
-            return run_single(generation, self._journal, self._parts, self._shared.path)
+            return run_single(generation, self._journal, self._boot, self._parts, self._shared.path)
         finally:
             self._clear(all_of([generation.sockets]))
 
@@ -166,12 +166,10 @@ class Master:
         if ready in happened:
             self._hear_ready()
         if signals in happened:
-            numbers = os.read(signals, 4096)
-            # Deaths first: a signal to a child that is gone would be a false alarm.
-            if signal.SIGCHLD in numbers:
-                self._reap()
-            for number in dict.fromkeys(numbers):
-                if number in _HEARD:
+            for number in sorted(set(os.read(signals, 4096)), key=_urgency):
+                if number == signal.SIGCHLD:
+                    self._reap()
+                elif number in _HEARD:
                     self._perform(self._supervisor.signalled(_HEARD[signal.Signals(number)], time.monotonic()))
         self._perform(self._supervisor.tick(time.monotonic()))
 
@@ -262,9 +260,7 @@ class Master:
 
     def _reopen(self, _: Reopen) -> None:
         for generation in self._generations.values():
-            reopen_logs(generation.plan, self._journal, generation.identity)
-        with contextlib.suppress(OSError):
-            self._boot.reopen()
+            reopen_logs(generation.plan, self._boot, self._journal, generation.identity)
 
     def _deafen(self, _: Deafen) -> None:
         discard(all_of(g.sockets for g in self._generations.values()))
@@ -316,6 +312,7 @@ class Master:
             plan=generation.plan,
             table=generation.table,
             journal=self._journal,
+            boot=self._boot,
             slot=slot,
             control=generation.workers_end if kind == "worker" else generation.checker_end,
             ready=self._pipes.ready[1],
@@ -363,6 +360,13 @@ _PERFORM: dict[type, Callable[..., None]] = {
     Deafen: Master._deafen,
     Exit: Master._exit,
 }
+
+
+def _urgency(number: int) -> int:
+    """The end first (Ctrl-C reaches the children too: they are not to be replaced), deaths before the rest."""
+    if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        return 0
+    return 1 if number == signal.SIGCHLD else 2
 
 
 def _milliseconds(deadline: float) -> float:

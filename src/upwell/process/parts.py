@@ -152,7 +152,10 @@ def _checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journ
 
 
 def _warm_worker() -> None:
-    _import(*_LATER, "uvloop", "lupa", "lmdb", "upwell.runtime.runtime")
+    _import(*_LATER, "uvloop", "lupa", "lmdb")
+    from upwell.runtime.runtime import warm
+
+    warm()
 
 
 def _warm_checker() -> None:

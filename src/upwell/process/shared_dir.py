@@ -28,11 +28,14 @@ class SharedDir:
         """Make the folder, owned by the worker's `uid` and `gid` (-1: the caller's). Raises OSError."""
         parent = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
         _sweep(parent)
-        self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        self._lock = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Under a name that no sweep looks at until the lock is held.
+        path = tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent)
+        self._lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if uid >= 0:
-            os.chown(self.path, uid, gid)
+            os.chown(path, uid, gid)
+        self.path = os.path.join(parent, os.path.basename(path)[1:])
+        os.rename(path, self.path)
 
     def __repr__(self) -> str:
         return f"<SharedDir {self.path}>"

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from upwell.log import ErrorLog
 from upwell.process.child import describe
 from upwell.process.control import Control, Message, to_checker
 from upwell.process.generation import Generation, reopen_logs
@@ -17,7 +18,7 @@ from upwell.process.parts import Checker, Parts
 from upwell.process.worker import BEAT, Ending, new_loop, settle_memory
 
 
-def run_single(generation: Generation, journal: Journal, parts: Parts, shared_dir: str) -> int:
+def run_single(generation: Generation, journal: Journal, boot: ErrorLog, parts: Parts, shared_dir: str) -> int:
     """Serve until told to end; returns the exit code. Called with the signals blocked, which it lifts.
 
     Privileges stay (as in nginx, whose `user` is for worker processes), and HUP is not followed.
@@ -35,7 +36,7 @@ def run_single(generation: Generation, journal: Journal, parts: Parts, shared_di
     except Exception as error:
         journal.emerg(f"process could not be started: {describe(error)}")
         return 1
-    _install(loop, ending, journal, lambda: reopen_logs(generation.plan, journal, None))
+    _install(loop, ending, journal, lambda: reopen_logs(generation.plan, boot, journal, None))
     settle_memory()
 
     def begin() -> None:

@@ -31,10 +31,12 @@ def run_worker(birth: Birth, sockets: Mapping[ListenSpec, socket.socket], parts:
     journal = birth.journal
     try:
         parts.warm_worker()
-        drop_privileges(birth.identity)
         loop = new_loop(journal)
         control = Control(birth.table, control_socket.to_socket(birth.control))
         runtime = parts.runtime(birth.plan, birth.table, birth.slot, control, sockets, loop, birth.shared_dir, journal)
+        # Compiling reads files of upwell's own (and init_by_lua runs, in nginx in the master); what follows is the
+        # worker's: init_worker_by_lua, requests.
+        drop_privileges(birth.identity)
         ending = Ending(loop, runtime, journal, birth.plan.worker_shutdown_timeout)
         install_signals(loop, ending, birth)
         loop.add_reader(birth.life, ending.orphaned)
@@ -129,7 +131,7 @@ def install_signals(loop: asyncio.AbstractEventLoop, ending: Ending, birth: Birt
 
     def reopen() -> None:
         birth.journal.notice("reopening logs")
-        reopen_logs(birth.plan, birth.journal, None)
+        reopen_logs(birth.plan, birth.boot, birth.journal, None)
 
     actions: dict[int, Callable[[], None]] = {
         signal.SIGTERM: ending.at_once,
