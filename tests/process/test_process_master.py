@@ -443,7 +443,8 @@ def test_daemon_that_cannot_write_its_pid_file_fails_in_front(system: System) ->
     process = system.launch()
     assert system.wait() == 1
     assert process.stderr is not None
-    assert 'open() "/nonexistent/upwell.pid' in process.stderr.read()
+    words = 'nginx: [emerg] open() "/nonexistent/upwell.pid" failed (2: No such file or directory)\n'
+    assert process.stderr.read() == words
 
 
 def test_master_process_off(system: System) -> None:

@@ -111,13 +111,19 @@ class Master:
         try:
             # Whoever reads the pid file may signal at once: from here on signals are kept until somebody listens.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            self._share(first)
-            self._pid_path = plan.pid
             make_folder_of(plan.pid)
             pidfile.write(plan.pid, os.getpid())
         except OSError as error:
-            journal.emerg(f'open() "{error.filename}" {failure(error)}')
+            journal.emerg(f'open() "{plan.pid}" {failure(error)}')
             discard(all_of([first.sockets]))
+            return 1
+        self._pid_path = plan.pid
+        try:
+            self._share(first)
+        except OSError as error:
+            journal.emerg(f"no folder for shared dictionaries: {error}")
+            discard(all_of([first.sockets]))
+            pidfile.remove(plan.pid, os.getpid())
             return 1
         journal.detach()
         if background:

@@ -31,7 +31,7 @@ def write(path: str, pid: int) -> None:
     try:
         _fill(scratch, content)
         os.rename(scratch, path)
-    except PermissionError:
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
         _fill(path, content)
