@@ -16,6 +16,9 @@ HOP_BY_HOP = frozenset(
 )
 """Names that a proxy answers for itself (RFC 9110, 7.6.1; `expect` because nginx answers it)."""
 
+_ONCE = frozenset((b"content-length", b"host", b"transfer-encoding"))
+"""Names that decide where a message ends or whom it is for: twice is refused, even with equal values."""
+
 _MAX_SECTIONS = 1024
 _MAX_SECTION_SIZE = 2048  # larger ones hold cookies and tokens, which seldom repeat
 _MAX_LINES = 4096
@@ -58,6 +61,8 @@ class FieldSection:
         values = self.values
         for name, value in fields:
             if name in values:
+                if name in _ONCE:
+                    raise MessageError(400, f'duplicate header line: "{name.decode()}"')
                 values[name] += (b"; " if name == b"cookie" else b", ") + value
             else:
                 values[name] = value
@@ -73,8 +78,7 @@ class FieldSection:
         values = self.values
         length = values.get(b"content-length")
         if length is not None:
-            # Two equal lengths are joined to "5, 5" above, which is refused like any other list (RFC 9112, 6.3 rule 5
-            # lets us).
+            # "5, 5" is refused like any other list: RFC 9112, 6.3 rule 5 lets us.
             if CONTENT_LENGTH.fullmatch(length) is None:
                 raise MessageError(400, "invalid Content-Length header")
             self.content_length = int(length)

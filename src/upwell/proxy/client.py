@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_FIELDS = FieldSection((), ())
+_NOT_ALLOWED = frozenset((b"CONNECT", b"TRACE"))  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED = 65_536  # bytes of further requests that are taken in while one is being answered
 _connection_numbers = count(1)
 
@@ -276,6 +277,8 @@ class ClientConnection(asyncio.Protocol):
                     self._in_head = True
                     endpoint.timers.arm(self, endpoint.header_timeout)
                 return
+            if head.method in _NOT_ALLOWED:
+                raise MessageError(405, f"{head.method.decode()} method")
             targets = endpoint.targets
             target = targets.get(head.target)
             if target is None:
@@ -297,9 +300,6 @@ class ClientConnection(asyncio.Protocol):
         exchange.host = name
         exchange.server = endpoint.match(self, name)
         section = head.section
-        if head.method == b"CONNECT":
-            self._reject(exchange, 405, "client sent CONNECT method")
-            return
         if section.chunked or section.content_length:
             body = exchange.body = self.body = RequestBody(exchange, section.content_length)
             if self._buffer:

@@ -67,7 +67,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         failed = False
         attempt = _note(exchange, spec, peer)
         try:
-            connection = None if stale else spec.keepalive.take(peer)
+            connection = None if stale else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
             if connection is None:
                 connection = await _connect(exchange, spec, peer)
             attempt.connected = loop.time()
@@ -127,7 +127,9 @@ async def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnec
     body = exchange.body
     exchange.source = connection
     if body is None:
-        request = spec.request_head(exchange, None, False)
+        # That there is nothing is said if the client said so (RFC 9110, 8.6); a subrequest has a content of its own.
+        length = 0 if exchange.capture is None and exchange.head.section.content_length == 0 else None
+        request = spec.request_head(exchange, length, False)
         connection.begin(exchange, request, b"", False, False, spec.limits)
     else:
         streams = not body.complete

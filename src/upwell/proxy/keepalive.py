@@ -43,14 +43,22 @@ class Keepalive:
     def __repr__(self) -> str:
         return f"<Keepalive {len(self._all)}/{self.most}>"
 
-    def take(self, peer: Peer) -> UpstreamConnection | None:
-        """The idle connection to `peer` that was used last, or None."""
+    def take(self, peer: Peer, careful: bool = False) -> UpstreamConnection | None:
+        """The idle connection to `peer` that was used last, or None.
+
+        `careful` asks the system whether the peer has closed it already, which the loop may not have told yet: for a
+        request that must not be sent twice.
+        """
         idle = self._idle.get(peer)
-        if not idle:
-            return None
-        connection = idle.pop()
-        del self._all[connection]
-        return connection
+        while idle:
+            connection = idle[-1]
+            if careful and connection.is_over():
+                connection.close()
+                continue
+            idle.pop()
+            del self._all[connection]
+            return connection
+        return None
 
     def give(self, connection: UpstreamConnection) -> None:
         """Take a connection back after its exchange: kept if it is clean and young enough, else closed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -237,6 +238,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         state = self._state
         exchange = self.exchange
+        self.reusable = False
         self._state = _CLOSED
         self.pool.timers.drop(self)
         if state == _IDLE:
@@ -390,12 +392,19 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader = None
         self._state = _IDLE
 
+    def is_over(self) -> bool:
+        """Whether there is something to read on an idle connection, which can only be its end."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def close(self) -> None:
         """Let go of the connection, whatever its state; idempotent."""
         state = self._state
         if state == _CLOSED:
             return
         self.exchange = None
+        self.reusable = False
         self._state = _CLOSED
         self.pool.timers.drop(self)
         if state == _CONNECTING:
