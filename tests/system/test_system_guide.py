@@ -1,24 +1,28 @@
 """The guide's own file, its ports rewritten and nothing else, through its two situations and back, with real apps.
 
-The plays for one and for two workers run at the same time, once; the tests read what was noted meanwhile.
+The plays for one and for two workers and `upwell demo` run at the same time, once; the tests read what was noted.
 """
 
 from __future__ import annotations
 
 import http.client
 import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from bench.cpu import tree
 from tests.system.conftest import StartBalancer
+from upwell.contrib.demo import Lines, Stage, main, sum_up
 from upwell.contrib.guide import APP_PORTS, FRONT_PORTS, guide_text, with_ports
-from upwell.contrib.processes import App, Balancer, await_condition, free_ports
+from upwell.contrib.processes import UPWELL, App, Balancer, await_condition, free_ports
 from upwell.contrib.traffic import Traffic, fetch
 
 SEED = Path(__file__).parents[3] / "shared" / "seed" / "nginx.conf"
@@ -169,11 +173,55 @@ def _play(workers: int, start: StartBalancer) -> Play:
     return play
 
 
+@dataclass
+class Demo:
+    """A whole run of `upwell demo --keep`, ended with Ctrl-C once it had played; which processes were its own."""
+
+    output: str
+    exit_status: int
+    processes: list[int]
+
+
+def _demo() -> Demo:
+    command = [*UPWELL, "demo", "--keep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("  error log:"):  # the last thing it says before it waits
+                    break
+            processes = tree(process.pid)[1:]
+            process.send_signal(signal.SIGINT)
+            lines.append(process.stdout.read())
+            return Demo("".join(lines), process.wait(20), processes)
+        finally:
+            process.kill()
+
+
+@dataclass
+class Running:
+    """What runs at the same time."""
+
+    demo: Future[Demo]
+    plays: dict[int, Future[Play]]
+
+
 @pytest.fixture(scope="module")
-def plays(start_shared: StartBalancer) -> Iterator[dict[int, Play]]:
-    with ThreadPoolExecutor(len(WORKERS)) as pool:
-        running = {workers: pool.submit(_play, workers, start_shared) for workers in WORKERS}
-        yield {workers: future.result() for workers, future in running.items()}
+def running(start_shared: StartBalancer) -> Iterator[Running]:
+    with ThreadPoolExecutor(len(WORKERS) + 1) as pool:
+        yield Running(pool.submit(_demo), {workers: pool.submit(_play, workers, start_shared) for workers in WORKERS})
+
+
+@pytest.fixture(scope="module")
+def plays(running: Running) -> dict[int, Play]:
+    return {workers: play.result() for workers, play in running.plays.items()}
+
+
+@pytest.fixture(scope="module")
+def demo(running: Running) -> Demo:
+    return running.demo.result()
 
 
 @pytest.fixture(params=WORKERS, ids=lambda workers: f"{workers} worker" + "s" * (workers > 1))
@@ -249,3 +297,61 @@ def test_fall_and_rise_take_as_many_probes_as_the_file_says(play: Play) -> None:
 def test_the_status_page_is_refused_to_other_addresses(play: Play) -> None:
     assert play.refused == 403
     assert 'access forbidden by rule, client: 127.0.0.2, server: localhost, request: "GET /status HTTP/1.1"' in play.log
+
+
+def test_the_demo_plays_both_situations_and_loses_nothing(demo: Demo) -> None:
+    assert demo.exit_status == 0, demo.output
+    for line in ("Situation 1: app-81 and app-83 stop.", "Situation 2: app-82 and app-83 stop."):
+        assert line in demo.output
+    assert demo.output.count("  /status shows them DOWN after ") == 2
+    assert demo.output.count("  /status shows them UP after ") == 2
+    asked = re.search(r"^Asked: ([\d,]+) requests\.$", demo.output, re.MULTILINE)
+    assert asked is not None
+    answers = re.findall(r"app-\d\d ([\d,]+)", demo.output.partition("Asked:")[2])
+    assert len(answers) == 4
+    assert sum(int(one.replace(",", "")) for one in answers) == int(asked[1].replace(",", "")) > 1000
+    assert "\nLost: none." in demo.output
+
+
+def test_the_demo_tells_how_to_stop_and_start_apps(demo: Demo) -> None:
+    assert "kill PID" in demo.output
+    for pid in re.findall(
+        r"^  app-\d\d \(pid (\d+)\): .* -m upwell\.contrib\.demo_app \d+ app-\d\d &$", demo.output, re.M
+    ):
+        assert int(pid) in demo.processes
+    assert re.search(r"http://127\.0\.0\.1:\d+/status ", demo.output)
+
+
+def test_the_demo_leaves_no_process_behind(demo: Demo) -> None:
+    assert len(demo.processes) >= 7  # four apps, master, worker, checker
+    assert not any(Path(f"/proc/{pid}").exists() for pid in demo.processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_interrupted_cleans_up(number: signal.Signals) -> None:
+    with subprocess.Popen([*UPWELL, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        processes = tree(process.pid)[1:]
+        process.send_signal(number)
+        rest = process.stdout.read()
+        assert process.wait(20) == 130, rest
+    assert len(processes) >= 5
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
+
+
+def test_a_lost_request_fails_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage(tmp_path / "prefix")
+    stage.traffic[80].asked = 2
+    stage.traffic[80].answered["app-81"] = 1
+    assert sum_up(stage, Lines()) == 0
+    stage.traffic[80].lost.append("GET / on port 1: status 502")
+    assert sum_up(stage, Lines()) == 1
+    assert "Lost: 1 requests, the first ones:\n  GET / on port 1: status 502\n" in capsys.readouterr().out
+
+
+def test_the_demo_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--nonsense"])
+    assert refused.value.code == 2
+    assert "--nonsense" in capsys.readouterr().err

@@ -85,6 +85,9 @@ class View(Protocol):
     def show(self, stage: Stage, now: str) -> None:
         """The state of the peers while `now` happens; called several times a second."""
 
+    def end(self) -> None:
+        """No more states; lines may follow."""
+
 
 class Lines:
     """For pipes and files: lines only, and a line for each peer whose state on the page changes."""
@@ -96,12 +99,16 @@ class Lines:
         print(line, flush=True)
 
     def show(self, stage: Stage, now: str) -> None:
+        # What happens now is said by the lines between; the states are said when they change.
         for port, up in stage.up.items():
             if self._shown.get(port) is not up:
                 self._shown[port] = up
                 print(
                     f"    page: 127.0.0.1:{stage.ports[port]} (the guide's {port}) {'UP' if up else 'DOWN'}", flush=True
                 )
+
+    def end(self) -> None:
+        """Nothing is kept open."""
 
 
 class LiveTable:
@@ -120,7 +127,7 @@ class LiveTable:
     def show(self, stage: Stage, now: str) -> None:
         self._live.update(peer_table(stage, now), refresh=True)
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._live.stop()
 
 
@@ -215,7 +222,7 @@ def _stay(stage: Stage, view: View) -> None:
             time.sleep(_LOOK)
 
 
-def _sum_up(stage: Stage, view: View) -> int:
+def sum_up(stage: Stage, view: View) -> int:
     """Say what was asked, who answered and what was lost; the exit status."""
     lost = [sentence for traffic in stage.traffic.values() for sentence in traffic.lost]
     asked = sum(traffic.asked for traffic in stage.traffic.values())
@@ -242,10 +249,14 @@ def _run(keep: bool, view: View) -> int:
                 play(stage, view)
                 if keep:
                     _stay(stage, view)
+                for traffic in stage.traffic.values():
+                    traffic.stop()
+                view.show(stage, "the end")
+                view.end()
         except NotReached as error:
             view.say(f"The demo failed: {error}")
             return 1
-        return _sum_up(stage, view)
+        return sum_up(stage, view)
 
 
 def _interrupt(*_: object) -> None:
@@ -262,14 +273,13 @@ def main(argv: list[str]) -> int:
     keep = parser.parse_args(argv).keep
     # Being asked to end must not leave processes behind: it unwinds like Ctrl-C.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    table = LiveTable() if sys.stdout.isatty() else None
+    view: View = LiveTable() if sys.stdout.isatty() else Lines()
     try:
-        return _run(keep, table or Lines())
+        return _run(keep, view)
     except KeyboardInterrupt:
         print("Interrupted; the apps and upwell are stopped.", file=sys.stderr)
         return 130
     finally:
-        if table is not None:
-            table.close()
+        view.end()
         for number, handler in before.items():
             signal.signal(number, handler)
