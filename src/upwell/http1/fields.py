@@ -30,7 +30,8 @@ class FieldSection:
     `fields` are (lower-case name, value) in order; `wires` the same as `Name: value\\r\\n` with the name as it was
     written; `values` maps each name to its value, several joined as nginx does (", ", cookies "; "). `content_length`
     is None when there is none; `chunked` says that Transfer-Encoding is exactly "chunked". `close` and `keep_alive`
-    are the options of Connection, `options` all names in it. `host` is the Host field as sent.
+    are the options of Connection, `options` all names in it. `host` is the Host field as sent and
+    `host_name` its name in lower case.
     `rendered` is room for whoever sends this section on in a fixed form: it is remembered with the section.
     """
 
@@ -40,6 +41,7 @@ class FieldSection:
         "content_length",
         "fields",
         "host",
+        "host_name",
         "keep_alive",
         "options",
         "rendered",
@@ -57,6 +59,7 @@ class FieldSection:
         self.keep_alive = False
         self.options: frozenset[bytes] = frozenset()
         self.host: bytes | None = None
+        self.host_name = b""
         self.rendered: dict[object, tuple[bytes, bytes]] = {}
         values = self.values
         for name, value in fields:
@@ -95,7 +98,9 @@ class FieldSection:
             self.options = options
             self.close = b"close" in options
             self.keep_alive = b"keep-alive" in options
-        self.host = values.get(b"host")
+        host = self.host = values.get(b"host")
+        if host:
+            self.host_name = check_host(host)[0]
 
     def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
         """The field lines but those called `names` (lower case) and those that Connection names."""

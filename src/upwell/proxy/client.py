@@ -121,6 +121,7 @@ class ClientConnection(asyncio.Protocol):
         "_reading",
         "_waiting_to_drain",
         "address",
+        "address_bytes",
         "body",
         "deadline",
         "endpoint",
@@ -154,6 +155,7 @@ class ClientConnection(asyncio.Protocol):
         self.writable = True
         self.pipelined = False
         self.address = "unix:"
+        self.address_bytes = b"unix:"
         self.port = 0
         self.local_address = "unix:"
         self.local_port = 0
@@ -181,6 +183,7 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.address, self.port = peer[0], peer[1]
+            self.address_bytes = self.address.encode()
             local = endpoint.local or transport.get_extra_info("sockname")
             self.local_address, self.local_port = local[0], local[1]
         self.opened = self.loop.time()
@@ -287,8 +290,7 @@ class ClientConnection(asyncio.Protocol):
                     targets.clear()
                 if len(head.target) < 256:
                     targets[head.target] = target
-            host = target.host or head.section.host
-            name = check_host(host)[0] if host else b""
+            name = head.section.host_name if target.host is None else check_host(target.host)[0]
         except MessageError as error:
             self._refuse(data, error)
             return

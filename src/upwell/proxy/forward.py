@@ -17,7 +17,7 @@ from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy.answer import answer
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.suspension import suspend
-from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection, response_reader
+from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -71,14 +71,21 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             if connection is None:
                 connection = await _connect(exchange, spec, peer)
             attempt.connected = loop.time()
-            head = await _ask(exchange, spec, connection)
+            _ask(exchange, spec, connection)
+            head: ResponseHead = await suspend()
             attempt.header = loop.time()
             attempt.status = head.status
             peer.responses[min(head.status // 100, 5) - 1] += 1
-            await _pass_on(exchange, spec, connection, head, tried)
+            if head.status >= 400:
+                _check_status(exchange, spec, head, tried)
+            answer(exchange, head, spec.hide, spec.redirect)
+            if not connection.relay(head, exchange.method):
+                await suspend()
+            exchange.finish()
             return
         except UpstreamError as error:
-            exchange.log(ERROR, error.reason)
+            if not error.outcome.startswith("http_"):
+                exchange.log(ERROR, error.reason)
             # A kept connection that its peer closed at the moment of reuse says nothing about the peer: once more,
             # afresh.
             stale = (
@@ -122,8 +129,8 @@ async def _connect(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> Upstrea
     return connection
 
 
-async def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) -> ResponseHead:
-    """Send the request and wait for the final response's head. Raises UpstreamError."""
+def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) -> None:
+    """Send the request; the exchange is resumed with the final response's head, or an UpstreamError is raised in it."""
     body = exchange.body
     exchange.source = connection
     if body is None:
@@ -139,24 +146,15 @@ async def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnec
         connection.begin(exchange, request, content, streams, length is None, spec.limits)
         if streams:
             body.stream_to(connection)
-    head: ResponseHead = await suspend()
-    return head
 
 
-async def _pass_on(
-    exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection, head: ResponseHead, tried: tuple[Peer, ...]
-) -> None:
-    """Send the answer to the client, unless its status is one for which the next peer is to be tried."""
-    if head.status >= 400 and spec.next_on:
-        error = UpstreamError(f"http_{head.status}", f"upstream answered with status {head.status}", sent=True)
-        if error.outcome in spec.next_on and _may_try_again(exchange, spec, error, False, tried):
+def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: tuple[Peer, ...]) -> None:
+    """Raise UpstreamError when the status is one for which the next peer is to be tried, and it may be."""
+    outcome = f"http_{head.status}"
+    if outcome in spec.next_on:
+        error = UpstreamError(outcome, f"upstream answered with status {head.status}", sent=True)
+        if _may_try_again(exchange, spec, error, False, tried):
             raise error
-    reader = response_reader(head, exchange.method)
-    answer(exchange, head, spec.hide, spec.redirect)
-    if not connection.relay(head, reader):
-        exchange.client.flush()
-        await suspend()
-    exchange.finish()
 
 
 def _may_try_again(

@@ -305,25 +305,32 @@ class UpstreamConnection(asyncio.Protocol):
         assert exchange is not None
         exchange.resume(head)
 
-    def relay(self, head: ResponseHead, reader: Reader) -> bool:
+    def relay(self, head: ResponseHead, method: bytes) -> bool:
         """Pass the response's content on; true when it is complete already, else the exchange is resumed when it is."""
         section = head.section
-        self._reader = reader
-        self.reusable = (
-            not section.close and (head.version == 11 or section.keep_alive) and not isinstance(reader, CloseReader)
-        )
-        if reader.complete:
-            self.reusable = self.reusable and not self._buffer and self._content_sent
-            return True
+        self.reusable = not section.close and (head.version == 11 or section.keep_alive)
         data = self._buffer
+        exchange = self.exchange
+        assert exchange is not None
+        if data and section.content_length == len(data) and not exchange.header_only:
+            # The usual small answer has come whole: no reader is needed to see its end.
+            self._buffer = b""
+            exchange.write(data)
+            self.reusable = self.reusable and self._content_sent
+            return True
+        reader = self._reader = response_reader(head, method)
+        if reader.complete:
+            self.reusable = self.reusable and not data and self._content_sent
+            return True
+        if isinstance(reader, CloseReader):
+            self.reusable = False
         if data:
             self._buffer = b""
             if self._pass_on(data):
                 return True
         self._state = _RELAY
-        exchange = self.exchange
-        assert exchange is not None
         if exchange.capture is None:
+            exchange.client.flush()
             exchange.client.transport.set_write_buffer_limits(high=self._limits.buffered)
         if exchange.capture is None and not exchange.client.writable:
             self.pause()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from upwell.http1.respond import status_sent
+from upwell.http1.respond import REASONS, status_sent
 from upwell.version import NGINX_VERSION
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Variable = Callable[["Exchange"], "bytes | None"]
 
+_STATUS_TEXT = {status: b"%d" % status for status in REASONS}
 _HOSTNAME = socket.gethostname().lower().encode()
 
 
@@ -213,7 +214,7 @@ def _request_port(exchange: Exchange) -> bytes:
 
 
 def _sent_status(exchange: Exchange) -> bytes:
-    return b"%03d" % status_sent(exchange.status)
+    return _STATUS_TEXT.get(exchange.status) or b"%03d" % status_sent(exchange.status)
 
 
 def _request_body(exchange: Exchange) -> bytes | None:
@@ -252,7 +253,7 @@ VARIABLES: dict[str, Variable] = {
     "proxy_add_x_forwarded_for": _forwarded_for,
     "proxy_host": lambda x: x.location.proxy_host,
     "proxy_port": _proxy_port,
-    "remote_addr": lambda x: x.client.address.encode(),
+    "remote_addr": lambda x: x.client.address_bytes,
     "remote_port": lambda x: b"%d" % x.client.port if x.client.port else b"",
     "remote_user": _remote_user,
     "request": lambda x: x.request_line,

@@ -5,8 +5,11 @@ A file that cannot be written never stops traffic: what is lost is counted.
 
 from __future__ import annotations
 
-import asyncio
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class AccessLogFile:

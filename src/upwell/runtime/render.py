@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from upwell.config.template import Template, Variable
 from upwell.proxy import variables
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 Render = Callable[["Exchange"], bytes]
 Escape = Callable[[bytes], bytes]
+
+_MOST_REMEMBERED = 2048
+_PLAIN = frozenset(("body_bytes_sent", "bytes_sent", "msec", "remote_addr", "status", "time_iso8601", "time_local"))
+"""Variables that are always there and never need escaping."""
 
 _UNSAFE_DEFAULT = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
 _UNSAFE_JSON = re.compile(rb'[\x00-\x1f"\\]')
@@ -41,15 +45,17 @@ def constant_or_render(template: Template) -> bytes | Render:
 
 def log_line(template: Template, escape: str) -> Render:
     """The function of a `log_format`: values are escaped, one that is not found is "-" (empty with JSON)."""
-    parts: list[Render] = []
+    form = []
+    values: list[Render] = []
     for part in template.parts:
         if isinstance(part, str):
-            text = part.encode("utf-8", "surrogateescape")
-            parts.append(lambda _, text=text: text)  # type: ignore[misc]  # mypy gives a lambda's default no type
+            form.append(part.encode("utf-8", "surrogateescape").replace(b"%", b"%%"))
         else:
-            parts.append(_logged(_part(part), escape))
-    parts.append(lambda _: b"\n")
-    return lambda exchange: b"".join([part(exchange) for part in parts])
+            form.append(b"%b")
+            value = _part(part)
+            values.append(cast("Render", value) if part.name in _PLAIN else _logged(value, escape))
+    line = b"".join(form) + b"\n"
+    return lambda exchange: line % tuple([value(exchange) for value in values])
 
 
 def _part(part: str | Variable) -> variables.Variable:
@@ -65,11 +71,12 @@ def _variable(name: str) -> variables.Variable:
     if known is not None and not name.startswith(tuple(variables.PREFIXES)):
         return known
 
+    if known is None:
+        return lambda exchange: None if exchange.variables is None else exchange.variables.get(name)
+
     def of_configuration(exchange: Exchange) -> bytes | None:
         made = exchange.variables
-        if made is not None and name in made:
-            return made[name]
-        return None if known is None else known(exchange)
+        return known(exchange) if made is None or name not in made else made[name]
 
     return of_configuration
 
@@ -80,13 +87,18 @@ def _logged(value: variables.Variable, escape: str) -> Render:
     unsafe, missing, mend = (
         (_UNSAFE_JSON, b"", _escape_json) if escape == "json" else (_UNSAFE_DEFAULT, b"-", _escape_default)
     )
-    search = unsafe.search
+    # What was escaped is remembered: user agents, referers and addresses repeat, and a look-up is a third of a search.
+    known: dict[bytes | None, bytes] = {None: missing, b"": missing}
 
     def logged(exchange: Exchange) -> bytes:
         text = value(exchange)
-        if not text:
-            return missing
-        return text if search(text) is None else unsafe.sub(mend, text)
+        if text in known:
+            return known[text]
+        assert text is not None
+        escaped = unsafe.sub(mend, text)
+        if len(known) < _MOST_REMEMBERED and len(text) < 512:
+            known[text] = escaped
+        return escaped
 
     return logged
 
