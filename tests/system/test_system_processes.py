@@ -69,6 +69,12 @@ def _start_checked(start: StartBalancer, apps: list[App], workers: int) -> Balan
     return start(checked(front, [one.port for one in apps], workers), [front])
 
 
+def _children(balancer: Balancer, count: int) -> set[int]:
+    """All its children, once there are `count` of them: the master listens before it forks."""
+    await_condition(lambda: len(balancer.workers) == count, f"{count} children", 5)
+    return set(balancer.workers)
+
+
 def _await_states(port: int, expected: list[bool]) -> None:
     await_condition(lambda: list(_status(port)[1].values()) == expected, f"peers {expected}", 10)
 
@@ -165,7 +171,7 @@ http {{ server {{ listen 127.0.0.1:{front}; location / {{ return 200 "{text}"; }
 def test_a_good_reload_switches_without_losing_a_request(start: StartBalancer) -> None:
     balancer, configuration = _answering(start, "first")
     (front,) = balancer.ports
-    before = set(balancer.workers)
+    before = _children(balancer, 2)
     balancer.configure(configuration.replace("first", "second"))
     # A connection for each request: which kept one the old worker closes first, and when, HTTP leaves to chance.
     with Traffic(front, pause=0.001, keep=False) as traffic:
@@ -181,7 +187,7 @@ def test_a_good_reload_switches_without_losing_a_request(start: StartBalancer) -
 def test_a_bad_reload_changes_nothing(start: StartBalancer, broken: str) -> None:
     balancer, _ = _answering(start, "first")
     (front,) = balancer.ports
-    before = set(balancer.workers)
+    before = _children(balancer, 2)
     balancer.configure(broken)
     with Traffic(front, pause=0.001) as traffic:
         balancer.send(signal.SIGHUP)
@@ -246,8 +252,7 @@ def test_quit_lets_a_request_finish_and_term_does_not_wait(start: StartBalancer)
 
 def test_nothing_is_left_behind(start: StartBalancer, two_apps: list[App]) -> None:
     balancer = _start_checked(start, two_apps, 2)
-    children = balancer.workers
-    assert len(children) == 3
+    children = _children(balancer, 3)
     balancer.send(signal.SIGTERM)
     assert balancer.wait() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
@@ -256,7 +261,7 @@ def test_nothing_is_left_behind(start: StartBalancer, two_apps: list[App]) -> No
 
 def test_a_killed_master_takes_its_children_with_it(start: StartBalancer, two_apps: list[App]) -> None:
     balancer = _start_checked(start, two_apps, 1)
-    children = balancer.workers
+    children = _children(balancer, 2)
     balancer.send(signal.SIGKILL)
     balancer.wait()
     await_condition(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the end of the children", 5)
