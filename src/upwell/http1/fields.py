@@ -113,9 +113,10 @@ class FieldReader:
 
     `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A
     line longer than `max_line` bytes is refused with 494, nginx's number for too large a request header.
+    `heads` is room for whole heads that were read with this reader (see `head`).
     """
 
-    __slots__ = ("_lines", "_max_line", "_name", "_sections", "_too_large")
+    __slots__ = ("_lines", "_max_line", "_name", "_sections", "_too_large", "heads")
 
     def __init__(
         self,
@@ -124,6 +125,7 @@ class FieldReader:
         max_line: int = 8192,
         too_large: int = 494,
     ) -> None:
+        self.heads: dict[bytes, object] = {}
         self._sections: dict[bytes, FieldSection] = {}
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], bytes] | None] = {}
         self._name = (UNDERSCORE_NAME if underscores else PLAIN_NAME) if ignore_invalid else None

@@ -5,17 +5,29 @@ Knows the start lines and which mistakes have which status; the fields are read 
 
 from __future__ import annotations
 
+from typing import cast
+
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.syntax import BARE_LF, REQUEST_LINE, STATUS_LINE
 
+_MOST_HEADS = 1024
+_LARGEST_HEAD = 2048
+"""Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
+
 
 class RequestHead:
-    """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed."""
+    """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed.
 
-    __slots__ = ("end", "method", "section", "target", "version")
+    `line` is the request line without its CRLF.
+    """
 
-    def __init__(self, method: bytes, target: bytes, version: int, section: FieldSection, end: int) -> None:
+    __slots__ = ("end", "line", "method", "section", "target", "version")
+
+    def __init__(
+        self, line: bytes, method: bytes, target: bytes, version: int, section: FieldSection, end: int
+    ) -> None:
+        self.line = line
         self.method = method
         self.target = target
         self.version = version
@@ -55,6 +67,10 @@ def parse_request_head(
     if end < 0:
         _check_partial(data, max_line, max_head)
         return None
+    head = data if end + 4 == len(data) else data[: end + 4]
+    known = reader.heads.get(head)
+    if known is not None:
+        return cast("RequestHead", known)
     match = REQUEST_LINE.match(data)
     if match is None:
         raise _bad_request_line(data, max_line)
@@ -72,7 +88,16 @@ def parse_request_head(
             raise MessageError(400, "HTTP/1.0 request with Transfer-Encoding header")
     elif section.host is None:
         raise MessageError(400, "HTTP/1.1 request without Host header")
-    return RequestHead(method, target, version, section, end + 4)
+    read = RequestHead(data[: match.end() - 2], method, target, version, section, end + 4)
+    _remember(reader, head, read)
+    return read
+
+
+def _remember(reader: FieldReader, head: bytes, read: object) -> None:
+    if len(head) <= _LARGEST_HEAD:
+        if len(reader.heads) >= _MOST_HEADS:
+            reader.heads.clear()
+        reader.heads[head] = read
 
 
 def _check_partial(data: bytes, max_line: int, max_head: int) -> None:
@@ -113,6 +138,10 @@ def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536
         return None
     if end > max_head:
         raise MessageError(502, "too big header")
+    head = data if end + 4 == len(data) else data[: end + 4]
+    known = reader.heads.get(head)
+    if known is not None:
+        return cast("ResponseHead", known)
     match = STATUS_LINE.match(data)
     if match is None:
         raise MessageError(502, "no valid HTTP/1.0 header")
@@ -122,4 +151,6 @@ def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536
     except MessageError as error:
         raise MessageError(502, error.reason) from None
     line = status + (reason if reason is not None else b" ")
-    return ResponseHead(10 if minor == b"0" else 11, int(status), line, section, end + 4)
+    read = ResponseHead(10 if minor == b"0" else 11, int(status), line, section, end + 4)
+    _remember(reader, head, read)
+    return read

@@ -325,9 +325,8 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, data: bytes, error: MessageError) -> None:
         """Answer for a head that could not be read."""
         line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
-        head = RequestHead(b"", line, 11, _NO_FIELDS, 0)
+        head = RequestHead(line, b"", line, 11, _NO_FIELDS, 0)
         exchange = self.exchange = Exchange(self, head, Target(b"", b"", b"", None), self.loop.time())
-        exchange.line = line
         self._buffer = b""
         self._in_head = False
         self._reject(exchange, error.status, f"client sent {error.reason}")
@@ -399,9 +398,7 @@ class ClientConnection(asyncio.Protocol):
 
     def server_date(self, location: Location) -> bytes:
         """The Server and Date lines of an answer given now."""
-        clock = self.endpoint.clock
-        clock.refresh()
-        return location.server_line + clock.date
+        return location.server_line + self.endpoint.clock.date
 
     def may_keep(self, exchange: Exchange) -> bool:
         """Whether the connection may live on after this exchange, as far as the server is concerned."""

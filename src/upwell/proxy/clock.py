@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -20,13 +24,25 @@ def http_date(seconds: float) -> bytes:
 class Clock:
     """`date` is the Date line of this second; `local` and `iso8601` are nginx's $time_local and $time_iso8601."""
 
-    __slots__ = ("_second", "date", "iso8601", "local")
+    __slots__ = ("_handle", "_second", "date", "iso8601", "local")
 
     def __init__(self) -> None:
         self._second = 0
+        self._handle: asyncio.TimerHandle | None = None
         self.date = b""
         self.local = b""
         self.iso8601 = b""
+        self.refresh()
+
+    def tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep the texts true from now on: they are made anew at each whole second, until `stop`."""
+        self.refresh()
+        self._handle = loop.call_later(1.0 - time.time() % 1.0, self.tick, loop)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def refresh(self) -> None:
         """Make the texts of the current second, unless they are made."""

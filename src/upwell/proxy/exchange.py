@@ -70,7 +70,6 @@ class Exchange:
         "host",
         "internal",
         "keepalive",
-        "line",
         "location",
         "match",
         "method",
@@ -106,7 +105,6 @@ class Exchange:
         self.path = target.path
         self.host = b""
         self.started = started
-        self.line: bytes | None = None
         self.server: Server = client.endpoint.default
         self.location: Location = self.server.fallback
         self.match: re.Match[bytes] | None = None
@@ -145,9 +143,7 @@ class Exchange:
     @property
     def request_line(self) -> bytes:
         """The request line as it came (nginx: $request)."""
-        if self.line is None:
-            self.line = b"%b %b HTTP/1.%d" % (self.method, self.target, self.version - 10)
-        return self.line
+        return self.head.line
 
     @property
     def scheme(self) -> str:

@@ -54,13 +54,13 @@ class ForwardSpec:
 async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     """Answer `exchange` with what a peer of `spec.upstream` says (nginx: proxy_pass, proxy_next_upstream)."""
     upstream = spec.upstream
-    loop = exchange.client.loop
+    now = exchange.client.loop.time
     if exchange.body is not None:
         await exchange.body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: tuple[Peer, ...] = ()
-    peer = upstream.pick(tried, loop.time())
+    peer = upstream.pick(tried, now())
     connection: UpstreamConnection | None = None
     stale = False
     while peer is not None:
@@ -70,10 +70,10 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             connection = None if stale else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
             if connection is None:
                 connection = await _connect(exchange, spec, peer)
-            attempt.connected = loop.time()
+            attempt.connected = now()
             _ask(exchange, spec, connection)
             head: ResponseHead = await suspend()
-            attempt.header = loop.time()
+            attempt.header = now()
             attempt.status = head.status
             peer.responses[min(head.status // 100, 5) - 1] += 1
             if head.status >= 400:
@@ -96,13 +96,13 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 _give_up(exchange, attempt, error)
                 return
         finally:
-            attempt.ended = loop.time()
+            attempt.ended = now()
             _let_go(exchange, spec, connection)
-            if upstream.release(peer, loop.time(), failed):
+            if upstream.release(peer, now(), failed):
                 exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
             tried = (*tried, peer)
-            peer = upstream.pick(tried, loop.time())
+            peer = upstream.pick(tried, now())
     exchange.log(ERROR, "no live upstreams while connecting to upstream")
     exchange.respond_error(502)
 

@@ -34,11 +34,9 @@ class Timers:
 
     def arm(self, item: Timed, seconds: float) -> None:
         """Call `item.timed_out()` once `seconds` have passed, unless it is armed anew or disarmed before."""
-        deadline = self._loop.time() + seconds
-        item.deadline = deadline
-        slot = int(deadline * _PER_SECOND) + 1
-        if item.slot == 0 or slot < item.slot:
-            self._insert(item, slot)
+        item.deadline = deadline = self._loop.time() + seconds
+        if item.slot == 0 or deadline * _PER_SECOND < item.slot - 1:
+            self._insert(item, int(deadline * _PER_SECOND) + 1)
 
     def disarm(self, item: Timed) -> None:
         """No time-out for `item` until it is armed again."""

@@ -256,7 +256,7 @@ VARIABLES: dict[str, Variable] = {
     "remote_addr": lambda x: x.client.address_bytes,
     "remote_port": lambda x: b"%d" % x.client.port if x.client.port else b"",
     "remote_user": _remote_user,
-    "request": lambda x: x.request_line,
+    "request": lambda x: x.head.line,
     "request_body": _request_body,
     "request_completion": lambda x: b"OK" if x.finished else b"",
     "request_id": _request_id,

@@ -114,6 +114,7 @@ class Runtime:
                 phase.run_init_worker(self._vm, self._vm.compile(code.source, code.chunk))
         for endpoint, sock in zip(self._endpoints, self._sockets.values(), strict=True):
             self._servers.append(self._loop.run_until_complete(self._serve(endpoint, sock)))
+        self._clock.tick(self._loop)
         self._publish()
 
     async def _serve(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.Server:
@@ -155,6 +156,7 @@ class Runtime:
         for _, pool in self._upstreams.values():
             pool.close()
         self._timers.close()
+        self._clock.stop()
         if self._publishing is not None:
             self._publishing.cancel()
         for log_file in self._plan.logs:
