@@ -62,4 +62,11 @@ class UpstreamError(Exception):
 
 
 class ClientClosed(Exception):
-    """The client went away (or was timed out) while its request was being answered; nobody is left to tell."""
+    """The client went away (or was timed out) while its request was being answered; nobody is left to tell.
+
+    `status` is what nginx logs for it: 499, or 408 for a client that did not send its content in time.
+    """
+
+    def __init__(self, status: int = 499) -> None:
+        super().__init__(status)
+        self.status = status

@@ -97,7 +97,7 @@ class FieldSection:
             options = frozenset(item.strip(b" \t").lower() for item in connection.split(b","))
             self.options = options
             self.close = b"close" in options
-            self.keep_alive = b"keep-alive" in options
+            self.keep_alive = b"keep-alive" in options and not self.close
         host = self.host = values.get(b"host")
         if host:
             self.host_name = check_host(host)[0]

@@ -117,7 +117,7 @@ class ChunkedReader:
 
     def _wait(self, rest: bytes, limit: int) -> None:
         """Keep the start of a line whose end has not come, unless it can no longer be a good one."""
-        if len(rest) > limit or BARE_LF.search(rest) is not None:
+        if len(rest) > limit + 1 or BARE_LF.search(rest) is not None:
             raise MessageError(400, "invalid chunked body")
         if self._state == self._HEAD and (b"\n" in rest or (rest and rest[0] not in b"0123456789abcdefABCDEF")):
             raise MessageError(400, "invalid chunked body")

@@ -104,14 +104,17 @@ def _check_partial(data: bytes, max_line: int, max_head: int) -> None:
     """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
     first = data.find(b"\n")
     if first < 0:
-        if len(data) > max_line:
+        if len(data) - data.endswith(b"\r") > max_line:
             raise MessageError(414, "too long URI")
         return
     if REQUEST_LINE.match(data) is None:
         raise _bad_request_line(data, max_line)
     if BARE_LF.search(data) is not None:
         raise MessageError(400, "bare LF in header")
-    if len(data) > max_head or len(data) - data.rfind(b"\n") > max_line:
+    # What may still be a part of the empty line does not count, so that the verdict is the same however the bytes are
+    # cut.
+    line = len(data) - data.rfind(b"\n") - 1 - data.endswith(b"\r")
+    if len(data) - 3 > max_head or line > max_line:
         raise MessageError(494, "too large request")
 
 

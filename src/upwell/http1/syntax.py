@@ -36,9 +36,7 @@ HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::([0-9]
 ABSOLUTE_TARGET = re.compile(rb"([a-zA-Z][a-zA-Z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 
 # A target that is its own normalised path: no escape, no query, no fragment, no empty or dot segment.
-PLAIN_PATH = re.compile(
-    rb"(?:/(?:[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)?)(?:/[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)*/?"
-)
+PLAIN_PATH = re.compile(rb"/|(?:/[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)+/?")
 
 BARE_LF = re.compile(rb"(?<!\r)\n")
 

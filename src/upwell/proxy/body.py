@@ -26,7 +26,8 @@ class Consumer(Protocol):
 class RequestBody:
     """The content of one request. `size` bytes are held in `pieces`; `limit` is client_max_body_size (0: none).
 
-    `announced` is its Content-Length, None for a chunked one; `total` counts what has come.
+    `announced` is its Content-Length, None for a chunked one; `total` counts what has come. `expects`: the client waits
+    for "100 Continue" before it sends.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class RequestBody:
         "consumer",
         "discarding",
         "exchange",
+        "expects",
         "limit",
         "pieces",
         "reader",
@@ -54,6 +56,7 @@ class RequestBody:
         self.total = 0
         self.complete = False
         self.discarding = False
+        self.expects = False
         self.waiting = False
         self.consumer: Consumer | None = None
         self._threshold = 0

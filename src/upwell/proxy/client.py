@@ -114,11 +114,13 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_closing",
         "_eof",
         "_in_head",
         "_lingering",
         "_lost",
         "_reading",
+        "_unsent",
         "_waiting_to_drain",
         "address",
         "address_bytes",
@@ -161,6 +163,8 @@ class ClientConnection(asyncio.Protocol):
         self.local_port = 0
         self._buffer = b""
         self._reading = True
+        self._closing = False
+        self._unsent = 0
         self._eof = False
         self._in_head = False
         self._lingering = False
@@ -207,7 +211,17 @@ class ClientConnection(asyncio.Protocol):
         # request nginx takes that as a client that left.
         self._eof = True
         exchange = self.exchange
-        return exchange is not None and not (exchange.proxying and exchange.abortable)
+        if self.body is not None:
+            if exchange is not None:
+                exchange.fail(MessageError(400, "client prematurely closed connection"))
+            return False
+        if exchange is None or self._buffer:
+            return bool(self._buffer) and not self._in_head
+        if exchange.proxying and exchange.abortable:
+            exchange.fail(ClientClosed())
+            self.transport.abort()
+            return False
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         first = not self._lost
@@ -216,8 +230,13 @@ class ClientConnection(asyncio.Protocol):
         endpoint.connections.discard(self)
         endpoint.timers.drop(self)
         self._waiting_to_drain = None
-        if self.exchange is not None and first and self.exchange.abortable:
-            self.exchange.fail(ClientClosed())
+        self.writable = True
+        exchange = self.exchange
+        if exchange is not None and first:
+            if exchange.abortable:
+                exchange.fail(ClientClosed())
+            elif exchange.source is not None:
+                exchange.source.proceed()
         if endpoint.on_close is not None:
             endpoint.on_close()
 
@@ -227,6 +246,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             if exchange.source is not None:
                 exchange.source.pause()
+            self._unsent = self.transport.get_write_buffer_size()
             self.endpoint.timers.arm(self, exchange.location.send_timeout)
 
     def resume_writing(self) -> None:
@@ -244,7 +264,13 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if self._lost:
             return
-        if self._lingering:
+        if (self._closing or not self.writable) and self.transport.get_write_buffer_size() < self._unsent:
+            # It reads, if slowly: send_timeout is for the time between two writes.
+            self._unsent = self.transport.get_write_buffer_size()
+            location = exchange.location if exchange is not None else self.endpoint.default.fallback
+            self.endpoint.timers.arm(self, location.send_timeout)
+            return
+        if self._lingering or self._closing:
             self.transport.abort()
         elif exchange is None:
             if self._in_head and log.level >= INFO:
@@ -259,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
         elif self.body is not None:
             exchange.log(INFO, "client timed out (110: Connection timed out) while reading client request body")
-            exchange.fail(ClientClosed())
+            exchange.fail(ClientClosed(408))
             self._close()
 
     # Requests
@@ -267,14 +293,17 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, data: bytes) -> None:
         """Start the request at the start of `data`, or keep `data` until the rest of the head has come."""
         endpoint = self.endpoint
-        if data[0] in b"\r\n":  # RFC 9112, 2.2: an empty line before a request is skipped
-            data = data[2:] if data.startswith(b"\r\n") else self._skip(data)
+        if data[0] in b"\r\n":  # RFC 9112, 2.2: empty lines before a request are skipped
+            data = data.lstrip(b"\r\n")
             if not data:
                 self._buffer = b""
                 return
         try:
             head = parse_request_head(data, endpoint.reader, endpoint.max_line, endpoint.max_head)
             if head is None:
+                if self._eof:
+                    self._close()
+                    return
                 self._buffer = data
                 if not self._in_head:
                     self._in_head = True
@@ -309,14 +338,10 @@ class ClientConnection(asyncio.Protocol):
                 self._feed(rest)
                 if exchange.finished:
                     return
-            elif section.values.get(b"expect", b"").lower() == b"100-continue" and head.version == 11:
-                self.out.append(_CONTINUE)
+            else:
+                body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
             body.limit = exchange.server.fallback.max_body_size
         endpoint.begin(exchange)
-
-    def _skip(self, data: bytes) -> bytes:
-        """`data` without a lone line end at its start: it is left to the parser to refuse what follows."""
-        return data if data == b"\r" or data[0] == 13 else data[1:]
 
     def _serve_buffer(self) -> None:
         if self.exchange is None and self.body is None and not self._lost and not self._lingering and self._buffer:
@@ -359,7 +384,10 @@ class ClientConnection(asyncio.Protocol):
                 self._close()
             return
         if rest is None:
-            if body.size >= _MOST_PIPELINED and body.consumer is None and not body.waiting:
+            if body.consumer is not None:
+                if self._reading and self.writable:
+                    self.endpoint.timers.arm(self, exchange.location.body_timeout)
+            elif body.size >= _MOST_PIPELINED and not body.waiting:
                 self._pause()
             body.wake()
             return
@@ -367,7 +395,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = NEVER if self.writable else self.deadline
         self._buffer = rest
         if self.exchange is not exchange:
-            self._ready()
+            self._ready(exchange.location)
         else:
             body.wake()
 
@@ -375,6 +403,11 @@ class ClientConnection(asyncio.Protocol):
         """Somebody waits for content: read on, and no longer than client_body_timeout for each piece."""
         if self.body is not None:
             exchange = self.body.exchange
+            if self.body.expects:
+                self.body.expects = False
+                if not self.body.total:
+                    self.out.append(_CONTINUE)
+                    self.flush()
             self.go_on_reading()
             if self.writable:
                 self.endpoint.timers.arm(self, exchange.location.body_timeout)
@@ -405,7 +438,8 @@ class ClientConnection(asyncio.Protocol):
         location = exchange.location
         return (
             not self.endpoint.draining
-            and not self._eof
+            and (not self._eof or bool(self._buffer))
+            and (exchange.body is None or not exchange.body.expects)
             and location.keepalive_timeout > 0
             and self.requests < location.keepalive_requests
             and exchange.started - self.opened < location.keepalive_time
@@ -435,8 +469,11 @@ class ClientConnection(asyncio.Protocol):
 
     def exchange_done(self, exchange: Exchange) -> None:
         """The answer is complete: log it, then the next request or the end of the connection."""
-        for handler in exchange.location.log:
-            handler(exchange)
+        try:
+            for handler in exchange.location.log:
+                handler(exchange)
+        except Exception as error:
+            self.endpoint.report(exchange, error)
         self.flush()
         self.exchange = None
         if self._lost:
@@ -456,11 +493,11 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._close()
             return
-        self.endpoint.timers.arm(self, exchange.location.keepalive_timeout)
-        self._ready()
+        self._ready(exchange.location)
 
-    def _ready(self) -> None:
-        """Take the next request."""
+    def _ready(self, location: Location) -> None:
+        """Take the next request, or wait for it as long as `location` (the last one's) lets a client rest."""
+        self.endpoint.timers.arm(self, location.keepalive_timeout)
         if self._buffer:
             # Not at once: a client that pipelines must not starve the others, nor grow the stack.
             self.pipelined = True
@@ -484,10 +521,17 @@ class ClientConnection(asyncio.Protocol):
         self.endpoint.timers.arm(self, location.lingering_timeout)
 
     def _close(self) -> None:
+        """Close once everything is sent, which the client has `send_timeout` for between two of its reads."""
         if not self._lost:
+            self._closing = True
             self.transport.close()
+            self._unsent = self.transport.get_write_buffer_size()
+            if self._unsent:
+                self.endpoint.timers.arm(self, self.endpoint.default.fallback.send_timeout)
 
     def close_if_idle(self) -> None:
-        """For a graceful end: close unless a request is being answered or has begun to come in."""
-        if self.exchange is None and not self._in_head and not self._buffer:
+        """For a graceful end: close a connection that rests between two requests. (Of a new one, a request may be on
+        its way; client_header_timeout bounds it.)
+        """
+        if self.requests and self.exchange is None and not self._in_head and not self._buffer:
             self._close()

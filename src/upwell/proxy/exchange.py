@@ -50,6 +50,7 @@ class Exchange:
     __slots__ = (
         "_coro",
         "_ended",
+        "_filtered",
         "abortable",
         "answered",
         "args",
@@ -134,6 +135,7 @@ class Exchange:
         self.depth = 0
         self._coro: Coroutine[Any, Any, None] | None = None
         self._ended = False
+        self._filtered = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request_line.decode('latin-1')!r} {self.status}>"
@@ -184,8 +186,10 @@ class Exchange:
         if self.head_sent:
             return
         self.status = self.status or 200
-        for handler in self.location.header_filters:
-            handler(self)
+        if not self._filtered:
+            self._filtered = True  # before: a filter that fails is not run again for the page that tells of it
+            for handler in self.location.header_filters:
+                handler(self)
         self.head_sent = True
         status = self.status
         if self.capture is not None:
@@ -364,9 +368,10 @@ class Exchange:
             self.keepalive = False
             self.finished = True
             if not self.head_sent:
-                self.status = 499
+                self.status = error.status
         elif isinstance(error, MessageError):
-            self.log(INFO if error.status < 500 else ERROR, f"client sent {error.reason}")
+            told = error.reason if error.reason.startswith("client ") else f"client sent {error.reason}"
+            self.log(INFO if error.status < 500 else ERROR, told)
             self.respond_error(error.status)
         else:
             self.client.endpoint.report(self, error)

@@ -64,10 +64,10 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     connection: UpstreamConnection | None = None
     stale = False
     while peer is not None:
-        failed = False
+        fresh, stale, failed = stale, False, False
         attempt = _note(exchange, spec, peer)
         try:
-            connection = None if stale else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
+            connection = None if fresh else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
             if connection is None:
                 connection = await _connect(exchange, spec, peer)
             attempt.connected = now()
@@ -93,12 +93,13 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             )
             failed = not stale and error.outcome not in _NOT_A_FAILURE
             if not _may_try_again(exchange, spec, error, stale, tried):
+                stale = False
                 _give_up(exchange, attempt, error)
                 return
         finally:
             attempt.ended = now()
             _let_go(exchange, spec, connection)
-            if upstream.release(peer, now(), failed):
+            if not stale and upstream.release(peer, now(), failed):
                 exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
             tried = (*tried, peer)

@@ -75,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_content_sent",
         "_interim",
+        "_keepable",
         "_limits",
         "_paused",
         "_reader",
@@ -102,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.opened = 0.0
         self.answered = False
         self.reusable = False
+        self._keepable = False
         self.deadline = NEVER
         self.slot = 0
         self._state = _CONNECTING
@@ -308,7 +310,7 @@ class UpstreamConnection(asyncio.Protocol):
     def relay(self, head: ResponseHead, method: bytes) -> bool:
         """Pass the response's content on; true when it is complete already, else the exchange is resumed when it is."""
         section = head.section
-        self.reusable = not section.close and (head.version == 11 or section.keep_alive)
+        self._keepable = not section.close and (head.version == 11 or section.keep_alive)
         data = self._buffer
         exchange = self.exchange
         assert exchange is not None
@@ -316,14 +318,12 @@ class UpstreamConnection(asyncio.Protocol):
             # The usual small answer has come whole: no reader is needed to see its end.
             self._buffer = b""
             exchange.write(data)
-            self.reusable = self.reusable and self._content_sent
+            self.reusable = self._keepable and self._content_sent
             return True
         reader = self._reader = response_reader(head, method)
         if reader.complete:
-            self.reusable = self.reusable and not data and self._content_sent
+            self.reusable = self._keepable and not data and self._content_sent
             return True
-        if isinstance(reader, CloseReader):
-            self.reusable = False
         if data:
             self._buffer = b""
             if self._pass_on(data):
@@ -345,8 +345,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             complete = self._pass_on(data)
-        except MessageError:
-            self._break("error", "upstream sent invalid chunked response while reading upstream", sent=True)
+        except UpstreamError as error:
+            self._break(error.outcome, error.reason, error.sent)
             return
         if complete:
             self._state = _ANSWERED
@@ -357,17 +357,20 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.client.flush()
 
     def _pass_on(self, data: bytes) -> bool:
-        """Decode content and write it to the client; true at its end. Raises MessageError for bad chunks."""
+        """Decode content and write it to the client; true at its end. Raises UpstreamError for bad chunks."""
         reader = self._reader
         exchange = self.exchange
         assert reader is not None
         assert exchange is not None
-        content, rest = reader.feed(data)
+        try:
+            content, rest = reader.feed(data)
+        except MessageError as error:
+            raise UpstreamError("error", "upstream sent invalid chunked response", sent=True) from error
         if content:
             exchange.write(content)
         if rest is None:
             return False
-        self.reusable = self.reusable and not rest and self._content_sent
+        self.reusable = self._keepable and not rest and self._content_sent
         return True
 
     def pause(self) -> None:
@@ -421,8 +424,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if state == _IDLE:
             self.pool.forget(self)
-        if state in (_HEAD, _RELAY):
-            self.transport.abort()
+        if state in (_HEAD, _RELAY) or not self._content_sent or not self._writable:
+            self.transport.abort()  # what is unsent will not be waited for
         else:
             self.transport.close()
 
