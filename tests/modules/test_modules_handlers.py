@@ -23,7 +23,7 @@ class _Exchange:
         self.client = SimpleNamespace(address=address, local_address="127.0.0.9", local_port=port)
         self.host = host
         self.scheme = "http"
-        self.location = SimpleNamespace(default_type=b"text/x")
+        self.default_type = b"text/x"
         self.status = 0
         self.content_type: bytes | None = None
         self.content_length: int | None = None

@@ -24,6 +24,7 @@ REASONS = {
     404: b"Not Found",
     405: b"Not Allowed",
     406: b"Not Acceptable",
+    407: b"Proxy Authentication Required",
     408: b"Request Time-out",
     409: b"Conflict",
     410: b"Gone",
@@ -45,34 +46,43 @@ REASONS = {
 }
 """nginx's reason phrases, which differ from RFC 9110's in places (302, 405, 413, 414, 503, 504)."""
 
-_PAGE_TITLES = {302: b"302 Found", 494: b"400 Request Header Or Cookie Too Large"}
-_SENT_AS = {494: 400}
+_PAGE_TITLES = {302: b"302 Found", 401: b"401 Authorization Required"}
+_NOTES = {
+    494: b"Request Header Or Cookie Too Large",
+    495: b"The SSL certificate error",
+    496: b"No required SSL certificate was sent",
+    497: b"The plain HTTP request was sent to HTTPS port",
+}
+"""nginx's own numbers: they go out as 400, with a page that says which it was."""
 
 SERVER = b"upwell/" + VERSION.encode()
 SERVER_WITHOUT_VERSION = b"upwell"
 
 
 def status_sent(status: int) -> int:
-    """The status on the wire for one of nginx's internal numbers (494 goes out as 400)."""
-    return _SENT_AS.get(status, status)
+    """The status on the wire, which is 400 for nginx's internal numbers (494 and the like)."""
+    return 400 if status in _NOTES else status
 
 
 def status_line(status: int) -> bytes:
     """Code and reason, e.g. b"404 Not Found"; for an unknown code just the number, as nginx writes it."""
+    status = status_sent(status)
     reason = REASONS.get(status)
     return b"%d %b" % (status, reason) if reason is not None else b"%d " % status
 
 
 def error_page(status: int, server: bytes = SERVER) -> bytes | None:
     """nginx's built-in page for `status`; None where nginx has none (then the answer has no content)."""
-    title = _PAGE_TITLES.get(status)
-    if title is None:
-        if status not in REASONS or status < 300 or status == 304:
-            return None
-        title = status_line(status)
-    heading = title if status != 494 else b"400 Bad Request"
-    note = b"<center>Request Header Or Cookie Too Large</center>\r\n" if status == 494 else b""
+    note = _NOTES.get(status)
+    if note is not None:
+        title, heading = b"400 " + note, status_line(400)
+        line = b"<center>%b</center>\r\n" % note
+    elif status in REASONS and status >= 300 and status != 304:
+        title = heading = _PAGE_TITLES.get(status) or status_line(status)
+        line = b""
+    else:
+        return None
     return (
         b"<html>\r\n<head><title>%b</title></head>\r\n<body>\r\n<center><h1>%b</h1></center>\r\n%b"
-        b"<hr><center>%b</center>\r\n</body>\r\n</html>\r\n" % (title, heading, note, server)
+        b"<hr><center>%b</center>\r\n</body>\r\n</html>\r\n" % (title, heading, line, server)
     )

@@ -90,7 +90,7 @@ def _decode(match: re.Match[bytes]) -> bytes:
 
 # nginx's NGX_ESCAPE_URI: controls, space, "%", "#", "?", DEL and bytes from 0x80 up; as RFC 3986 path minus what is
 # safe there.
-_UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\xff]")
+_UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\x7d\x7f-\xff]")
 
 
 def escape_uri(uri: bytes) -> bytes:

@@ -212,9 +212,9 @@ class Exchange:
         fields.append(self.connection_line())
         fields.extend(b"%b: %b\r\n" % field for field in self.out)
         server_date = client.server_date(self.location)
-        line = self.status_text or status_line(status_sent(status))
-        if not line.startswith(b"%d" % status_sent(status)):
-            line = status_line(status_sent(status))  # a filter has changed the status
+        line = status_line(status)
+        if self.status_text is not None and self.status_text.startswith(line[:4]):
+            line = self.status_text  # the peer's own reason, unless a filter has changed the status
         head = b"HTTP/1.1 %b\r\n%b%b\r\n" % (line, server_date, b"".join(fields))
         self.head_bytes_sent = len(head)
         client.out.append(head)
