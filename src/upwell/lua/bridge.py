@@ -53,8 +53,6 @@ def guarded(function: Callable[..., Any], report: Callable[[BaseException], None
     def call(*args: Any) -> tuple[Any, ...]:
         try:
             result = function(*args)
-            if result is None:
-                return (True,)
             if type(result) is tuple:
                 return (True, *map(plain, result))
             return (True, plain(result))

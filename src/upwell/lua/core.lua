@@ -29,10 +29,17 @@ local function describe(problem)
     if type(problem) == "string" then
         return problem
     end
-    if problem == nil then
-        return "unknown reason"
+    if type(problem) == "number" then
+        return tostring(problem)
     end
-    return tostring(problem)
+    local meta = base.getmetatable(problem)
+    if type(meta) == "table" and base.rawget(meta, "__tostring") then
+        local ok, text = base.pcall(tostring, problem)
+        if ok and type(text) == "string" then
+            return text
+        end
+    end
+    return "unknown reason"
 end
 
 local function stack_of(co)
@@ -202,11 +209,11 @@ local inherit = { __index = globals }
 base.inherit = inherit
 
 function core.compile(source, name)
-    local plain, problem = load(source, "=" .. name, "t", globals)
+    local plain, problem = load(source, name, "t", globals)
     if not plain then
         return nil, problem
     end
-    local maker = load("return function(...) " .. source .. "\nend", "=" .. name, "t", globals)
+    local maker = load("return function(...) " .. source .. "\nend", name, "t", globals)
     return maker or function() return plain end
 end
 

@@ -38,7 +38,7 @@ class Aborted(Exception):
     """The handler raised an error; it is in the log already."""
 
 
-def run_of(exchange: Exchange) -> Run:
+def run_of(vm: Vm, exchange: Exchange) -> Run:
     """The Lua state of a request, the same in all its phases."""
     module = exchange.module
     if module is None:
@@ -46,6 +46,7 @@ def run_of(exchange: Exchange) -> Run:
     run = module.get(_STATE)
     if run is None:
         run = module[_STATE] = Run(exchange, CONTENT)
+        run.ctx, vm.lent_ctx = vm.lent_ctx, None
     assert isinstance(run, Run)
     return run
 
@@ -57,7 +58,7 @@ def content_handler(vm: Vm, chunk: Chunk) -> Handler:
     """content_by_lua*: the handler answers the request."""
 
     async def handle(exchange: Exchange) -> None:
-        run = run_of(exchange)
+        run = run_of(vm, exchange)
         run.phase = CONTENT
         try:
             await drive(vm, run, chunk)
@@ -83,7 +84,7 @@ def rewrite_handler(vm: Vm, chunk: Chunk) -> Decision:
 
 def _deciding(vm: Vm, chunk: Chunk, phase: int) -> Decision:
     async def handle(exchange: Exchange) -> int | None:
-        run = run_of(exchange)
+        run = run_of(vm, exchange)
         run.phase = phase
         try:
             await drive(vm, run, chunk)
@@ -165,7 +166,7 @@ def _start_worker(vm: Vm, chunk: Chunk, phase: int) -> str | None:
 
 def _at_once(vm: Vm, exchange: Exchange, chunk: Chunk, phase: int, arguments: Sequence[bytes] = ()) -> tuple[Any, ...]:
     """Run code that may not wait; its results, or () after an error (which is logged)."""
-    run = run_of(exchange)
+    run = run_of(vm, exchange)
     before, run.phase = run.phase, phase
     run.arguments = arguments
     try:
@@ -300,16 +301,17 @@ async def _capture(vm: Vm, run: Run, *requests: Any) -> tuple[Any, ...]:
     assert exchange is not None
     count = len(requests) // 6
     captures = _Captures(exchange, count)
-    inners = []
+    inners: list[Exchange] = []
     for index in range(count):
         uri, args, method, body, share, ctx = requests[index * 6 : index * 6 + 6]
+        # The subrequest may run to its end inside this call, so what it shall find must be there before.
+        vm.lent_ctx = ctx if share else None
         try:
-            inner = exchange.begin_subrequest(uri, args, method, body, None, captures.done)
+            inners.append(exchange.begin_subrequest(uri, args, method, body, None, captures.done))
         except RuntimeError as error:
             raise LuaFailure(str(error)) from error
-        if share and not inner._ended:
-            run_of(inner).ctx = ctx
-        inners.append(inner)
+        finally:
+            vm.lent_ctx = None
     if captures.left:
         captures.waits = True
         await suspend()
@@ -348,7 +350,7 @@ def prepare_head(run: Run, exchange: Exchange) -> None:
     if exchange.status == 0:
         exchange.status = 200
     if exchange.content_type is None and not run.typeless:
-        exchange.content_type = exchange.location.default_type or None
+        exchange.content_type = exchange.default_type
 
 
 def write_parts(run: Run) -> None:

@@ -1,6 +1,6 @@
 """PCRE patterns for Python's `re` over bytes: a translator for ngx.re, with a clear refusal of what `re` lacks.
 
-It knows the two dialects, no Lua. Same in both and left alone: quantifiers with their lazy and possessive forms, groups,
+It knows the two dialects, no Lua. Same in both and left alone: quantifiers, lazy or possessive or neither, groups,
 atomic groups, lookaround, back references, \\d \\w \\s \\b.
 """
 

@@ -269,18 +269,35 @@ function G.xpcall(f, handler, ...)
     return xpcall(f, function(problem) return handler(scrub(problem)) end, ...)
 end
 
+-- Coroutines that resume each other use the C stack; PUC-Rio's Lua stops at 200 of them, LuaJIT only at a crash.
+local DEEPEST = 200
+local depth = 0
+
+local function left(...)
+    depth = depth - 1
+    return ...
+end
+
+local function enter(co, ...)
+    if depth >= DEEPEST then
+        return false, "C stack overflow"
+    end
+    depth = depth + 1
+    return left(resume(co, ...))
+end
+
 local function passed(co, ok, first, ...)
     if not ok then
         return false, scrub(first)
     end
     if rawequal(first, OPERATION) then
-        return passed(co, resume(co, yield(OPERATION, ...)))
+        return passed(co, enter(co, yield(OPERATION, ...)))
     end
     return true, first, ...
 end
 
 local function user_resume(co, ...)
-    return passed(co, resume(co, ...))
+    return passed(co, enter(co, ...))
 end
 coroutine.resume = user_resume
 

@@ -6,6 +6,7 @@ handlers wait and end is in `phase.py`.
 
 from __future__ import annotations
 
+import resource
 import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,6 +26,8 @@ from upwell.lua.timers import Timers
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
+_C_STACK = 64 << 20
+
 _LIBRARIES = {
     "ngx.upstream": "ngx/upstream.lua",
     "resty.upstream.healthcheck": "resty/upstream/healthcheck.lua",
@@ -41,7 +44,9 @@ class Vm:
         self.host = host
         self.current: Run | None = None
         self.interrupt: BaseException | None = None
+        self.lent_ctx: Any = None
         self.timers = Timers(self)
+        _deepen_stack()
         runtime = luajit.LuaRuntime(
             encoding=None,
             register_eval=False,
@@ -53,7 +58,6 @@ class Vm:
         register, load_internal, base = runtime.execute(
             _source("sandbox.lua"), _deny, name=b"=upwell/sandbox", mode="t"
         )
-        self._register = register
         ngx = runtime.table()
         runtime.globals()[b"ngx"] = ngx
         core_functions: dict[str, Callable[..., Any]] = {
@@ -92,8 +96,9 @@ class Vm:
     # Running
 
     def compile(self, source: str, chunk_name: str) -> Chunk:
-        """Compile a *_by_lua block. `chunk_name` is what errors show, such as `content_by_lua(nginx.conf:103)`."""
-        made = self._compile(source.encode("utf-8", "surrogateescape"), chunk_name.encode())
+        """Compile Lua source. `chunk_name` is Lua's: `=content_by_lua(nginx.conf:103)`, or `@/path` for a file."""
+        name = chunk_name if chunk_name.startswith(("=", "@")) else f"={chunk_name}"
+        made = self._compile(source.encode("utf-8", "surrogateescape"), name.encode("utf-8", "surrogateescape"))
         if type(made) is tuple:
             return Chunk(chunk_name, None, made[1].decode("utf-8", "replace"))
         return Chunk(chunk_name, made, None)
@@ -175,9 +180,16 @@ class Vm:
         self.host.log.write(ERROR, message)
 
 
-def chunk_name(directive: str, file: str, line: int) -> str:
-    """lua-nginx-module's name for a block: `content_by_lua(nginx.conf:103)` for line 103 of .../nginx.conf."""
-    return f"{directive.removesuffix('_block')}({file.rsplit('/', 1)[-1]}:{line})"
+def _deepen_stack() -> None:
+    """Let the process's C stack grow to 64 MiB.
+
+    Lua's own limit stops a callback that calls itself without end (string.gsub holds 16 KiB a call) after some 50 MiB;
+    with the usual 8 MiB it would be a crash of the worker.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != resource.RLIM_INFINITY and soft < _C_STACK:
+        wanted = _C_STACK if hard == resource.RLIM_INFINITY else min(_C_STACK, hard)
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 
 def _deny(obj: object, name: object, is_setting: bool) -> str:

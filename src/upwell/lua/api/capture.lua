@@ -31,7 +31,7 @@ local function describe(list, count, uri, options, name)
     if body ~= nil and type(body) ~= "string" then
         return raise("Bad http request body")
     end
-    if body == nil and options.always_forward_body then
+    if body == nil and (options.always_forward_body or method == "POST" or method == "PUT") then
         body = py.req_body()
     end
     local ctx = options.ctx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from upwell.lua.bridge import LuaFailure
+from upwell.lua.bridge import LuaFailure, integer
 from upwell.zone.shared_dict import SharedDict, Value
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         "shared_pop": lambda name, key, head: zone(name).pop(key, head),
         "shared_llen": lambda name, key: zone(name).llen(key),
         "shared_flush_all": lambda name: zone(name).flush_all(),
-        "shared_flush_expired": lambda name, most: zone(name).flush_expired(int(most)),
-        "shared_keys": lambda name, most: vm.table(zone(name).keys(int(most))),
+        "shared_flush_expired": lambda name, most: zone(name).flush_expired(integer(most, 2, "flush_expired")),
+        "shared_keys": lambda name, most: vm.table(zone(name).keys(integer(most, 2, "get_keys"))),
         "shared_capacity": lambda name: zone(name).capacity,
         "shared_free_space": lambda name: zone(name).free_space(),
     }
