@@ -15,7 +15,7 @@ from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, chunk
 from upwell.http1.head import RequestHead
-from upwell.http1.respond import error_page, status_line, status_sent
+from upwell.http1.respond import error_page, status_line
 from upwell.http1.target import Target
 from upwell.log import ERROR, INFO
 from upwell.proxy.body import RequestBody

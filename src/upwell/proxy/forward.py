@@ -98,7 +98,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 return
         finally:
             attempt.ended = now()
-            _let_go(exchange, spec, connection)
+            _let_go(exchange, spec, connection, attempt)
             if not stale and upstream.release(peer, now(), failed):
                 exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
@@ -190,11 +190,16 @@ def _give_up(exchange: Exchange, attempt: Try, error: UpstreamError) -> None:
     exchange.respond_error(status)
 
 
-def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None) -> None:
+def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None, attempt: Try) -> None:
     """The try is over: take the connection back, and the content away from it."""
     exchange.source = None
     if exchange.body is not None:
         exchange.body.consumer = None
     if connection is not None:
+        attempt.sent = connection.sent
+        attempt.received = connection.received
+        attempt.length = connection.length
+        connection.peer.sent += connection.sent
+        connection.peer.received += connection.received
         connection.reusable = connection.reusable and spec.keeps
         spec.keepalive.give(connection)

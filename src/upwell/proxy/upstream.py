@@ -50,10 +50,11 @@ DEFAULT_LIMITS = Limits()
 class Try:
     """One try at a peer, for the log: times in seconds of the loop's clock, 0.0 for what did not happen.
 
-    `peer` is the peer's name, `path` gives the target that was asked for.
+    `peer` is the peer's name, `path` gives the target that was asked for. `sent` and `received` are bytes on the
+    connection, `length` those of the response's content.
     """
 
-    __slots__ = ("connected", "ended", "header", "path", "peer", "received", "sent", "started", "status")
+    __slots__ = ("connected", "ended", "header", "length", "path", "peer", "received", "sent", "started", "status")
 
     def __init__(self, peer: str, path: Callable[[Exchange], bytes], started: float) -> None:
         self.peer = peer
@@ -65,6 +66,7 @@ class Try:
         self.status = 0
         self.sent = 0
         self.received = 0
+        self.length = 0
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -85,11 +87,14 @@ class UpstreamConnection(asyncio.Protocol):
         "answered",
         "deadline",
         "exchange",
+        "length",
         "opened",
         "peer",
         "pool",
+        "received",
         "requests",
         "reusable",
+        "sent",
         "slot",
         "transport",
     )
@@ -100,6 +105,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange: Exchange | None = exchange
         self.transport: asyncio.Transport
         self.requests = 0
+        self.sent = 0
+        self.received = 0
+        self.length = 0
         self.opened = 0.0
         self.answered = False
         self.reusable = False
@@ -177,13 +185,19 @@ class UpstreamConnection(asyncio.Protocol):
             request += chunk(content) if chunked else content
             if chunked and not streams:
                 request += LAST_CHUNK
+        self.sent = len(request)
+        self.received = 0
+        self.length = 0
         self.transport.write(request)
 
     # Request content (body.Consumer)
 
     def send_content(self, content: bytes) -> None:
         if self._state != _CLOSED:
-            self.transport.write(chunk(content) if self._body_chunked else content)
+            if self._body_chunked:
+                content = chunk(content)
+            self.sent += len(content)
+            self.transport.write(content)
 
     def end_content(self) -> None:
         self._content_sent = True
@@ -224,6 +238,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
+        self.received += len(data)
         if state == _RELAY:
             self._relay(data)
         elif state == _HEAD:
@@ -317,6 +332,7 @@ class UpstreamConnection(asyncio.Protocol):
         if data and section.content_length == len(data) and not exchange.header_only:
             # The usual small answer has come whole: no reader is needed to see its end.
             self._buffer = b""
+            self.length = len(data)
             exchange.write(data)
             self.reusable = self._keepable and self._content_sent
             return True
@@ -367,6 +383,7 @@ class UpstreamConnection(asyncio.Protocol):
         except MessageError as error:
             raise UpstreamError("error", "upstream sent invalid chunked response", sent=True) from error
         if content:
+            self.length += len(content)
             exchange.write(content)
         if rest is None:
             return False

@@ -279,7 +279,7 @@ VARIABLES: dict[str, Variable] = {
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),
     "upstream_connect_time": _over_tries(_span("started", "connected")),
     "upstream_header_time": _over_tries(_span("started", "header")),
-    "upstream_response_length": _over_tries(lambda one: b"%d" % one.received),
+    "upstream_response_length": _over_tries(lambda one: b"%d" % one.length),
     "upstream_response_time": _over_tries(_span("started", "ended")),
     "upstream_status": _over_tries(lambda one: b"%d" % one.status if one.status else b"-"),
 }

@@ -16,12 +16,11 @@ from upwell.lua.bridge import LuaFailure
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm
 
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-# nginx's NGX_ESCAPE_URI: what stays as it is in a path.
-_PATH = frozenset(byte for byte in range(0x21, 0x7F) if byte not in b'"#%?\\^`{|}<>')
-_KEPT = {0: _PATH, 2: _UNRESERVED}
+# What is escaped: all but RFC 3986's unreserved characters in a component (2), less in a path (0: nginx's NGX_ESCAPE_URI).
+_ESCAPE = {0: re.compile(rb"[^!$&-;=@-\[\]_a-z~]"), 2: re.compile(rb"[^A-Za-z0-9\-._~]")}
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
+_SQL_SPECIAL = re.compile(rb"[\x00\x08\t\n\r\x1a\"'\\]")
 _SQL = {0: rb"\0", 8: rb"\b", 9: rb"\t", 10: rb"\n", 13: rb"\r", 26: rb"\Z", 34: rb"\"", 39: rb"\'", 92: rb"\\"}
 
 
@@ -29,10 +28,10 @@ def escape_uri(text: bytes, kind: object = None) -> bytes:
     """`text` percent-escaped as a component (kind 2) or as a whole URI path (kind 0)."""
     if kind is None:
         kind = 2
-    kept = _KEPT.get(kind) if isinstance(kind, int) else None
-    if kept is None:
+    unsafe = _ESCAPE.get(kind) if isinstance(kind, int) else None
+    if unsafe is None:
         raise LuaFailure(b'"type" %d is not supported by upwell' % kind if isinstance(kind, int) else b"bad type")
-    return b"".join(bytes((byte,)) if byte in kept else b"%%%02X" % byte for byte in text)
+    return unsafe.sub(lambda match: b"%%%02X" % match[0][0], text)
 
 
 def unescape_uri(text: bytes) -> bytes:
@@ -58,7 +57,7 @@ def _encode_base64(text: bytes, unpadded: bool) -> bytes:
 
 
 def _quote_sql(text: bytes) -> bytes:
-    return b"'" + b"".join(_SQL.get(byte, bytes((byte,))) for byte in text) + b"'"
+    return b"'" + _SQL_SPECIAL.sub(lambda match: _SQL[match[0][0]], text) + b"'"
 
 
 def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
