@@ -1,4 +1,4 @@
-"""A client, upwell and its peers joined in memory: a loop whose clock stands still until it is told, transports of lists.
+"""A client, upwell and its peers joined in memory: a loop whose clock stands still, transports of lists.
 
 Knows what asyncio promises of loops and transports (as uvloop keeps it), and what upwell's connections ask of them. A
 `Joined` is left with everything checked: no peer is still counted as in use, no connection was forgotten.
@@ -160,12 +160,10 @@ class Far:
     def __repr__(self) -> str:
         return f"<Far {bytes(self.received[-60:])!r} {self.ended}>"
 
-    @property
     def reading(self) -> bool:
         """Whether upwell takes what this end sends."""
         return not self.transport.read_paused
 
-    @property
     def closed(self) -> bool:
         """Whether upwell let go of the connection."""
         return self.transport.lost
@@ -429,7 +427,7 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Joined:
-    """upwell between clients and `peers` origins. `spec` and `location` change the defaults of ForwardSpec and Location.
+    """upwell between clients and `peers` origins. `spec` and `location` change defaults of ForwardSpec and Location.
 
     `places` are further contents by path; everything else is forwarded. The clock begins at 1000.
     """
@@ -499,7 +497,10 @@ class Joined:
             if kind is None:
                 self.check_at_rest()
         finally:
-            for far in (*(client.far for client in self.clients), *(far for one in self.origins for far in one.connections)):
+            for far in (
+                *(client.far for client in self.clients),
+                *(far for one in self.origins for far in one.connections),
+            ):
                 far.transport.own_socket.close()
                 far.transport.far_socket.close()
 
@@ -544,7 +545,7 @@ class Joined:
         self.advance(_MORE_THAN_ANY_TIMEOUT)
         assert self.in_use == [0] * len(self.origins)
         for origin in self.origins:
-            assert all(far.closed for far in origin.connections), f"a connection to {origin.address} was forgotten"
+            assert all(far.closed() for far in origin.connections), f"a connection to {origin.address} was forgotten"
 
 
 def _variable(exchange: Exchange, name: str) -> bytes | None:

@@ -95,13 +95,13 @@ def test_a_slow_peer_holds_back_its_client() -> None:
         peer = joined.origin.last
         peer.stall()
         sent = 20_000
-        while client.far.reading and sent < total:
+        while client.far.reading() and sent < total:
             client.send(bytes(20_000))
             sent += 20_000
         assert sent < HIGH_WATER + 60_000
         joined.advance(50)  # below the send time-out nobody is blamed
         peer.take()
-        assert client.far.reading
+        assert client.far.reading()
         while sent < total:
             client.send(bytes(20_000))
             sent += 20_000
@@ -115,12 +115,12 @@ def test_a_peer_that_takes_nothing_any_more_is_given_up() -> None:
         client = joined.client()
         client.send(post(bytes(20_000), length=4_000_000))
         joined.origin.last.stall()
-        while client.far.reading:
+        while client.far.reading():
             client.send(bytes(20_000))
         joined.advance(61)
         assert client.answer("POST").status == 504
         assert joined.in_use == [0]
-        assert joined.origin.last.closed
+        assert joined.origin.last.closed()
         assert any("while sending request to upstream" in line for line in joined.log.lines)
 
 
@@ -130,7 +130,7 @@ def test_a_slow_connection_is_no_reason_to_take_in_everything() -> None:
         client = joined.client()
         client.send(post(bytes(20_000), length=4_000_000))
         sent = 0
-        while client.far.reading and sent < 4_000_000:
+        while client.far.reading() and sent < 4_000_000:
             client.send(bytes(20_000))
             sent += 20_000
         assert sent < 200_000
@@ -147,13 +147,13 @@ def test_a_slow_client_holds_back_its_peer() -> None:
         peer = joined.origin.last
         peer.send(response(b"", length=total))
         sent = 0
-        while peer.reading and sent < total:
+        while peer.reading() and sent < total:
             peer.send(bytes(20_000))
             sent += 20_000
         assert sent < HIGH_WATER + 60_000
         joined.advance(50)
         client.far.take()
-        assert peer.reading
+        assert peer.reading()
         while sent < total:
             peer.send(bytes(20_000))
             sent += 20_000
@@ -168,14 +168,14 @@ def test_a_client_that_takes_nothing_any_more_is_given_up() -> None:
         client.far.stall()
         peer = joined.origin.last
         peer.send(response(b"", length=4_000_000))
-        while peer.reading:
+        while peer.reading():
             peer.send(bytes(20_000))
         joined.advance(58)
         assert joined.in_use == [1]
         joined.advance(3)
-        assert client.far.closed
+        assert client.far.closed()
         assert joined.in_use == [0]
-        assert peer.closed
+        assert peer.closed()
 
 
 @pytest.mark.parametrize("fields", [(), ("Connection: close",)])
@@ -189,7 +189,7 @@ def test_a_client_that_never_takes_its_answer_is_not_kept_for_ever(fields: tuple
         client.far.stall()
         client.send(get("/large", *fields))
         joined.advance(200)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 # Limits
@@ -213,7 +213,7 @@ def test_content_above_the_limit_is_413(size: int, chunked: bool, step: int) -> 
         assert (answer.status, answer.field("Connection")) == (413, "close")
         assert client.far.ended == "fin"
         joined.advance(10)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_chunked_content_that_grows_above_the_limit_while_it_streams_ends_the_request_at_the_peer() -> None:
@@ -224,7 +224,7 @@ def test_chunked_content_that_grows_above_the_limit_while_it_streams_ends_the_re
         assert peer.received
         client.send(chunks(bytes(30_000)) + LAST)
         assert client.answer("POST").status == 413
-        assert peer.closed
+        assert peer.closed()
         assert not peer.received.endswith(LAST)
         assert joined.in_use == [0]
 
@@ -249,7 +249,7 @@ def test_bad_chunks_while_streaming_never_make_a_whole_request() -> None:
         client.send(_chunked_post(bytes(30_000), end=b""))
         peer = joined.origin.last
         client.send(b"zz\r\n")
-        assert peer.closed
+        assert peer.closed()
         assert not peer.received.endswith(LAST)
         assert client.answer("POST").status == 400
 
@@ -304,7 +304,7 @@ def test_an_early_answer_passes_and_the_rest_of_the_content_is_thrown_away(wire:
         answer = client.answer("POST")
         assert (answer.status, answer.body, answer.complete) == (200, b"early", True)
         assert joined.in_use == [0]
-        assert peer.closed  # it waits for the rest of the content, so no other request may follow on it
+        assert peer.closed()  # it waits for the rest of the content, so no other request may follow on it
         if not client.far.ended:
             client.send(request[30_000:])
             client.send(get("/next"))
@@ -321,7 +321,7 @@ def test_after_an_early_answer_an_idle_client_is_timed_out() -> None:
         assert client.answer("POST").complete
         client.send(request[30_000:])
         joined.advance(200)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_after_an_early_answer_a_client_that_sends_no_more_is_timed_out() -> None:
@@ -331,7 +331,7 @@ def test_after_an_early_answer_a_client_that_sends_no_more_is_timed_out() -> Non
         joined.origin.last.send(response(b"early"))
         assert client.answer("POST").complete
         joined.advance(200)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_an_early_answer_frees_a_peer_that_takes_no_more() -> None:
@@ -340,12 +340,12 @@ def test_an_early_answer_frees_a_peer_that_takes_no_more() -> None:
         client.send(post(bytes(20_000), length=4_000_000))
         peer = joined.origin.last
         peer.stall()
-        while client.far.reading:
+        while client.far.reading():
             client.send(bytes(20_000))
         peer.send(response(b"no more", status="413 Too Much"))
         assert client.answer("POST").status == 413
         joined.advance(100)
-        assert peer.closed
+        assert peer.closed()
 
 
 def test_the_content_goes_on_while_the_answer_already_comes() -> None:
@@ -388,12 +388,12 @@ def test_an_upload_that_stops_is_given_up(so_far: int) -> None:
         client = joined.client()
         client.send(post(BIG)[:so_far])
         joined.advance(58)
-        assert not client.far.closed
+        assert not client.far.closed()
         joined.advance(10)
-        assert client.far.closed
+        assert client.far.closed()
         assert joined.in_use == [0]
         assert joined.done[-1][1] == 408
-        assert all(far.closed for far in joined.origin.connections)
+        assert all(far.closed() for far in joined.origin.connections)
 
 
 def test_content_of_a_get_passes() -> None:

@@ -1,4 +1,4 @@
-"""Clients that are slow, that leave, that keep still, that speak nonsense; handlers that fail; requests within requests."""
+"""Clients that are slow, that leave, that keep still, that speak nonsense; handlers that fail; captures."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_a_client_that_leaves_lets_its_peer_go_at_any_time(when: str, how: str) 
         elif when == "paused":
             client.far.stall()
             joined.origin.last.send(response(b"", length=4_000_000))
-            while joined.origin.last.reading:
+            while joined.origin.last.reading():
                 joined.origin.last.send(bytes(20_000))
         _leave(joined, how)
         assert joined.in_use == [0]
-        assert all(far.closed for far in joined.origin.connections)
+        assert all(far.closed() for far in joined.origin.connections)
         given_up = 400 if (when, how) == ("streaming", "fin") else 499  # nginx: content that its client breaks off
         assert joined.done[-1][1] == (200 if when in ("content", "paused") else given_up)
         # Nothing that comes later hurts.
@@ -58,7 +58,7 @@ def test_ignore_client_abort_sees_the_request_through(how: str, stalled: bool) -
             client.far.stall()
             peer.send(response(b"", length=200_000))
             sent = 0
-            while peer.reading:
+            while peer.reading():
                 peer.send(bytes(10_000))
                 sent += 10_000
             client.far.reset()
@@ -68,7 +68,7 @@ def test_ignore_client_abort_sees_the_request_through(how: str, stalled: bool) -
             assert joined.in_use == [1]
             peer.send(response(b"done"))
         assert joined.in_use == [0]
-        assert not peer.closed
+        assert not peer.closed()
 
 
 def test_a_client_that_only_closed_its_side_gets_the_answer_of_a_handler() -> None:
@@ -104,7 +104,7 @@ def test_an_upload_that_its_client_breaks_off_is_given_up_at_once() -> None:
         client = joined.client()
         client.send(post(b"half", length=8))
         client.far.finish()
-        assert client.far.closed
+        assert client.far.closed()
         assert joined.done[-1][1] in (400, 499)
         assert joined.origin.connections == []
 
@@ -116,9 +116,9 @@ def test_a_client_that_says_nothing_is_closed_without_a_word() -> None:
     with Joined() as joined:
         client = joined.client()
         joined.advance(59)
-        assert not client.far.closed
+        assert not client.far.closed()
         joined.advance(2)
-        assert client.far.closed
+        assert client.far.closed()
         assert client.rest == b""
         assert joined.done == []
 
@@ -127,11 +127,11 @@ def test_a_head_must_be_complete_in_time_however_steady_it_comes() -> None:
     with Joined() as joined:
         client = joined.client()
         for byte in b"GET / HTTP/1.1\r\nHost: x\r\n":
-            if client.far.closed:
+            if client.far.closed():
                 break
             client.send(bytes((byte,)))
             joined.advance(5)
-        assert client.far.closed
+        assert client.far.closed()
         assert joined.loop.time() < 1000 + 130
         assert joined.origin.connections == []
 
@@ -143,9 +143,9 @@ def test_an_idle_connection_is_closed_in_time() -> None:
         joined.origin.last.send(response(b"x"))
         assert client.answer().complete
         joined.advance(74)
-        assert not client.far.closed
+        assert not client.far.closed()
         joined.advance(2)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_a_kept_connection_may_begin_its_next_head_at_the_last_moment() -> None:
@@ -170,7 +170,7 @@ def test_requests_and_time_of_a_connection_are_bounded() -> None:
             client.send(get())
             joined.origin.last.send(response(b"x"))
             assert client.answer().field("Connection") == connection
-        assert client.far.closed
+        assert client.far.closed()
     with Joined(location={"keepalive_time": 30.0}) as joined:
         client = joined.client()
         for connection in ("keep-alive", "close"):
@@ -178,22 +178,22 @@ def test_requests_and_time_of_a_connection_are_bounded() -> None:
             joined.origin.last.send(response(b"x"))
             assert client.answer().field("Connection") == connection
             joined.advance(31)
-        assert client.far.closed
+        assert client.far.closed()
     with Joined(location={"keepalive_timeout": 0.0}) as joined:
         client = joined.client()
         client.send(get())
         joined.origin.last.send(response(b"x"))
         assert client.answer().field("Connection") == "close"
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
     with Joined(endpoint={"limit": 2}) as joined:
         clients = [joined.client() for _ in range(3)]
-        assert [client.far.closed for client in clients] == [False, False, True]
+        assert [client.far.closed() for client in clients] == [False, False, True]
         assert "2 worker_connections are not enough" in "\n".join(joined.log.lines)
         clients[0].far.finish()
-        assert not joined.client().far.closed
+        assert not joined.client().far.closed()
 
 
 def test_a_graceful_end_closes_the_idle_and_lets_the_others_finish() -> None:
@@ -208,15 +208,15 @@ def test_a_graceful_end_closes_the_idle_and_lets_the_others_finish() -> None:
         for client in (idle, busy, beginning, fresh):
             client.protocol.close_if_idle()
         joined.loop.run()
-        assert idle.far.closed
-        assert not fresh.far.closed  # its first request may be on the way
+        assert idle.far.closed()
+        assert not fresh.far.closed()  # its first request may be on the way
         joined.origin.last.send(response(b"x"))
         assert busy.answer().field("Connection") == "close"
-        assert busy.far.closed
+        assert busy.far.closed()
         beginning.send(get()[10:])
         joined.origin.last.send(response(b"y"))
         assert beginning.answer().body == b"y"
-        assert beginning.far.closed
+        assert beginning.far.closed()
 
 
 # Heads that are refused
@@ -253,7 +253,7 @@ def test_a_head_that_is_refused_is_answered_and_ends_the_connection(wire: bytes,
         assert joined.origin.connections == []
         assert len(joined.done) == 1
         joined.advance(40)
-        assert client.far.closed
+        assert client.far.closed()
 
 
 def test_empty_lines_before_a_request_are_skipped_however_they_come() -> None:
@@ -439,7 +439,7 @@ def test_a_client_that_leaves_during_a_capture_lets_its_peer_go(when: str) -> No
         client.far.reset()
         assert joined.in_use == [0]
         assert joined.done[-1][1] == 499
-        assert all(far.closed for far in joined.origin.connections)
+        assert all(far.closed() for far in joined.origin.connections)
 
 
 def test_two_captures_at_once_each_get_their_own_answer() -> None:

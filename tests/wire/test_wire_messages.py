@@ -1,4 +1,4 @@
-"""Messages through upwell in memory: every framing in both directions, kept connections, pipelines, HEAD, interim ones."""
+"""Messages through upwell in memory: every framing in both directions, kept connections, pipelines, HEAD, interim."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_content_that_head_must_not_have_is_not_passed_on_and_spoils_the_connect
         joined.origin.last.send(response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
         assert client.answer("HEAD").complete
         assert client.rest == b""
-        assert joined.origin[0].closed
+        assert joined.origin[0].closed()
 
 
 FRAMINGS = {
@@ -137,7 +137,7 @@ def test_only_a_connection_that_may_live_is_used_again() -> None:
             client.send(get())
             joined.origin.last.send(wire)
             assert client.answer().complete
-            assert joined.origin.last.closed, wire
+            assert joined.origin.last.closed(), wire
             client.send(get())
             assert len(joined.origin.connections) == 2
             joined.origin.last.send(response(b"fresh"))
@@ -150,7 +150,7 @@ def test_a_connection_of_http_1_0_may_ask_to_be_kept() -> None:
         client.send(get())
         joined.origin.last.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx")
         assert client.answer().complete
-        assert not joined.origin.last.closed
+        assert not joined.origin.last.closed()
 
 
 def test_a_peer_that_speaks_unasked_is_not_trusted_with_a_request() -> None:
@@ -160,7 +160,7 @@ def test_a_peer_that_speaks_unasked_is_not_trusted_with_a_request() -> None:
         joined.origin.last.send(response(b"x"))
         assert client.answer().complete
         joined.origin.last.send(response(b"smuggled"))
-        assert joined.origin.last.closed
+        assert joined.origin.last.closed()
         client.send(get())
         joined.origin.last.send(response(b"fresh"))
         assert client.answer().body == b"fresh"
@@ -237,14 +237,14 @@ def test_a_flood_of_requests_is_not_taken_in_before_its_turn() -> None:
         client.send(get("/first"))
         for _ in range(40):
             client.send(get("/", "X: " + "x" * 5000))
-        assert not client.far.reading
+        assert not client.far.reading()
         answered = 0
         while not answered or joined.origin.last.received:
             joined.origin.last.taken()
             joined.origin.last.send(response(b"x"))
             answered += 1
         assert answered == 41
-        assert client.far.reading
+        assert client.far.reading()
         assert all(client.answer().body == b"x" for _ in range(41))
 
 
@@ -261,14 +261,16 @@ def test_interim_responses_are_read_past() -> None:
         assert len(joined.origin.connections) == 1
 
 
-@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n" * 100, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"])
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n" * 100, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+)
 def test_a_flood_of_interim_responses_and_a_switch_nobody_asked_for_are_refused(interim: bytes) -> None:
     with Joined() as joined:
         client = joined.client()
         client.send(get())
         joined.origin.last.send(interim)
         assert client.answer().status == 502
-        assert joined.origin.last.closed
+        assert joined.origin.last.closed()
 
 
 GARBAGE = {
@@ -296,7 +298,7 @@ def test_garbage_from_a_peer_costs_its_own_request_only(garbage: bytes) -> None:
         if garbage == b"nonsense":
             joined.origin.last.finish()
         assert client.answer().status == 502
-        assert joined.origin[0].closed
+        assert joined.origin[0].closed()
         client.send(get())
         joined.origin.last.send(response(b"fine"))
         assert client.answer().body == b"fine"
@@ -329,4 +331,4 @@ def test_content_cut_off_never_looks_complete(wire: bytes, end: str, version: st
         answer = client.answer()
         assert (answer.status, answer.body, answer.complete) == (200, b"half", False)
         assert joined.in_use == [0]
-        assert joined.origin.last.closed
+        assert joined.origin.last.closed()

@@ -1,4 +1,4 @@
-"""What becomes of a request when a peer fails: the next one, once more on a fresh connection, or nginx's 502 and 504."""
+"""What becomes of a request when a peer fails: the next one, a fresh connection, or nginx's 502 and 504."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_peer_that_does_not_answer_costs_a_try(end: str) -> None:
             first.send(b"garbage\r\n\r\n")
         else:
             joined.advance(61)
-        assert first.closed
+        assert first.closed()
         assert joined.in_use == [0, 1]
         assert joined.origins[1].last.taken().startswith(b"GET /x ")
         joined.origins[1].last.send(response(b"second"))
@@ -240,7 +240,7 @@ def test_a_connection_that_has_ended_unnoticed_is_not_used_for_a_post(method: st
         client.send(post(b"pay").replace(b"POST", method.encode()))
         if method == "POST":
             assert joined.origin[0].received == b""
-            assert joined.origin[0].closed
+            assert joined.origin[0].closed()
         else:
             joined.loop.call_soon(joined.origin[0].transport.pump)
             joined.loop.run()
@@ -315,31 +315,31 @@ def test_idle_connections_are_bounded_in_number_requests_and_time() -> None:
             client.send(get())
         for far in joined.origin.connections:
             far.send(response(b"x"))
-        assert [far.closed for far in joined.origin.connections] == [True, True, False, False]
+        assert [far.closed() for far in joined.origin.connections] == [True, True, False, False]
     with Joined(keepalive={"most": 0}) as joined:
         _kept(joined)
-        assert joined.origin[0].closed
+        assert joined.origin[0].closed()
     with Joined(keepalive={"max_requests": 2}) as joined:
         for _ in range(4):
             _kept(joined)
-        assert [far.closed for far in joined.origin.connections] == [True, True]
+        assert [far.closed() for far in joined.origin.connections] == [True, True]
     with Joined(keepalive={"timeout": 10.0}) as joined:
         _kept(joined)
         joined.advance(9)
-        assert not joined.origin[0].closed
+        assert not joined.origin[0].closed()
         joined.advance(2)
-        assert joined.origin[0].closed
+        assert joined.origin[0].closed()
     with Joined(keepalive={"max_time": 30.0}) as joined:
         for _ in range(4):
             _kept(joined)
             joined.advance(11)
-        assert [far.closed for far in joined.origin.connections] == [True]
+        assert [far.closed() for far in joined.origin.connections] == [True]
 
 
 def test_connections_are_not_kept_where_the_spec_says_so() -> None:
     with Joined(spec={"keeps": False}) as joined:
         _kept(joined)
-        assert joined.origin[0].closed
+        assert joined.origin[0].closed()
 
 
 # Answers whose content is broken count against their peer

@@ -1,0 +1,191 @@
+"""Request and response heads: what is read and what is refused, with the status and the reason, whole and in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.http1.reading import cases, wire
+from upwell.errors import MessageError
+from upwell.http1.fields import FieldReader
+from upwell.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+
+REFUSED = {
+    f"{group}: {name}": (wire(head), status, reason)
+    for group, table in cases("heads_refused").items()
+    for name, (head, status, reason) in table.items()
+}
+ACCEPTED: dict[str, dict[str, Any]] = {case["name"]: case for case in cases("heads_accepted")["head"]}
+
+
+def _read(data: bytes, step: int, max_line: int = 8192, max_head: int = 33_792) -> RequestHead | None:
+    """The head in `data` when it comes in pieces of `step` bytes."""
+    reader = FieldReader(max_line=max_line)
+    for end in range(step, len(data) + step, step):
+        head = parse_request_head(data[:end], reader, max_line, max_head)
+        if head is not None:
+            return head
+    return None
+
+
+@pytest.mark.parametrize("step", [1, 2, 100_000])
+@pytest.mark.parametrize(("head", "status", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_head_is_refused(head: bytes, status: int, reason: str, step: int) -> None:
+    with pytest.raises(MessageError) as caught:
+        _read(head, step)
+    assert caught.value.status == status
+    # In pieces the same mistake may be found before the line that a whole head would be blamed for.
+    if step == 100_000:
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("step", [1, 2, 100_000])
+@pytest.mark.parametrize("case", ACCEPTED.values(), ids=ACCEPTED)
+def test_a_good_head_is_read(case: dict[str, Any], step: int) -> None:
+    data = wire(case["head"])
+    head = _read(data + wire(case.get("rest", "")), step)
+    assert head is not None
+    assert head.end == len(data)
+    assert (head.method, head.target, head.version) == (wire(case["method"]), wire(case["target"]), case["version"])
+    section = head.section
+    assert section.fields == tuple((wire(name), wire(value)) for name, value in case["fields"])
+    assert section.content_length == case.get("content_length")
+    assert section.chunked == case.get("chunked", False)
+    if "wires" in case:
+        assert section.wires == tuple(wire(line) for line in case["wires"])
+    assert section.options == frozenset(wire(option) for option in case.get("options", ()))
+    assert section.close == ("close" in case.get("options", ()))
+
+
+def test_a_head_is_nothing_until_its_end_has_come() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    for end in range(len(data)):
+        assert parse_request_head(data[:end], FieldReader()) is None
+    assert parse_request_head(data, FieldReader()) is not None
+
+
+LIMITS = [
+    # what, size, status
+    ("target", 100, None),
+    ("target", 101, 414),
+    ("line", 100, None),
+    ("line", 101, 494),
+    ("head", 300, None),
+    ("head", 301, 494),
+]
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+@pytest.mark.parametrize(("what", "size", "status"), LIMITS)
+def test_limits_hold_to_the_byte_whole_and_in_pieces(what: str, size: int, status: int | None, step: int) -> None:
+    line = b"GET / HTTP/1.1"
+    fields = [b"Host: x"]
+    if what == "target":
+        line = b"GET /" + b"x" * (size - len(line)) + b" HTTP/1.1"
+    elif what == "line":
+        fields.append(b"X: " + b"x" * (size - 3))
+    else:
+        fields += [b"X: " + b"x" * 80] * 3
+        fields.append(b"Y: " + b"y" * (size - len(b"\r\n".join([line, *fields, b"Y: "]))))
+    data = b"\r\n".join([line, *fields, b"", b""])
+    if status is None:
+        assert _read(data, step, max_line=100, max_head=300) is not None
+        return
+    with pytest.raises(MessageError) as caught:
+        _read(data, step, max_line=100, max_head=300)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000])
+def test_nobody_waits_for_the_end_of_what_is_too_large_already(start: bytes) -> None:
+    with pytest.raises(MessageError) as caught:
+        parse_request_head(start + b"x" * 40_000, FieldReader())
+    assert caught.value.status in (414, 494)
+
+
+def test_underscores_and_odd_names_pass_where_they_are_told_to() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: x\r\nX_Y: 1\r\nX.Y: 2\r\n\r\n"
+
+    def names(reader: FieldReader) -> list[bytes]:
+        head = parse_request_head(data, reader)
+        assert head is not None
+        return [name for name, _ in head.section.fields]
+
+    assert names(FieldReader()) == [b"host"]
+    assert names(FieldReader(underscores=True)) == [b"host", b"x_y"]
+    assert names(FieldReader(ignore_invalid=False)) == [b"host", b"x_y", b"x.y"]
+
+
+# Responses
+
+
+def _read_response(data: bytes, step: int) -> ResponseHead | None:
+    """The response head in `data` when it comes in pieces of `step` bytes."""
+    reader = FieldReader(ignore_invalid=False)
+    for end in range(step, len(data) + step, step):
+        head = parse_response_head(data[:end], reader)
+        if head is not None:
+            return head
+    return None
+
+
+RESPONSES: dict[str, tuple[bytes, tuple[int, int, bytes]]] = {
+    "plain": (b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n", (11, 200, b"200 OK")),
+    "HTTP/1.0": (b"HTTP/1.0 404 Not Found\r\n\r\n", (10, 404, b"404 Not Found")),
+    "a later minor version": (b"HTTP/1.2 200 OK\r\n\r\n", (11, 200, b"200 OK")),
+    "no reason": (b"HTTP/1.1 200 \r\n\r\n", (11, 200, b"200 ")),
+    "no reason and no space": (b"HTTP/1.1 200\r\n\r\n", (11, 200, b"200 ")),
+    "a long reason": (b"HTTP/1.1 299 a b  c\t\xe9\r\n\r\n", (11, 299, b"299 a b  c\t\xe9")),
+    "a status of its own": (b"HTTP/1.1 999 Wow\r\n\r\n", (11, 999, b"999 Wow")),
+    "interim": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", (11, 100, b"100 Continue")),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), RESPONSES.values(), ids=RESPONSES)
+@pytest.mark.parametrize("step", [1, 100_000])
+def test_a_good_response_head_is_read(data: bytes, expected: tuple[int, int, bytes], step: int) -> None:
+    head = _read_response(data, step)
+    assert head is not None
+    assert (head.version, head.status, head.line) == expected
+    assert head.end == data.index(b"\r\n\r\n") + 4
+
+
+BAD_RESPONSES = {
+    "nonsense": b"nonsense\r\n\r\n",
+    "nothing": b"\r\n\r\n",
+    "HTTP/2": b"HTTP/2 200\r\n\r\n",
+    "HTTP/0.9": b"HTTP/0.9 200 OK\r\n\r\n",
+    "lower case": b"http/1.1 200 OK\r\n\r\n",
+    "an empty line first": b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+    "two digits": b"HTTP/1.1 20 OK\r\n\r\n",
+    "four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
+    "below 100": b"HTTP/1.1 099 OK\r\n\r\n",
+    "letters": b"HTTP/1.1 2xx OK\r\n\r\n",
+    "a bare CR in the reason": b"HTTP/1.1 200 O\rK\r\n\r\n",
+    "a bare LF in the reason": b"HTTP/1.1 200 O\nK\r\n\r\n",
+    "NUL in the reason": b"HTTP/1.1 200 O\0K\r\n\r\n",
+    "a bad field line": b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+    "a folded line": b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "length and chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "a bad length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "an unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BAD_RESPONSES.values(), ids=BAD_RESPONSES)
+@pytest.mark.parametrize("step", [1, 100_000])
+def test_a_bad_response_head_is_the_upstreams_fault(data: bytes, step: int) -> None:
+    with pytest.raises(MessageError) as caught:
+        _read_response(data, step)
+    assert caught.value.status == 502
+
+
+def test_a_response_head_has_a_size() -> None:
+    data = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100 + b"\r\n\r\n"
+    size = len(data) - 4
+    assert parse_response_head(data, FieldReader(), size) is not None
+    for end in (len(data), len(data) - 1):
+        with pytest.raises(MessageError):
+            parse_response_head(data[:end], FieldReader(), size - 1 if end == len(data) else size - 4)
