@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from upwell.errors import MessageError
 from upwell.log import ERROR, WARN
 from upwell.lua import phase
 from upwell.lua.bridge import LuaFailure
@@ -254,6 +255,8 @@ def test_header_filter_and_set(worker: Any, make_request: Any) -> None:
         "ngx.header['X-Seen'] = ngx.header.x_from ngx.header.x_from = nil ngx.status = 201", "=h"
     )
     request.out = [(b"X-From", b"peer")]
+    run = phase.run_of(worker.vm, request)
+    run.said = True  # as when content_by_lua* said something
     phase.header_filter(worker.vm, compiled)(request)
     assert (request.out, request.status) == ([(b"X-Seen", b"peer")], 201)
     value = phase.set_handler(
@@ -263,6 +266,15 @@ def test_header_filter_and_set(worker: Any, make_request: Any) -> None:
     wrong = phase.set_handler(worker.vm, worker.vm.compile("return ngx.arg[1] .. 'x'", "=set_by_lua"))
     assert wrong(request, []) == b""
     assert "failed to run set_by_lua*: set_by_lua:1: attempt to concatenate" in request.log_text
+
+
+def test_an_answer_that_could_not_be_filtered_does_not_go_out(worker: Any, make_request: Any) -> None:
+    request = make_request(worker)
+    for source in ("error('x')", "local = 1", "coroutine.yield()"):
+        with pytest.raises(MessageError) as raised:
+            phase.header_filter(worker.vm, worker.vm.compile(source, "=header_filter_by_lua"))(request)
+        assert raised.value.status == 500
+    assert "failed to run header_filter_by_lua*: header_filter_by_lua:1: x\nstack traceback:" in request.log_text
 
 
 @pytest.mark.parametrize("call", ["ngx.sleep(0)", "ngx.say('x')", "ngx.location.capture('/')", "ngx.req.read_body()"])

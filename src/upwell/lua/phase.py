@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from upwell.errors import MessageError
 from upwell.log import ERROR
 from upwell.lua.bridge import LuaFailure
 from upwell.lua.contexts import ACCESS, CONTENT, HEADER_FILTER, INIT, INIT_WORKER, LOG, REWRITE, SET
@@ -103,11 +104,14 @@ def _deciding(vm: Vm, chunk: Chunk, phase: int) -> Decision:
 
 
 def header_filter(vm: Vm, chunk: Chunk) -> Callable[[Exchange], None]:
-    """header_filter_by_lua*: sees and changes `exchange.status`, `out` and the like before the head is sent."""
+    """header_filter_by_lua*: sees and changes `exchange.status`, `out` and the like before the head is sent.
+
+    Raises MessageError(500) when the code fails: an answer that was not filtered must not go out.
+    """
 
     def apply(exchange: Exchange) -> None:
-        if vm.current is None:
-            _at_once(vm, exchange, chunk, HEADER_FILTER)
+        if _at_once(vm, exchange, chunk, HEADER_FILTER) is None:
+            raise MessageError(500, "client gets no answer whose head was not filtered")
 
     return apply
 
@@ -125,7 +129,7 @@ def set_handler(vm: Vm, chunk: Chunk) -> Callable[[Exchange, Sequence[bytes]], b
     """set_by_lua*: the value for the directive's variable; the arguments are ngx.arg[1], ngx.arg[2], ..."""
 
     def evaluate(exchange: Exchange, arguments: Sequence[bytes] = ()) -> bytes:
-        result = _at_once(vm, exchange, chunk, SET, arguments)
+        result = _at_once(vm, exchange, chunk, SET, arguments) or ()
         value = result[0] if result else None
         if isinstance(value, bytes):
             return value
@@ -164,25 +168,28 @@ def _start_worker(vm: Vm, chunk: Chunk, phase: int) -> str | None:
     return None
 
 
-def _at_once(vm: Vm, exchange: Exchange, chunk: Chunk, phase: int, arguments: Sequence[bytes] = ()) -> tuple[Any, ...]:
-    """Run code that may not wait; its results, or () after an error (which is logged)."""
+def _at_once(
+    vm: Vm, exchange: Exchange, chunk: Chunk, phase: int, arguments: Sequence[bytes] = ()
+) -> tuple[Any, ...] | None:
+    """Run code that may not wait; its results, or None after an error (which is logged)."""
     run = run_of(vm, exchange)
     before, run.phase = run.phase, phase
     run.arguments = arguments
     try:
         if chunk.error is not None:
             exchange.log(ERROR, f"failed to load inlined Lua code: {chunk.error}")
-            return ()
+            return None
         outcome = vm.run(run, chunk)
         if outcome[0] == WAIT:
             vm.forget(outcome[1])
-            if outcome[2] != b"exit":
-                exchange.log(ERROR, "attempt to yield in a context that cannot wait")
-            return ()
+            if outcome[2] == b"exit":
+                return ()
+            exchange.log(ERROR, "attempt to yield in a context that cannot wait")
+            return None
         if outcome[0] == FAILED:
             directive = {HEADER_FILTER: "header_filter_by_lua*", LOG: "log_by_lua*", SET: "set_by_lua*"}[phase]
             exchange.log(ERROR, f"failed to run {directive}: {_text(outcome[1])}\n{_text(outcome[2])}")
-            return ()
+            return None
         return outcome[1:]
     finally:
         run.phase = before

@@ -47,6 +47,7 @@ _REFUSED: Final[dict[int, str]] = {
     ord("P"): r"\P",
     ord("C"): r"\C",
 }
+_LONGEST = 65_535  # as in PCRE with its usual link size; Python takes seconds for a pattern of a megabyte
 _NAME = rb"[A-Za-z_][A-Za-z0-9_]*"
 _GROUP_NAME = re.compile(rb"\(\?(?:P?<(" + _NAME + rb")>|'(" + _NAME + rb")')")
 _REFERENCE = re.compile(
@@ -304,6 +305,8 @@ def translate(pattern: bytes) -> bytes:
 
 def compile_pattern(pattern: bytes, flags: int) -> re.Pattern[bytes]:
     """Compile a PCRE pattern; `flags` are Python's. Raises PatternError with PCRE's manner of message."""
+    if len(pattern) > _LONGEST:
+        raise PatternError("regular expression is too large")
     try:
         return re.compile(translate(pattern), flags)
     except (re.error, OverflowError, RecursionError) as error:

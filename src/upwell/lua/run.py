@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from upwell.lua.contexts import CONTEXTS
+from upwell.lua.contexts import CONTEXTS, HEADER_FILTER
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -46,6 +46,11 @@ class Run:
         self.body_read = False
         self.arguments: Sequence[bytes] = ()
         self.buffering = exchange is not None and exchange.version < 11
+
+    def head_is_fixed(self) -> bool:
+        """Whether it is too late to change the answer's head."""
+        exchange = self.exchange
+        return self.phase != HEADER_FILTER and exchange is not None and (self.said or exchange.head_sent)
 
     def __repr__(self) -> str:
         return f"<Run {CONTEXTS[self.phase][0]} of {self.exchange!r}>"

@@ -120,13 +120,13 @@ class Vm:
         return self._enter(run, self._proceed, handle, *reply)
 
     def _enter(self, run: Run, function: Any, *args: Any) -> tuple[Any, ...]:
-        self.current = run
+        before, self.current = self.current, run
         try:
             outcome: tuple[Any, ...] = function(*args)
         except (luajit.LuaError, MemoryError, RecursionError) as error:
             return (FAILED, str(error).encode("utf-8", "replace"), b"")
         finally:
-            self.current = None
+            self.current = before
         if self.interrupt is not None:
             interrupt, self.interrupt = self.interrupt, None
             raise interrupt

@@ -16,7 +16,7 @@ from upwell.lua.bridge import LuaFailure
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm
 
-# What is escaped: all but RFC 3986's unreserved characters in a component (2), less in a path (0: nginx's NGX_ESCAPE_URI).
+# What is escaped: all but RFC 3986's unreserved characters in a component (2), less in a path (0: as nginx does).
 _ESCAPE = {0: re.compile(rb"[^!$&-;=@-\[\]_a-z~]"), 2: re.compile(rb"[^A-Za-z0-9\-._~]")}
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")

@@ -30,7 +30,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             if code >= 200:
                 exchange.status = code
             return code, True
-        if code >= 300 and code not in _AFTER_HEAD and (run.said or exchange.head_sent):
+        if code >= 300 and code not in _AFTER_HEAD and run.head_is_fixed():
             sent = exchange.status or 200
             if code != sent:
                 message = f"attempt to set status {code} via ngx.exit after sending out the response status {sent}"
@@ -47,7 +47,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
                 "ngx.HTTP_SEE_OTHER, and ngx.HTTP_TEMPORARY_REDIRECT are allowed"
             )
         run, exchange = vm.request(MAY_ANSWER)
-        if run.said or exchange.head_sent:
+        if run.head_is_fixed():
             raise LuaFailure(b"attempt to call ngx.redirect after sending out the headers")
         if _UNSAFE.search(target):
             raise LuaFailure(b"attempt to set unsafe redirect uri")
@@ -61,7 +61,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
     def status_set(value: object = None) -> None:
         code = integer(value, 3, "__newindex")
         run, exchange = vm.request()
-        if run.said or exchange.head_sent:
+        if run.head_is_fixed():
             exchange.log(ERROR, "attempt to set ngx.status after sending out response headers")
             return
         if not 100 <= code <= 999:
@@ -69,8 +69,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         exchange.status = code
 
     def headers_sent() -> Any:
-        run, exchange = vm.request()
-        return run.said or exchange.head_sent
+        run, _ = vm.request()
+        return run.head_is_fixed()
 
     def is_subrequest() -> Any:
         return vm.request()[1].capture is not None

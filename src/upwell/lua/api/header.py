@@ -47,7 +47,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
     def header_set(name: object = None, *values: bytes) -> None:
         run, exchange = vm.request()
         key = string(name, 2, "__newindex")
-        if run.said or exchange.head_sent:
+        if run.head_is_fixed():
             text = key.decode("latin-1")
             exchange.log(ERROR, f"attempt to set ngx.header.{text} after sending out response headers")
             return

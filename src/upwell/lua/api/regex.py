@@ -48,7 +48,7 @@ def _compiled(pattern: bytes, options: bytes) -> _Compiled | bytes:
     try:
         made = compile_pattern(_utf8(pattern) if "u" in letters or "U" in letters else pattern, flags)
     except PatternError as error:
-        return b'pcre_compile() failed: %b in "%b"' % (str(error).encode(), pattern)
+        return b'pcre_compile() failed: %b in "%b"' % (str(error).encode(), pattern[:256])
     return _Compiled(made, "a" in letters)
 
 
