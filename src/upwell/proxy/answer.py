@@ -57,9 +57,10 @@ def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redir
     else:
         exchange.keepalive = False
     client = exchange.client
-    server_date = client.server_date(exchange.location)
+    server = exchange.location.server_line
+    date = client.endpoint.clock.date
     connection = exchange.connection_line()
-    data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server_date, first, framing, connection, rest))
+    data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, first, framing, connection, rest))
     exchange.head_bytes_sent = len(data)
     client.out.append(data)
 

@@ -23,10 +23,11 @@ class Timed(Protocol):
 
 
 class Timers:
-    __slots__ = ("_buckets", "_due", "_handle", "_loop", "_next")
+    __slots__ = ("_buckets", "_due", "_handle", "_loop", "_next", "_now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._now = loop.time
         self._buckets: dict[int, set[Timed]] = {}
         self._due: list[int] = []
         self._handle: asyncio.TimerHandle | None = None
@@ -34,7 +35,7 @@ class Timers:
 
     def arm(self, item: Timed, seconds: float) -> None:
         """Call `item.timed_out()` once `seconds` have passed, unless it is armed anew or disarmed before."""
-        item.deadline = deadline = self._loop.time() + seconds
+        item.deadline = deadline = self._now() + seconds
         if item.slot == 0 or deadline * _PER_SECOND < item.slot - 1:
             self._insert(item, int(deadline * _PER_SECOND) + 1)
 
@@ -80,7 +81,7 @@ class Timers:
 
     def _sweep(self) -> None:
         self._handle = None
-        now = self._loop.time()
+        now = self._now()
         current = int(now * _PER_SECOND)
         while self._due and self._due[0] <= current:
             # The bucket is taken out first: items may be armed again while it is gone through.
