@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 _MOST_REWRITES = 10
+STAYS = "stays"
 _CLOSE = 444  # nginx's own status: the connection is closed and nothing is said
 
 
@@ -43,7 +44,7 @@ async def _run(exchange: Exchange) -> None:
             return
         if await _decide(exchange, location.rewrite):
             return
-        if exchange.uri == uri:
+        if exchange.uri == uri or _stays(exchange):
             break
     else:
         exchange.log(
@@ -54,6 +55,11 @@ async def _run(exchange: Exchange) -> None:
     if await _decide(exchange, location.access):
         return
     await location.content(exchange)
+
+
+def _stays(exchange: Exchange) -> bool:
+    """Whether the URI was changed for what comes after only, not to look for a location anew (`STAYS` in `module`)."""
+    return exchange.module is not None and exchange.module.pop(STAYS, False)
 
 
 async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:

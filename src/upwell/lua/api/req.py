@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from upwell.lua.api.codec import escape_uri, unescape_uri
 from upwell.lua.bridge import LuaFailure, integer, string
 from upwell.lua.contexts import CONTEXTS, MAY_ANSWER, REWRITE
+from upwell.proxy.phases import STAYS
 
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm
@@ -157,6 +158,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             raise LuaFailure(f"API disabled in the context of {CONTEXTS[run.phase][0]}")
         exchange.uri = target
         exchange.path = escape_uri(target, 0) + (b"?" + exchange.args if exchange.args else b"")
+        if run.phase == REWRITE and exchange.module is not None:
+            exchange.module[STAYS] = not jump
         return jump
 
     return {
