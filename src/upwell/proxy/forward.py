@@ -59,7 +59,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         await exchange.body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
-    tried: tuple[Peer, ...] = ()
+    tried: set[Peer] = set()
     peer = upstream.pick(tried, now())
     connection: UpstreamConnection | None = None
     stale = False
@@ -102,7 +102,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             if not stale and upstream.release(peer, now(), failed):
                 exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
-            tried = (*tried, peer)
+            tried.add(peer)
             peer = upstream.pick(tried, now())
     exchange.log(ERROR, "no live upstreams while connecting to upstream")
     exchange.respond_error(502)
@@ -149,7 +149,7 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
             body.stream_to(connection)
 
 
-def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: tuple[Peer, ...]) -> None:
+def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: set[Peer]) -> None:
     """Raise UpstreamError when the status is one for which the next peer is to be tried, and it may be."""
     outcome = f"http_{head.status}"
     if outcome in spec.next_on:
@@ -158,9 +158,7 @@ def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tri
             raise error
 
 
-def _may_try_again(
-    exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: tuple[Peer, ...]
-) -> bool:
+def _may_try_again(exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: set[Peer]) -> bool:
     """Whether the request may be sent once more (nginx: proxy_next_upstream and its _tries, _timeout,
     non_idempotent).
     """
