@@ -228,6 +228,8 @@ class Transport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         assert isinstance(data, bytes)
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
         if self.closing or self.lost:
             return
         if self.far.taking:
