@@ -115,9 +115,11 @@ def test_the_time_of_a_line_is_that_of_its_end_also_without_an_answer(
         client = serving.client()
         client.send(get("/wait"))
         monkeypatch.setattr("time.time", lambda: 1_700_100_000.0)
+        serving.runtime._clock.refresh()  # as it does at each whole second
         client.far.reset()
         client = serving.client()
         monkeypatch.setattr("time.time", lambda: 1_700_200_000.0)
+        serving.runtime._clock.refresh()
         client.send(get("/cut"))
         lines = serving.lines()
     assert [line[-3:] for line in lines] == [b"499", b"444"]

@@ -482,7 +482,7 @@ class Joined:
             Clock(),
             self.log,
             server,
-            lambda _client, _host: server,
+            lambda _: server,
             phases.begin,
             _variable,
             lambda _exchange, error: self.reported.append(error),

@@ -99,7 +99,7 @@ class FieldSection:
             self.close = b"close" in options
             self.keep_alive = b"keep-alive" in options and not self.close
         host = self.host = values.get(b"host")
-        if host:
+        if host is not None:
             self.host_name = check_host(host)[0]
 
     def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
@@ -182,7 +182,7 @@ def check_host(host: bytes) -> tuple[bytes, bytes]:
     MessageError(400).
     """
     match = HOST.fullmatch(host)
-    if match is None:
+    if match is None or (match[2] and int(match[2]) > 65_535):
         raise MessageError(400, "invalid host in request")
     name = match[1].lower()
     if name.endswith(b".") and len(name) > 1:

@@ -17,17 +17,18 @@ class Target:
     """A request target taken apart.
 
     `uri` is the normalised path (decoded, no arguments), `args` what follows "?", `path` the path and arguments as sent
-    (what `proxy_pass` without a URI passes on), `host` the authority of an absolute target or None. `intact` says
-    that `uri` is byte for byte the path as sent.
+    (what `proxy_pass` without a URI passes on), `host` the authority of an absolute target or None. `quoted` says
+    that there were escapes in it (nginx: quoted_uri).
     """
 
-    __slots__ = ("args", "host", "path", "uri")
+    __slots__ = ("args", "host", "path", "quoted", "uri")
 
-    def __init__(self, uri: bytes, args: bytes, path: bytes, host: bytes | None) -> None:
+    def __init__(self, uri: bytes, args: bytes, path: bytes, host: bytes | None = None, quoted: bool = False) -> None:
         self.uri = uri
         self.args = args
         self.path = path
         self.host = host
+        self.quoted = quoted
 
     def __repr__(self) -> str:
         return f"<Target {self.path!r}>"
@@ -48,9 +49,8 @@ def parse_target(target: bytes, merge_slashes: bool = True) -> Target:
             raise MessageError(400, "invalid host in request line")
         if not path.startswith(b"/"):
             path = b"/" + path
-    path, _, _ = path.partition(b"#")
-    raw, _, args = path.partition(b"?")
-    return Target(normalise(raw, merge_slashes), args, path, host)
+    raw, _, args = path.partition(b"#")[0].partition(b"?")
+    return Target(normalise(raw, merge_slashes), args, path, host, b"%" in raw)
 
 
 def normalise(path: bytes, merge_slashes: bool = True) -> bytes:

@@ -29,7 +29,8 @@ HIDDEN = frozenset(
 """Response fields that nginx does not pass on by default (proxy_hide_header)."""
 
 
-Redirect = Callable[["Exchange", bytes], bytes]
+Redirect = Callable[["Exchange", bytes, bytes], bytes]
+"""What becomes of the value of a Location or Refresh field, by the field's lower-case name."""
 
 
 def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
@@ -59,6 +60,10 @@ def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redir
     client = exchange.client
     server = exchange.location.server_line
     date = client.endpoint.clock.date
+    if b"server" not in hide and b"server" in section.values:
+        server = b""
+    if b"date" not in hide and b"date" in section.values:
+        date = b""
     connection = exchange.connection_line()
     data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, first, framing, connection, rest))
     exchange.head_bytes_sent = len(data)
@@ -84,15 +89,7 @@ def _through_filters(exchange: Exchange, head: ResponseHead, hide: frozenset[byt
     for (name, value), wire in zip(section.fields, section.wires, strict=True):
         if name not in unwanted:
             if redirect is not None and name in (b"location", b"refresh"):
-                exchange.out.append((wire[: len(name)], _moved(exchange, name, value, redirect)))
+                exchange.out.append((wire[: len(name)], redirect(exchange, name, value)))
             else:
                 exchange.out.append((wire[: len(name)], value))
     exchange.send_head()
-
-
-def _moved(exchange: Exchange, name: bytes, value: bytes, redirect: Redirect) -> bytes:
-    """A Location, or the address in a Refresh (`5; url=...`), as `proxy_redirect` wants it."""
-    if name == b"location":
-        return redirect(exchange, value)
-    front, equals, address = value.partition(b"=")
-    return front + equals + redirect(exchange, address) if equals else value

@@ -34,7 +34,7 @@ _connection_numbers = count(1)
 class Endpoint:
     """What all connections of one listening socket share in one worker.
 
-    `match` finds the server for a Host (lower case, without port); `begin` starts an exchange whose server is known;
+    `match` finds the server for an exchange by its `host`; `begin` starts an exchange whose server is known;
     `variable` gives $name; `report` logs an exception that a handler let out.
     """
 
@@ -68,7 +68,7 @@ class Endpoint:
         clock: Clock,
         log: ErrorLog,
         default: Server,
-        match: Callable[[ClientConnection, bytes], Server],
+        match: Callable[[Exchange], Server],
         begin: Callable[[Exchange], None],
         variable: Callable[[Exchange, str], bytes | None],
         report: Callable[[Exchange, Exception], None],
@@ -329,7 +329,7 @@ class ClientConnection(asyncio.Protocol):
         self.requests += 1
         exchange = self.exchange = Exchange(self, head, target, self.loop.time())
         exchange.host = name
-        exchange.server = endpoint.match(self, name)
+        exchange.server = endpoint.match(exchange)
         section = head.section
         if section.chunked or section.content_length:
             body = exchange.body = self.body = RequestBody(exchange, section.content_length)
@@ -351,7 +351,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer for a head that could not be read."""
         line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
         head = RequestHead(line, b"", line, 11, _NO_FIELDS, 0)
-        exchange = self.exchange = Exchange(self, head, Target(b"", b"", b"", None), self.loop.time())
+        exchange = self.exchange = Exchange(self, head, Target(b"", b"", b""), self.loop.time())
         self._buffer = b""
         self._in_head = False
         self._reject(exchange, error.status, f"client sent {error.reason}")
@@ -428,10 +428,6 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     # Answers
-
-    def server_date(self, location: Location) -> bytes:
-        """The Server and Date lines of an answer given now."""
-        return location.server_line + self.endpoint.clock.date
 
     def may_keep(self, exchange: Exchange) -> bool:
         """Whether the connection may live on after this exchange, as far as the server is concerned."""

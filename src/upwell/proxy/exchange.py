@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from upwell.errors import ClientClosed, MessageError
-from upwell.http1.fields import FieldSection
+from upwell.http1.fields import HOP_BY_HOP, FieldSection
 from upwell.http1.framing import LAST_CHUNK, chunk
 from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page, status_line
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
 _CLOSING = frozenset((400, 413, 414, 494, 500, 501, 505))
+_MADE_HERE = HOP_BY_HOP | {b"date", b"server"}
 _NO_CONTENT = frozenset((204, 304))
 
 
@@ -79,6 +80,7 @@ class Exchange:
         "out",
         "path",
         "proxying",
+        "quoted",
         "server",
         "source",
         "started",
@@ -104,6 +106,7 @@ class Exchange:
         self.uri = target.uri
         self.args = target.args
         self.path = target.path
+        self.quoted = target.quoted
         self.host = b""
         self.started = started
         self.server: Server = client.endpoint.default
@@ -211,11 +214,13 @@ class Exchange:
                 self.keepalive = False
         fields.append(self.connection_line())
         fields.extend(b"%b: %b\r\n" % field for field in self.out)
-        server_date = client.server_date(self.location)
+        given = {name.lower() for name, _ in self.out}  # the peer's own, where proxy_pass_header lets them pass
+        server = b"" if b"server" in given else self.location.server_line
+        date = b"" if b"date" in given else client.endpoint.clock.date
         line = status_line(status)
         if self.status_text is not None and self.status_text.startswith(line[:4]):
             line = self.status_text  # the peer's own reason, unless a filter has changed the status
-        head = b"HTTP/1.1 %b\r\n%b%b\r\n" % (line, server_date, b"".join(fields))
+        head = b"HTTP/1.1 %b\r\n%b%b%b\r\n" % (line, server, date, b"".join(fields))
         self.head_bytes_sent = len(head)
         client.out.append(head)
 
@@ -239,6 +244,8 @@ class Exchange:
 
     def sent_field(self, name: bytes) -> bytes | None:
         """The value of a field of the answer by its lower-case name (nginx: $sent_http_name)."""
+        if self.answered is not None and not self.out and name not in _MADE_HERE:
+            return self.answered.values.get(name)  # passed on as it came
         if name == b"content-type":
             return self.content_type
         if name == b"content-length":
@@ -444,7 +451,7 @@ class Exchange:
         """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns."""
         if self.depth >= 50:
             raise RuntimeError("subrequests cycle")
-        target = Target(uri, args, uri + b"?" + args if args else uri, None)
+        target = Target(uri, args, uri + b"?" + args if args else uri, quoted=True)
         inner = Exchange(self.client, self.head, target, self.client.loop.time())
         inner.method = method
         inner.header_only = method == b"HEAD"

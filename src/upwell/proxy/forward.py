@@ -14,7 +14,7 @@ from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, WARN
 from upwell.peers.upstream import Peer, Upstream
-from upwell.proxy.answer import answer
+from upwell.proxy.answer import Redirect, answer
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.suspension import suspend
 from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection
@@ -45,7 +45,7 @@ class ForwardSpec:
     next_on: frozenset[str] = frozenset(("error", "timeout"))
     next_tries: int = 0
     next_timeout: float = 0.0
-    redirect: Callable[[Exchange, bytes], bytes] | None = None
+    redirect: Redirect | None = None
     keeps: bool = True
     request_buffering: bool = True
     ignore_client_abort: bool = False

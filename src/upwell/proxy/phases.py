@@ -72,6 +72,7 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
             return True
         if status is not None:
             if status == _CLOSE:
+                exchange.status = status
                 exchange.abort()
             else:
                 exchange.respond_error(status)

@@ -149,6 +149,10 @@ def _remote_user(exchange: Exchange) -> bytes | None:
     return user if colon else None
 
 
+def _arguments(exchange: Exchange) -> bytes | None:
+    return exchange.args or (b"" if b"?" in exchange.target else None)
+
+
 def _request_uri(exchange: Exchange) -> bytes:
     return exchange.path if exchange.target.startswith((b"http", b"HTTP")) else exchange.target
 
@@ -231,8 +235,8 @@ def _proxy_port(exchange: Exchange) -> bytes | None:
 
 
 VARIABLES: dict[str, Variable] = {
-    "args": lambda x: x.args,
-    "query_string": lambda x: x.args,
+    "args": _arguments,
+    "query_string": _arguments,
     "binary_remote_addr": _binary_address,
     "body_bytes_sent": lambda x: b"%d" % x.body_bytes_sent,
     "bytes_sent": lambda x: b"%d" % (x.body_bytes_sent + x.head_bytes_sent),

@@ -19,6 +19,7 @@ from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.proxy.answer import HIDDEN
+from upwell.proxy.answer import Redirect as Redirecting
 from upwell.proxy.forward import ForwardSpec, forward
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
@@ -223,13 +224,14 @@ def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange],
     length = len(settings.pattern.encode())
 
     def path(exchange: Exchange) -> bytes:
-        whole = front + escape_uri(exchange.uri[length:])
+        rest = exchange.uri[length:]
+        whole = front + (escape_uri(rest) if exchange.quoted else rest)
         return whole + b"?" + exchange.args if exchange.args else whole
 
     return path
 
 
-def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Callable[[Exchange, bytes], bytes] | None:
+def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Redirecting | None:
     """nginx's proxy_redirect: what becomes of a Location or Refresh value; None when nothing ever changes."""
     pairs = proxy.redirects
     if pairs is None:
@@ -239,11 +241,15 @@ def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Callable[[Ex
         return None
     compiled = [_redirect(pair) for pair in pairs]
 
-    def rewrite(exchange: Exchange, value: bytes) -> bytes:
+    def rewrite(exchange: Exchange, name: bytes, value: bytes) -> bytes:
+        front, address = b"", value
+        if name == b"refresh":  # "5; url=http://..."
+            front, equals, address = value.partition(b"=")
+            front += equals
         for one in compiled:
-            changed = one(exchange, value)
+            changed = one(exchange, address)
             if changed is not None:
-                return changed
+                return front + changed if front else absolute(exchange, changed)
         return value
 
     return rewrite

@@ -73,18 +73,23 @@ class Locations:
         place, match = _search(self._root, uri)
         location = place.location if place is not None else self._default
         if match is not None:
-            exchange.match = match
-            named = match.groupdict()
-            if named:
-                if exchange.variables is None:
-                    exchange.variables = {}
-                exchange.variables.update((name, value or b"") for name, value in named.items())
+            keep_captures(exchange, match)
             return location
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
         if len(uri) < 256:
             self._remembered[uri] = location
         return location
+
+
+def keep_captures(exchange: Exchange, match: re.Match[bytes]) -> None:
+    """Leave a match where $1...$9 look, and its named groups among the variables."""
+    exchange.match = match
+    named = match.groupdict()
+    if named:
+        if exchange.variables is None:
+            exchange.variables = {}
+        exchange.variables.update((name, value or b"") for name, value in named.items())
 
 
 def _search(level: Level, uri: bytes) -> tuple[Place | None, re.Match[bytes] | None]:
@@ -105,7 +110,6 @@ def _search(level: Level, uri: bytes) -> tuple[Place | None, re.Match[bytes] | N
                     found = inner
                     if match is not None or inner.modifier == "=":
                         return found, match
-                    final = inner.modifier == "^~"
             break
     if not final:
         for place in level.regexes:

@@ -88,7 +88,7 @@ def _logged(value: variables.Variable, escape: str) -> Render:
         (_UNSAFE_JSON, b"", _escape_json) if escape == "json" else (_UNSAFE_DEFAULT, b"-", _escape_default)
     )
     # What was escaped is remembered: user agents, referers and addresses repeat, and a look-up is a third of a search.
-    known: dict[bytes | None, bytes] = {None: missing, b"": missing}
+    known: dict[bytes | None, bytes] = {None: missing}
 
     def logged(exchange: Exchange) -> bytes:
         text = value(exchange)

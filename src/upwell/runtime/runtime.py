@@ -21,6 +21,7 @@ from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
+from upwell.modules.variables import VariableSettings
 from upwell.peers.upstream import Upstream
 from upwell.proxy import phases, variables
 from upwell.proxy.client import ClientConnection, Endpoint
@@ -149,6 +150,8 @@ class Runtime:
 
     def close(self) -> None:
         """Let go of everything at once."""
+        if self._vm is not None:
+            self._vm.close()
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
@@ -174,6 +177,7 @@ class Runtime:
 
     def _make_vm(self, worker: int, control: Control) -> Vm:
         plan = self._plan
+        assert self._http is not None
         host = LuaHost(
             log=self._log,
             call_later=self._loop.call_later,
@@ -184,10 +188,10 @@ class Runtime:
             worker_count=plan.worker_processes,
             prefix=plan.config.prefix,
             exiting=lambda: self._draining,
+            changeable=self._http[VariableSettings].names,
             clock=self._loop.time,
             time=time.time,
         )
-        assert self._http is not None
         lua = self._http[LuaSettings]
         vm = Vm(host, lua.package_path, lua.package_cpath)
         if lua.init is not None:

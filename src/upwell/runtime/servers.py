@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from upwell.modules.server import ServerName
 from upwell.proxy.location import Server
+from upwell.runtime.locations import keep_captures
 
 if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
+    from upwell.proxy.exchange import Exchange
 
 _MOST_REMEMBERED = 1024
 
@@ -25,7 +27,7 @@ class Names:
         self._leading: dict[bytes, Server] = {}
         self._trailing: dict[bytes, Server] = {}
         self._regexes: list[tuple[re.Pattern[bytes], Server]] = []
-        self._remembered: dict[bytes, Server] = {}
+        self._remembered: dict[bytes, tuple[Server, re.Match[bytes] | None]] = {}
 
     def __repr__(self) -> str:
         return f"<Names {len(self._exact)} exact, default {self.default!r}>"
@@ -45,33 +47,38 @@ class Names:
         elif name.regex is not None:
             self._regexes.append((name.regex, server))
 
-    def match(self, host: bytes) -> Server:
-        """The server for `host` (lower case, without port)."""
+    def match(self, exchange: Exchange) -> Server:
+        """The server for `exchange.host`; a regular expression's captures are left in the exchange."""
+        host = exchange.host
         server = self._exact.get(host)
         if server is not None:
             return server
-        server = self._remembered.get(host)
-        if server is None:
-            server = self._search(host)
+        found = self._remembered.get(host)
+        if found is None:
+            found = self._search(host)
             if len(self._remembered) >= _MOST_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[host] = server
+            self._remembered[host] = found
+        server, match = found
+        if match is not None:
+            keep_captures(exchange, match)
         return server
 
-    def _search(self, host: bytes) -> Server:
+    def _search(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
         labels = host.split(b".")
         for start in range(1, len(labels)):
             server = self._leading.get(b".".join(labels[start:]))
             if server is not None:
-                return server
+                return server, None
         for end in range(len(labels) - 1, 0, -1):
             server = self._trailing.get(b".".join(labels[:end]))
             if server is not None:
-                return server
+                return server, None
         for regex, server in self._regexes:
-            if regex.search(host):
-                return server
-        return self.default
+            match = regex.search(host)
+            if match is not None:
+                return server, match
+        return self.default, None
 
 
 class Addresses:
@@ -92,5 +99,5 @@ class Addresses:
             return self._specific.get((client.local_address, client.local_port), self._own)
         return self._own
 
-    def match(self, client: ClientConnection, host: bytes) -> Server:
-        return self.names(client).match(host)
+    def match(self, exchange: Exchange) -> Server:
+        return self.names(exchange.client).match(exchange)
