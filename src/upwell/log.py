@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 LEVELS = ("stderr", "emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 """nginx's level names; the index is the value of ngx.STDERR (0) ... ngx.DEBUG (8)."""
@@ -91,3 +92,17 @@ class ErrorLog:
 
     def emerg(self, message: str, connection: int = 0) -> None:
         self.write(EMERG, message, connection)
+
+
+class ErrorLogs(ErrorLog):
+    """Several `error_log` lines of one level: a message goes to each that takes it; opening is theirs."""
+
+    __slots__ = ("_logs",)
+
+    def __init__(self, logs: Sequence[ErrorLog]) -> None:
+        super().__init__(", ".join(log.path for log in logs), max(log.level for log in logs))
+        self._logs = tuple(logs)
+
+    def write(self, level: int, message: str, connection: int = 0) -> None:
+        for log in self._logs:
+            log.write(level, message, connection)

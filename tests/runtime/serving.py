@@ -87,6 +87,6 @@ class Serving:
 
     def lines(self, name: str = "access.log") -> list[bytes]:
         """The lines of a log file."""
-        for log in self._plan.logs:
+        for log in self._plan.access_logs:
             log.write_out()
         return (self.folder / "logs" / name).read_bytes().split(b"\n")[:-1]

@@ -169,3 +169,23 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
             assert serving.ask(get()).body == b"fine"
             serving.loop.run()
         assert sum(log.lost for log in serving.runtime._plan.logs) == 3
+
+
+def test_each_level_has_its_own_error_log(tmp_path: Path) -> None:
+    text = """
+        error_log logs/http.log info;
+        server {
+            listen 127.0.0.1:8080;
+            location /http { deny all; }
+            location /own { error_log logs/own.log; error_log logs/second.log crit; deny all; }
+        }
+    """
+    with Serving(tmp_path, text) as serving:
+        serving.ask(get("/http"))
+        serving.ask(get("/own"))
+        serving.ask(b"nonsense\r\n\r\n")
+    logs = {path.stem: path.read_text() for path in (tmp_path / "logs").glob("*.log")}
+    assert logs["http"].count("access forbidden by rule") == 1
+    assert "client sent invalid request" in logs["http"]
+    assert logs["own"].count("access forbidden by rule") == 1
+    assert logs["second"] == ""

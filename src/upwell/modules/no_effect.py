@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from upwell.config.command import Command, Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import read_flag, read_number, read_size, read_time
+from upwell.config.slots import once, read_flag, read_number, read_size, read_time
 
 # One line each: name, what it takes, where it may stand. What it takes is a kind of value (flag, number, size, time),
 # a number of arguments of any kind ("1", "1-4", "1+"), or the only values that say what upwell does anyhow ("=on"):
@@ -127,11 +128,22 @@ def _any(block: Block, directive: Directive) -> None:
     """Whatever the arguments are, they change nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Where a level notes which of these directives it has, for "is duplicate"; no field is ever read."""
+
+
 def _read(read: Callable[[Directive], object]) -> Callable[[Block, Directive], None]:
     def check(block: Block, directive: Directive) -> None:
+        _first(block, directive)
         read(directive)
 
     return check
+
+
+def _first(block: Block, directive: Directive) -> None:
+    once(block, directive, _Given, directive.name)
+    block.set(_Given, directive.name, True)
 
 
 def _signed(directive: Directive) -> int:
@@ -142,6 +154,7 @@ def _signed(directive: Directive) -> int:
 
 def _only(values: frozenset[str]) -> Callable[[Block, Directive], None]:
     def check(block: Block, directive: Directive) -> None:
+        _first(block, directive)
         value = directive.args[0].lower()
         if value in values:
             return

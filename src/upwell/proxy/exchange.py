@@ -477,7 +477,7 @@ class Exchange:
 
     def log(self, level: int, message: str) -> None:
         """A line in the error log, with nginx's tail: client, server, request, host."""
-        log = self.client.endpoint.log
+        log = self.location.error_log or self.client.endpoint.log
         if level > log.level:
             return
         tail = [message, f", client: {self.client.address}, server: {self.server.name}"]

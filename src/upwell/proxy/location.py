@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upwell.http1.respond import SERVER
+from upwell.log import ErrorLog
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -29,8 +30,8 @@ class Location:
     """One compiled `location` (or a server's own level). Times in seconds, sizes in bytes.
 
     `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
-    there is nothing but `content` to run. `header_filters` see the response before its head is sent; `log` handlers
-    run at the end.
+    there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
+    its head is sent; `log` handlers run at the end.
     """
 
     name: str = ""
@@ -39,6 +40,7 @@ class Location:
     access: tuple[Access, ...] = ()
     header_filters: tuple[Filter, ...] = ()
     log: tuple[Filter, ...] = ()
+    error_log: ErrorLog | None = None
     default_type: bytes = b"text/plain"
     types: Mapping[bytes, bytes] = field(default_factory=dict)
     signature: bytes = SERVER

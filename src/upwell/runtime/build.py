@@ -22,7 +22,8 @@ class Plan:
     """One configuration as the processes see it. `config` is what each worker compiles its Runtime from.
 
     `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
-    `logs` are the access-log files by path. `shared_dicts` are (name, bytes).
+    `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
+    `shared_dicts` are (name, bytes).
     """
 
     config: Config
@@ -37,7 +38,13 @@ class Plan:
     listens: tuple[ListenSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
     shared_dicts: tuple[tuple[str, int], ...]
-    logs: tuple[AccessLogFile, ...]
+    access_logs: tuple[AccessLogFile, ...]
+    inner_error_logs: tuple[ErrorLog, ...]
+
+    @property
+    def logs(self) -> tuple[AccessLogFile | ErrorLog, ...]:
+        """Every log file but the main error log's."""
+        return (*self.access_logs, *self.inner_error_logs)
 
     def open_logs(self) -> None:
         """Open every log file. Raises OSError for the first that cannot be opened."""
@@ -77,7 +84,8 @@ def plan(config: Config) -> Plan:
         listens=tuple(_listens(http)) if http is not None else (),
         upstreams=http[UpstreamsSettings].specs if http is not None else (),
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
-        logs=tuple(_logs(http)) if http is not None else (),
+        access_logs=tuple(_access_logs(http)) if http is not None else (),
+        inner_error_logs=tuple(_error_logs(main)),
     )
 
 
@@ -92,7 +100,19 @@ def _listens(http: Block) -> Iterator[ListenSpec]:
     return (spec for _, spec in chosen.values())
 
 
-def _logs(http: Block) -> Iterator[AccessLogFile]:
+def _error_logs(main: Block) -> Iterator[ErrorLog]:
+    """The error logs of inner levels, each path and level once, without those of the main level."""
+    outer = {(target.path, target.level) for target in main[ErrorLogSettings].logs}
+    inner = {
+        (target.path, target.level): None
+        for block in main.walk()
+        if block.kind in ("http", "server", "location")
+        for target in block[ErrorLogSettings].logs
+    }
+    return (ErrorLog(path, level) for path, level in inner if (path, level) not in outer)
+
+
+def _access_logs(http: Block) -> Iterator[AccessLogFile]:
     files: dict[str, AccessLogFile] = {}
     for block in http.walk():
         if block.kind in ("http", "server", "location"):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from upwell.config.model import Block
 from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
 from upwell.http1.target import escape_uri
+from upwell.log import ErrorLog
 from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
 from upwell.modules.access_log import AccessLog, AccessLogSettings
+from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.http import HttpSettings
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
@@ -40,17 +42,19 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_formats", "_keepalives", "_logs", "_upstreams", "_vm")
+    __slots__ = ("_error_logs", "_formats", "_keepalives", "_logs", "_upstreams", "_vm")
 
     def __init__(
         self,
         upstreams: Mapping[str, tuple[Upstream, Keepalive]],
         logs: Mapping[str, AccessLogFile],
         vm: Vm | None,
+        error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
     ) -> None:
         self._upstreams = upstreams
         self._logs = logs
         self._vm = vm
+        self._error_logs = error_logs
         self._formats: dict[object, Render] = {}
 
     def location(self, block: Block, name: str) -> Location:
@@ -66,6 +70,7 @@ class Compiler:
             access=self._access(block),
             header_filters=self._header_filters(block),
             log=self._log(block),
+            error_log=self._error_logs.get(block[ErrorLogSettings].logs),
             default_type=http.default_type.encode(),
             types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from upwell.check.spec import CheckSpec
 from upwell.config.model import Block
 from upwell.http1.fields import FieldReader
-from upwell.log import ALERT, DEBUG, WARN, ErrorLog
+from upwell.log import ALERT, DEBUG, WARN, ErrorLog, ErrorLogs
 from upwell.lua import phase
 from upwell.lua import vm as lua_vm
 from upwell.lua.host import LuaHost
 from upwell.lua.vm import Vm
+from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.rewrite import RewriteSettings
@@ -94,12 +95,14 @@ class Runtime:
                 spec.keepalive_timeout,
             )
             self._upstreams[spec.name] = (upstream, pool)
-        for log_file in plan.logs:
+        for log_file in plan.access_logs:
             log_file.use(loop)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
         if self._http is not None:
-            compiler = Compiler(self._upstreams, {file.path: file for file in plan.logs}, self._vm)
+            compiler = Compiler(
+                self._upstreams, {file.path: file for file in plan.access_logs}, self._vm, self._error_logs()
+            )
             self._listen(self._http, compiler)
 
     def __repr__(self) -> str:
@@ -162,7 +165,7 @@ class Runtime:
         self._clock.stop()
         if self._publishing is not None:
             self._publishing.cancel()
-        for log_file in self._plan.logs:
+        for log_file in self._plan.access_logs:
             log_file.write_out()
         for shared in self._dicts.values():
             shared.close()
@@ -174,6 +177,19 @@ class Runtime:
         self._publishing = self._loop.call_later(_PUBLISH_EVERY, self._publish)
 
     # Compiling
+
+    def _error_logs(self) -> dict[tuple[LogTarget, ...], ErrorLog]:
+        """For each set of `error_log` lines that a level may have, where its messages go."""
+        assert self._http is not None
+        main = self._plan.config.main[ErrorLogSettings].logs
+        files = {(log.path, log.level): log for log in (*self._plan.error_log, *self._plan.inner_error_logs)}
+        by_lines = {main: self._log}
+        for block in self._http.walk():
+            if block.kind in ("http", "server", "location"):
+                lines = block[ErrorLogSettings].logs
+                if lines not in by_lines:
+                    by_lines[lines] = ErrorLogs([files[line.path, line.level] for line in lines])
+        return by_lines
 
     def _make_vm(self, worker: int, control: Control) -> Vm:
         plan = self._plan
@@ -239,7 +255,7 @@ class Runtime:
             self._loop,
             self._timers,
             self._clock,
-            self._log,
+            own.default.fallback.error_log or self._log,
             own.default,
             Addresses(own, specific).match,
             phases.begin,
