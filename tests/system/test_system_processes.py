@@ -367,3 +367,32 @@ def test_the_access_log_is_the_combined_format(start: StartBalancer) -> None:
 def test_a_start_that_fails_says_why(start: StartBalancer) -> None:
     with pytest.raises(NotReached, match="unknown directive"):
         start("nonsense on;", [1])
+
+
+def _holders(name: str, pids: set[int]) -> list[str]:
+    """The descriptors of `pids` that are open on a deleted file called `name`."""
+    found = []
+    for pid in pids:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = os.readlink(fd)
+                if name in target and target.endswith("(deleted)"):
+                    found.append(f"{pid}: {fd.name} -> {target}")
+    return found
+
+
+def test_a_rotated_log_is_let_go_of_by_every_process(start: StartBalancer, two_apps: list[App]) -> None:
+    balancer = _start_checked(start, two_apps, 2)
+    before = _children(balancer, 3)
+    balancer.send(signal.SIGHUP)
+    await_condition(lambda: len(balancer.workers) == 3 and not before & set(balancer.workers), "new children", 10)
+    logs = balancer.prefix / "logs"
+    for name in ("error.log", "access.log"):
+        (logs / name).unlink()
+    balancer.send(signal.SIGUSR1)
+    await_condition(lambda: (logs / "error.log").exists() and (logs / "access.log").exists(), "new logs", 5)
+    await_condition(
+        lambda: not _holders(".log", {balancer.pid, *balancer.workers}),
+        "nobody holding the old logs",
+        5,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import os
 import signal
 import sys
 import tempfile
@@ -276,6 +277,10 @@ def main(argv: list[str]) -> int:
     view: View = LiveTable() if sys.stdout.isatty() else Lines()
     try:
         return _run(keep, view)
+    except BrokenPipeError:
+        # Whoever read the lines has left (`upwell demo | head`): the interpreter must not stumble over it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted; the apps and upwell are stopped.", file=sys.stderr)
         return 130

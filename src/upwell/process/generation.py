@@ -125,15 +125,26 @@ def close_logs(plan: Plan) -> None:
             log.fd = -1
 
 
+def _is_open_as(fd: int, other: int) -> bool:
+    """Whether both descriptors are open on the same file."""
+    try:
+        return os.path.sameopenfile(fd, other)
+    except OSError:
+        return False
+
+
 def reopen_logs(plan: Plan, boot: ErrorLog, journal: Journal, owner: Identity | None) -> None:
     """Open the logs of `plan` and the compiled-in one anew (USR1). The master names the workers' user as `owner` and
     hands it the files first, because the workers have to open them too. A log that cannot be opened goes on as it was.
     """
+    redirected = [log for log in journal.destinations if log.path != "stderr" and _is_open_as(log.fd, 2)]
     for reopen in (boot.reopen, plan.reopen_logs):
         try:
             reopen()
         except OSError as error:
             journal.emerg(f'open() "{error.filename}" {failure(error)}')
+    for log in redirected:
+        os.dup2(log.fd, 2)  # else the rotated file stays open, and its space in use, as standard error
     if owner is None:
         return
     for path in {log.path for log in (*log_files(plan), boot)} - {"stderr"}:

@@ -18,7 +18,7 @@ from upwell.log import ErrorLog
 from upwell.process import pidfile
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, forget_signals, name_process, run_child
-from upwell.process.generation import Generation, NotPrepared, prepare, reopen_logs
+from upwell.process.generation import Generation, NotPrepared, close_logs, prepare, reopen_logs
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import all_of, discard, of_worker
 from upwell.process.parts import Parts
@@ -314,6 +314,9 @@ class Master:
         for sock in _without(all_of(g.sockets for g in self._generations.values()), list(sockets.values())):
             sock.close()
         self._journal.direct(generation.logs(self._boot))
+        for other in self._generations.values():
+            if other is not generation:
+                close_logs(other.plan)
         birth = Birth(
             plan=generation.plan,
             table=generation.table,
