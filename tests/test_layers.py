@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"proxy", "check"}),
     frozenset({"peers"}),
     frozenset({"http1", "zone"}),
-    frozenset({"errors", "units", "log", "version"}),
+    frozenset({"errors", "units", "log", "pcre", "version"}),
 )
 """From left to right; a package imports only from sets further right, and itself. Packages of one set are strangers,
 but for the last one, whose modules are single files that know each other's names."""

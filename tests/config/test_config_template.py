@@ -55,5 +55,5 @@ def test_a_template_either_fails_or_shows_itself_again(text: str) -> None:
         template = compile_template(text)
     except ValueError:
         return
-    if "1" not in text and not set("23456789") & set(text):
+    if not any(len(name) == 1 and name.isdigit() for name in template.variables):  # $1 is not written ${1}
         assert compile_template(str(template)) == template

@@ -46,10 +46,6 @@ class StubPlan:
     fatal: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def open_logs(self) -> None:
-        for log in self.error_log:
-            log.open()
-
     def reopen_logs(self) -> None:
         for log in self.error_log:
             log.reopen()

@@ -11,6 +11,7 @@ from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.syntax import BARE_LF, REQUEST_LINE, STATUS_LINE
 
+_NO_FIELDS = FieldSection((), ())
 _MOST_HEADS = 1024
 _LARGEST_HEAD = 2048
 """Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
@@ -98,6 +99,16 @@ def _remember(reader: FieldReader, head: bytes, read: object) -> None:
         if len(reader.heads) >= _MOST_HEADS:
             reader.heads.clear()
         reader.heads[head] = read
+
+
+def refused_head(data: bytes) -> RequestHead:
+    """What is known of a request whose head was refused, for the log: method and target where its line can be read."""
+    line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
+    match = REQUEST_LINE.match(data)
+    if match is None:
+        return RequestHead(line, b"", b"", 11, _NO_FIELDS, 0)
+    method, target, _, minor = match.groups()
+    return RequestHead(line, method, target, 10 if minor == b"0" else 11, _NO_FIELDS, 0)
 
 
 def _check_partial(data: bytes, max_line: int, max_head: int) -> None:

@@ -86,6 +86,10 @@ def _worker_processes(block: Block, directive: Directive) -> None:
 def _user(block: Block, directive: Directive) -> None:
     once(block, directive, CoreSettings, "user")
     name = directive.args[0]
+    if os.geteuid() != 0:
+        message = 'the "user" directive makes sense only if the master process runs with super-user privileges, ignored'
+        block.loading.warnings.append(directive.error(message))
+        return
     try:
         account = pwd.getpwnam(name)
     except KeyError:
@@ -142,6 +146,8 @@ def _worker_connections(block: Block, directive: Directive) -> None:
         number = parse_number(directive.args[0])
     except ValueError:
         raise directive.error(f'invalid number "{directive.args[0]}"', 0) from None
+    if not number:
+        raise directive.error("0 worker_connections are not enough", 0)
     block.set(EventsSettings, "worker_connections", number)
 
 

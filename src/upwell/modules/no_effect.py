@@ -162,7 +162,8 @@ def _only(values: frozenset[str]) -> Callable[[Block, Directive], None]:
             raise directive.error(f'invalid event type "{directive.args[0]}"', 0)
         if values <= {"on", "off"}:
             _check_flag(directive)
-        raise directive.error(f'"{directive.name} {directive.args[0]}" is not supported by upwell', 0)
+        given = f"{directive.name} {directive.args[0]}" if directive.name in _FLAGS else directive.name
+        raise directive.error(f'"{given}" is not supported by upwell', 0)
 
     return check
 

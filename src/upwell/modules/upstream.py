@@ -25,6 +25,7 @@ class UpstreamSettings:
     """One `upstream` block: what its lines say (`spec_of` makes the spec). Times in seconds."""
 
     name: str = field(default="", metadata=LOCAL)
+    balancer: str = field(default="round_robin", metadata=LOCAL)
     peers: tuple[PeerSpec, ...] = field(default=(), metadata=LOCAL)
     keepalive: int = field(default=32, metadata=LOCAL)
     keepalive_requests: int = field(default=1000, metadata=LOCAL)
@@ -158,6 +159,8 @@ def _zone(block: Block, directive: Directive) -> None:
             raise directive.error(f'invalid zone size "{directive.args[1]}"', 1) from None
         if bytes_ < _SMALLEST_ZONE:
             raise directive.error(f'zone "{name}" is too small', 1)
+    elif not any(other[UpstreamSettings].zone == name for other in block.around("http").of("upstream")):
+        raise directive.error(f'zero size shared memory zone "{name}"', 0)
     block.set(UpstreamSettings, "zone", name)
 
 
@@ -180,6 +183,7 @@ def _spec_of(settings: UpstreamSettings) -> UpstreamSpec:
     return UpstreamSpec(
         settings.name,
         settings.peers,
+        balancer=settings.balancer,
         keepalive=settings.keepalive,
         keepalive_requests=settings.keepalive_requests,
         keepalive_time=settings.keepalive_time,

@@ -66,15 +66,20 @@ def read_plan(parts: Parts, journal: Journal) -> Plan:
 
 
 def open_plan_logs(plan: Plan, journal: Journal) -> None:
-    """Open the log files that the configuration names. Raises NotPrepared, with none left open."""
-    try:
-        for log in plan.error_log:
+    """Open the log files that the configuration names. Raises NotPrepared, with none left open, after naming each
+    that could not be opened.
+    """
+    failed = False
+    for log in (*plan.error_log, *plan.logs):
+        try:
             make_folder_of(log.path)
-        plan.open_logs()
-    except OSError as error:
-        journal.emerg(f'open() "{error.filename}" {failure(error)}')
+            log.open()
+        except OSError as error:
+            journal.emerg(f'open() "{log.path}" {failure(error)}')
+            failed = True
+    if failed:
         close_logs(plan)
-        raise NotPrepared from error
+        raise NotPrepared
 
 
 def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:

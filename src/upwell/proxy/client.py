@@ -11,8 +11,8 @@ from itertools import count
 from typing import TYPE_CHECKING, cast
 
 from upwell.errors import ClientClosed, MessageError
-from upwell.http1.fields import FieldReader, FieldSection, check_host
-from upwell.http1.head import RequestHead, parse_request_head
+from upwell.http1.fields import FieldReader, check_host
+from upwell.http1.head import parse_request_head, refused_head
 from upwell.http1.target import Target, parse_target
 from upwell.log import INFO, ErrorLog
 from upwell.proxy.body import RequestBody
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from upwell.proxy.location import Location, Server
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NO_FIELDS = FieldSection((), ())
 _NOT_ALLOWED = frozenset((b"CONNECT", b"TRACE"))  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED = 65_536  # bytes of further requests that are taken in while one is being answered
 _connection_numbers = count(1)
@@ -310,6 +309,8 @@ class ClientConnection(asyncio.Protocol):
                     endpoint.timers.arm(self, endpoint.header_timeout)
                 return
             if head.method in _NOT_ALLOWED:
+                if head.method == b"CONNECT" and head.target.startswith(b"/"):
+                    raise MessageError(400, "invalid request")
                 raise MessageError(405, f"{head.method.decode()} method")
             targets = endpoint.targets
             target = targets.get(head.target)
@@ -349,9 +350,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, data: bytes, error: MessageError) -> None:
         """Answer for a head that could not be read."""
-        line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
-        head = RequestHead(line, b"", line, 11, _NO_FIELDS, 0)
-        exchange = self.exchange = Exchange(self, head, Target(b"", b"", b""), self.loop.time())
+        head = refused_head(data)
+        try:
+            target = parse_target(head.target, self.endpoint.merge_slashes)
+        except MessageError:
+            target = Target(b"", b"", b"")
+        exchange = self.exchange = Exchange(self, head, target, self.loop.time())
         self._buffer = b""
         self._in_head = False
         self._reject(exchange, error.status, f"client sent {error.reason}")

@@ -92,9 +92,10 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 connection is not None and connection.reused and not connection.answered and error.outcome == "error"
             )
             failed = not stale and error.outcome not in _NOT_A_FAILURE
+            attempt.status = attempt.status or _status_for(error)
             if not _may_try_again(exchange, spec, error, stale, tried):
                 stale = False
-                _give_up(exchange, attempt, error)
+                exchange.respond_error(_status_for(error))
                 return
         finally:
             attempt.ended = now()
@@ -181,11 +182,9 @@ def _may_try_again(exchange: Exchange, spec: ForwardSpec, error: UpstreamError, 
     return not spec.next_timeout or exchange.client.loop.time() - exchange.started < spec.next_timeout
 
 
-def _give_up(exchange: Exchange, attempt: Try, error: UpstreamError) -> None:
-    """No further try: nginx's answer for the last one."""
-    status = 504 if error.outcome == "timeout" else 502
-    attempt.status = attempt.status or status
-    exchange.respond_error(status)
+def _status_for(error: UpstreamError) -> int:
+    """nginx's status for a try that failed: what the client gets if it was the last one, and what the log shows."""
+    return 504 if error.outcome == "timeout" else 502
 
 
 def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None, attempt: Try) -> None:

@@ -153,7 +153,9 @@ def _arguments(exchange: Exchange) -> bytes | None:
     return exchange.args or (b"" if b"?" in exchange.target else None)
 
 
-def _request_uri(exchange: Exchange) -> bytes:
+def _request_uri(exchange: Exchange) -> bytes | None:
+    if not exchange.uri:
+        return None  # a request that was refused for its target
     return exchange.path if exchange.target.startswith((b"http", b"HTTP")) else exchange.target
 
 
@@ -265,7 +267,7 @@ VARIABLES: dict[str, Variable] = {
     "request_completion": lambda x: b"OK" if x.finished else b"",
     "request_id": _request_id,
     "request_length": _request_length,
-    "request_method": lambda x: x.method,
+    "request_method": lambda x: x.method or None,
     "request_port": _request_port,
     "request_time": _request_time,
     "request_uri": _request_uri,
@@ -277,7 +279,7 @@ VARIABLES: dict[str, Variable] = {
     "status": _sent_status,
     "time_iso8601": lambda x: x.client.endpoint.clock.iso8601,
     "time_local": lambda x: x.client.endpoint.clock.local,
-    "uri": lambda x: x.uri,
+    "uri": lambda x: x.uri or None,
     "upstream_addr": _over_tries(lambda one: one.peer.encode()),
     "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),

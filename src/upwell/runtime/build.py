@@ -46,13 +46,6 @@ class Plan:
         """Every log file but the main error log's."""
         return (*self.access_logs, *self.inner_error_logs)
 
-    def open_logs(self) -> None:
-        """Open every log file. Raises OSError for the first that cannot be opened."""
-        for error_log in self.error_log:
-            error_log.open()
-        for log in self.logs:
-            log.open()
-
     def reopen_logs(self) -> None:
         """Open every log file anew; each is tried. Raises the last OSError."""
         failed: OSError | None = None
@@ -115,8 +108,11 @@ def _error_logs(main: Block) -> Iterator[ErrorLog]:
 def _access_logs(http: Block) -> Iterator[AccessLogFile]:
     files: dict[str, AccessLogFile] = {}
     for block in http.walk():
+        # A log that nobody inherits is not opened, unless the http block names it itself.
         if block.kind in ("http", "server", "location"):
             for log in block[AccessLogSettings].logs:
+                if block.kind == "http" and log.position is None:
+                    continue
                 known = files.get(log.path)
                 if known is None or (log.buffer and not known.buffer):
                     files[log.path] = AccessLogFile(log.path, log.buffer, log.flush)

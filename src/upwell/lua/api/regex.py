@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from upwell.lua.bridge import LuaFailure, integer
-from upwell.lua.regex import PatternError, compile_pattern
+from upwell.pcre import PatternError, compile_pattern
 
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm

@@ -1,7 +1,7 @@
-"""PCRE patterns for Python's `re` over bytes: a translator for ngx.re, with a clear refusal of what `re` lacks.
+"""PCRE patterns for Python's `re` over bytes: a translator, with a clear refusal of what `re` lacks.
 
-It knows the two dialects, no Lua. Same in both and left alone: quantifiers, lazy or possessive or neither, groups,
-atomic groups, lookaround, back references, \\d \\w \\s \\b.
+It knows the two dialects, not who uses them (the configuration's expressions and Lua's ngx.re). Same in both and left
+alone: quantifiers, lazy or possessive or neither, groups, atomic groups, lookaround, back references, \\d \\w \\s \\b.
 """
 
 from __future__ import annotations
