@@ -17,6 +17,7 @@ import pytest
 
 from upwell.check import target as target_module
 from upwell.check.checker import Checker
+from upwell.check.probes.http import HttpProbe
 from upwell.check.spec import CheckSpec
 from upwell.log import DEBUG, INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
@@ -334,6 +335,36 @@ def test_https_over_real_sockets_fails_its_handshake_at_a_plain_peer(origin: Ori
     b.check(type="https", fall=1, verify=False)
     b.until(lambda: not b.up())
     assert b.lines()[0] == f"error: healthcheck: failed to ssl handshake to {one.spec.name}: handshake failed"
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "a\0b", "x" * 64])
+def test_a_probe_that_raises_has_failed_and_the_others_go_on(origin: Origins, bench: Benches, host: str) -> None:
+    one, other = origin(), origin(b"HTTP/1.0 500 Oops\r\n\r\n")
+    b = bench(one.spec, other.spec)
+    b.check(type="https", host=host, fall=2, verify=False)
+    b.check()
+    b.until(lambda: not b.up(0) and not b.up(1))
+    why = [
+        line
+        for line in b.lines()
+        if line.startswith(f"error: healthcheck: failed to ssl handshake to {one.spec.name}: ")
+    ]
+    assert len(why) == 2
+    assert b.logged(f"peer {one.spec.name} is turned down after 2 failure(s)")
+
+
+def test_a_probe_that_raises_in_the_middle_has_failed(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(probe: HttpProbe, data: bytes) -> bytes:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(HttpProbe, "feed", broken)
+    one = origin()
+    b = bench(one.spec)
+    b.check(fall=2)
+    b.until(lambda: not b.up())
+    assert b.lines()[0] == f"error: healthcheck: failed to receive status line from {one.spec.name}: 'odd'"
 
 
 def test_without_statuses_any_line_passes(origin: Origins, bench: Benches) -> None:

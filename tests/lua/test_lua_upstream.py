@@ -190,6 +190,19 @@ def test_options_that_make_no_sense_raise(worker: Any, option: str) -> None:
     assert worker.checks.added == []
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", "a\\0b", "x" * 64, "b\\195\\188cher.example", "a b", ".a"])
+def test_a_host_that_tls_cannot_take_is_refused(worker: Any, host: str) -> None:
+    answer = spawn(worker, GOOD.replace('"http"', '"https"') + f', host = "{host}"')
+    assert answer.startswith('nilinvalid "host" option: ')
+    assert worker.checks.added == []
+
+
+@pytest.mark.parametrize("host", ["a.example", "a.example.", "my_host", "127.0.0.1", "::1", "", "x" * 63])
+def test_a_host_that_tls_can_take_is_taken(worker: Any, host: str) -> None:
+    assert spawn(worker, GOOD.replace('"http"', '"https"') + f', host = "{host}"') == "true"
+    assert worker.checks.added[0].host == host
+
+
 def test_tcp_needs_no_request(worker: Any) -> None:
     assert spawn(worker, "type = 'tcp', shm = 'healthcheck', upstream = 'tomcat_upstream'") == "true"
     assert (worker.checks.added[0].type, worker.checks.added[0].request) == ("tcp", b"")

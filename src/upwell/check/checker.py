@@ -193,7 +193,11 @@ class Checker:
         for fd, events in ready:
             target = self._targets.get(fd)
             if target is not None:
-                verdict = target.ready(events, now)
+                # One target's trouble is its own: whatever a probe raises says that the probe failed.
+                try:
+                    verdict = target.ready(events, now)
+                except Exception as error:
+                    verdict = target.broken(error, now)
                 if verdict is not None:
                     self._conclude(target, verdict, now)
             elif fd in self._watchers:
@@ -274,6 +278,8 @@ class Checker:
         except NoSocket as error:
             self._events.no_socket(error.word)
             return False
+        except Exception as error:
+            verdict = target.broken(error, now)
         if verdict is not None:
             self._observe(check, target, verdict, now)
             return False

@@ -121,7 +121,7 @@ class Target:
         self._unsent = b""
         try:
             code = sock.connect_ex(self.address)
-        except OSError as error:  # a path too long for a Unix socket comes this way
+        except (OSError, ValueError, OverflowError) as error:  # a path too long for a Unix socket comes this way
             return self._fail("failed to connect to", str(error).lower(), now)
         if code and code != EINPROGRESS:
             return self._fail("failed to connect to", _word(code), now)
@@ -176,6 +176,15 @@ class Target:
             return self._fail("failed to connect to", "timeout", now)
         probe = self._probe
         return self._fail(probe.sending if self._unsent else probe.receiving, "timeout", now)
+
+    def broken(self, error: Exception, now: float) -> Verdict | None:
+        """`start` or `ready` raised `error`: the failure of this probe, or None if its verdict was given before."""
+        if self._stage == _LINGERING:
+            self.close()
+            return None
+        talking = self._stage == _TALKING and not self._unsent
+        phrase = self._probe.receiving if talking else self._probe.sending
+        return self._fail(phrase, str(error).lower() or type(error).__name__, now)
 
     def close(self) -> None:
         """Let go of the socket; epoll forgets a closed one by itself."""
@@ -241,11 +250,11 @@ class Target:
         if self._probe.finished:
             self.close()
         else:
-            self._stage = _LINGERING
-            self.deadline = now + self.timeout
             if self._unsent:
                 self._unsent = b""
                 self._epoll.modify(self._fd, EPOLLIN)
+            self._stage = _LINGERING
+            self.deadline = now + self.timeout
         return Verdict(verdict.passed, verdict.reason, verdict.status, now - self._started)
 
     def _fail(self, phrase: str, word: str, now: float) -> Verdict:

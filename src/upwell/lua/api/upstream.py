@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from upwell.lua.vm import Vm
     from upwell.peers.upstream import Peer, Upstream
 
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _NOT_FOUND = (False, b"upstream not found")
 
 
@@ -111,6 +114,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         verify: bool,
         concurrency: object,
     ) -> Any:
+        """None, or what is wrong."""
         spec = CheckSpec(
             upstream=name.decode(),
             type=kind.decode(),
@@ -128,7 +132,10 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         )
         if not 0 <= spec.port <= 65535:
             raise LuaFailure(b"bad port number")
+        if spec.type == "https" and spec.host and not _is_server_name(spec.host):
+            return f'invalid "host" option: {spec.host!r} is no name for TLS'.encode("utf-8", "backslashreplace")
         host.control.add_check(spec)
+        return None
 
     return {
         "upstream_names": lambda: vm.table(names),
@@ -138,6 +145,13 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         "upstream_current": current,
         "check_add": check_add,
     }
+
+
+def _is_server_name(host: str) -> bool:
+    """Whether TLS takes `host` as the name of a server: labels of 1 to 63 characters, or an IP address."""
+    labels = host.removesuffix(".").split(".")
+    named = len(host) <= 253 and all(map(_LABEL.fullmatch, labels))
+    return named or _ADDRESS.fullmatch(host) is not None
 
 
 def _count(value: object) -> int:
