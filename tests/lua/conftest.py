@@ -99,6 +99,7 @@ class Request:
         self.path = uri + (b"?" + args if args else b"")
         self.target = self.path
         self.args = args
+        self.quoted = False
         self.version = 11
         self.fields: Sequence[tuple[bytes, bytes]] = ((b"host", b"localhost"), (b"x-a", b"1"), (b"x-a", b"2"))
         self.host = b"localhost"
@@ -197,6 +198,8 @@ class Request:
 
     async def read_body(self) -> bytes:
         return self.body.data if self.body is not None else b""
+
+    aim = Exchange.aim
 
     def begin_subrequest(
         self, uri: bytes, args: bytes, method: bytes, body: bytes | None, fields: Any, on_done: Any

@@ -335,6 +335,9 @@ class Origin:
         if self.mode == "refuse":
             task.end(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
             return
+        if self.mode == "no descriptors":
+            task.end(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return
         protocol = task.connecting.make()
         transport = Transport(self._loop, protocol, self.address, ("127.0.0.1", 40000))
         self.connections.append(transport.far)

@@ -428,7 +428,13 @@ def test_a_capture_from_a_peer_that_breaks_off_says_so() -> None:
 
 @pytest.mark.parametrize("when", ["connecting", "waiting", "content"])
 def test_a_client_that_leaves_during_a_capture_lets_its_peer_go(when: str) -> None:
-    with Joined(places={b"/outer": _capturing([])}) as joined:  # type: ignore[dict-item]  # it is an `async def`
+    capture = _capturing([])
+
+    async def outer(exchange: Exchange) -> None:
+        exchange.abortable = True  # as a handler that asked to be told
+        await capture(exchange)
+
+    with Joined(places={b"/outer": outer}) as joined:
         if when == "connecting":
             joined.origin.mode = "hang"
         client = joined.client()
@@ -440,6 +446,58 @@ def test_a_client_that_leaves_during_a_capture_lets_its_peer_go(when: str) -> No
         assert joined.in_use == [0]
         assert joined.done[-1][1] == 499
         assert all(far.closed() for far in joined.origin.connections)
+
+
+def test_a_handler_runs_to_its_end_though_its_client_has_left() -> None:
+    steps: list[str] = []
+
+    async def outer(exchange: Exchange) -> None:
+        await exchange.sleep(1)
+        steps.append("slept")
+        exchange.respond(200, b"nobody hears")
+        steps.append("answered")
+
+    with Joined(places={b"/outer": outer}) as joined:
+        client = joined.client()
+        client.send(get("/outer"))
+        client.far.reset()
+        joined.loop.advance(2)
+        assert steps == ["slept", "answered"]
+        assert len(joined.done) == 1
+
+
+def test_a_handler_whose_client_left_does_not_wait_for_it_to_read() -> None:
+    async def outer(exchange: Exchange) -> None:
+        exchange.send_head()
+        while True:
+            exchange.write(bytes(50_000))
+            await exchange.drained()
+
+    with Joined(places={b"/outer": outer}) as joined:
+        client = joined.client()
+        client.far.stall()
+        client.send(get("/outer"))
+        client.far.reset()
+        assert len(joined.done) == 1
+
+
+def test_many_pipelined_requests_wait_for_a_client_that_does_not_read() -> None:
+    served = 0
+
+    async def answer(exchange: Exchange) -> None:
+        nonlocal served
+        served += 1
+        exchange.respond(200, bytes(1000))
+
+    with Joined(places={b"/x": answer}, location={"keepalive_requests": 1_000_000}) as joined:
+        client = joined.client()
+        client.far.stall()
+        for _ in range(40):
+            client.send(get("/x") * 200)
+        assert served < 400  # what the transport takes before it says "no more"
+        assert not client.protocol._reading
+        client.far.take()
+        assert served == 8000
 
 
 def test_two_captures_at_once_each_get_their_own_answer() -> None:

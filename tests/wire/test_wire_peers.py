@@ -396,3 +396,16 @@ def test_counters_follow_what_peers_answer() -> None:
         peer = joined.upstream.peers[0]
         assert peer.requests == 5
         assert peer.responses == [0, 2, 1, 1, 1]
+
+
+def test_running_out_of_descriptors_is_not_the_peers_fault() -> None:
+    with Joined() as joined:
+        joined.origin.mode = "no descriptors"
+        client = joined.client()
+        assert client.ask(get()).status == 500
+        assert [peer.fails for peer in joined.upstream.peers] == [0] * len(joined.upstream.peers)
+        joined.origin.mode = "accept"
+        again = joined.client()
+        again.send(get())
+        joined.origin.last.send(response(b"well"))
+        assert again.answer().body == b"well"

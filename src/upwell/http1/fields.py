@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from upwell.errors import MessageError
-from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, PLAIN_NAME, UNDERSCORE_NAME
+from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
 
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"expect")
@@ -49,7 +49,7 @@ class FieldSection:
         "wires",
     )
 
-    def __init__(self, fields: tuple[tuple[bytes, bytes], ...], wires: tuple[bytes, ...]) -> None:
+    def __init__(self, fields: tuple[tuple[bytes, bytes], ...], wires: tuple[bytes, ...], request: bool = True) -> None:
         self.fields = fields
         self.wires = wires
         self.values: dict[bytes, bytes] = {}
@@ -70,6 +70,9 @@ class FieldSection:
             else:
                 values[name] = value
         self._frame()
+        host = self.host = values.get(b"host")
+        if host is not None and request:
+            self.host_name = check_host(host)[0]
 
     def __repr__(self) -> str:
         return f"<FieldSection {len(self.fields)} fields>"
@@ -98,9 +101,6 @@ class FieldSection:
             self.options = options
             self.close = b"close" in options
             self.keep_alive = b"keep-alive" in options and not self.close
-        host = self.host = values.get(b"host")
-        if host is not None:
-            self.host_name = check_host(host)[0]
 
     def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
         """The field lines but those called `names` (lower case) and those that Connection names."""
@@ -116,7 +116,7 @@ class FieldReader:
     `heads` is room for whole heads that were read with this reader (see `head`).
     """
 
-    __slots__ = ("_lines", "_max_line", "_name", "_sections", "_too_large", "heads")
+    __slots__ = ("_lines", "_max_line", "_name", "_request", "_sections", "_too_large", "heads")
 
     def __init__(
         self,
@@ -124,7 +124,9 @@ class FieldReader:
         ignore_invalid: bool = True,
         max_line: int = 8192,
         too_large: int = 494,
+        request: bool = True,
     ) -> None:
+        self._request = request
         self.heads: dict[bytes, object] = {}
         self._sections: dict[bytes, FieldSection] = {}
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], bytes] | None] = {}
@@ -149,7 +151,7 @@ class FieldReader:
                 if known is not None:
                     fields.append(known[0])
                     wires.append(known[1])
-        section = FieldSection(tuple(fields), tuple(wires))
+        section = FieldSection(tuple(fields), tuple(wires), self._request)
         if len(block) <= _MAX_SECTION_SIZE:
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
@@ -177,12 +179,17 @@ class FieldReader:
         return (name.lower(), value), b"%b: %b\r\n" % (name, value)
 
 
+def one_line(value: bytes) -> bytes:
+    """`value` as it may stand in a field line: what would end the line is escaped, whoever put it there."""
+    return value if LINE_END.search(value) is None else LINE_END.sub(lambda match: b"%%%02X" % match[0][0], value)
+
+
 def check_host(host: bytes) -> tuple[bytes, bytes]:
     """(name, port) of a Host value: the name lower-cased without a trailing dot, the port as text. Raises
     MessageError(400).
     """
     match = HOST.fullmatch(host)
-    if match is None or (match[2] and int(match[2]) > 65_535):
+    if match is None or b".." in match[1] or (match[2] and int(match[2]) > 65_535):
         raise MessageError(400, "invalid host in request")
     name = match[1].lower()
     if name.endswith(b".") and len(name) > 1:

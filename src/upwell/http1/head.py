@@ -56,17 +56,18 @@ class ResponseHead:
 
 
 def parse_request_head(
-    data: bytes, reader: FieldReader, max_line: int = 8192, max_head: int = 33_792
+    data: bytes, reader: FieldReader, max_line: int = 8192, max_head: int = 33_792, searched: int = 0
 ) -> RequestHead | None:
     """The request head at the start of `data`, or None while it is not complete.
 
-    `data` must not start with an empty line. Raises MessageError: 400 bad syntax, 414 request line over `max_line`,
+    `data` must not start with an empty line; `searched` bytes of it were given before and had no end in them.
+    Raises MessageError: 400 bad syntax, 414 request line over `max_line`,
     494 (nginx's "Request Header Or Cookie Too Large") head over `max_head` bytes or a field line too long,
     501 unknown Transfer-Encoding, 505 version above 1. (RFC 9112, 2-6)
     """
-    end = data.find(b"\r\n\r\n")
+    end = data.find(b"\r\n\r\n", max(searched - 3, 0))
     if end < 0:
-        _check_partial(data, max_line, max_head)
+        _check_partial(data, max_line, max_head, searched)
         return None
     head = data if end + 4 == len(data) else data[: end + 4]
     known = reader.heads.get(head)
@@ -111,7 +112,7 @@ def refused_head(data: bytes) -> RequestHead:
     return RequestHead(line, method, target, 10 if minor == b"0" else 11, _NO_FIELDS, 0)
 
 
-def _check_partial(data: bytes, max_line: int, max_head: int) -> None:
+def _check_partial(data: bytes, max_line: int, max_head: int, searched: int) -> None:
     """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
     first = data.find(b"\n")
     if first < 0:
@@ -120,7 +121,7 @@ def _check_partial(data: bytes, max_line: int, max_head: int) -> None:
         return
     if REQUEST_LINE.match(data) is None:
         raise _bad_request_line(data, max_line)
-    if BARE_LF.search(data) is not None:
+    if BARE_LF.search(data, max(searched - 1, 0)) is not None:
         raise MessageError(400, "bare LF in header")
     # What may still be a part of the empty line does not count, so that the verdict is the same however the bytes are
     # cut.

@@ -40,4 +40,4 @@ PLAIN_PATH = re.compile(rb"/|(?:/[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)+/?"
 
 BARE_LF = re.compile(rb"(?<!\r)\n")
 
-LIST_ITEM = re.compile(rb"[^,]+")
+LINE_END = re.compile(rb"[\x00\r\n]")

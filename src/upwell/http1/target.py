@@ -93,6 +93,18 @@ def _decode(match: re.Match[bytes]) -> bytes:
 _UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\x7d\x7f-\xff]")
 
 
+_UNSAFE_ARGUMENTS = re.compile(rb"[\x00-\x20\x7f]")
+
+
+def make_target(uri: bytes, args: bytes) -> Target:
+    """The target of a request that is made here, for a decoded `uri` and `args`: neither can end the request line."""
+    if not uri.startswith(b"/"):
+        uri = b"/" + uri
+    args = _UNSAFE_ARGUMENTS.sub(lambda match: b"%%%02X" % match[0][0], args)
+    path = escape_uri(uri)
+    return Target(uri, args, path + b"?" + args if args else path, quoted=True)
+
+
 def escape_uri(uri: bytes) -> bytes:
     """A decoded path as it goes on the wire (nginx: ngx_escape_uri with NGX_ESCAPE_URI)."""
     return _UNSAFE_URI.sub(lambda match: b"%%%02X" % match[0][0], uri)

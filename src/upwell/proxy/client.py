@@ -119,6 +119,9 @@ class ClientConnection(asyncio.Protocol):
         "_lingering",
         "_lost",
         "_reading",
+        "_refused",
+        "_scheduled",
+        "_searched",
         "_unsent",
         "_waiting_to_drain",
         "address",
@@ -163,6 +166,9 @@ class ClientConnection(asyncio.Protocol):
         self._buffer = b""
         self._reading = True
         self._closing = False
+        self._refused = False
+        self._scheduled = False
+        self._searched = 0
         self._unsent = 0
         self._eof = False
         self._in_head = False
@@ -194,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
         endpoint.timers.arm(self, endpoint.header_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self.exchange is None and self.body is None:
+        if self.exchange is None and self.body is None and (self._searched or not self._buffer):
             if self._lingering:
                 return
             self._serve(self._buffer + data if self._buffer else data)
@@ -228,11 +234,13 @@ class ClientConnection(asyncio.Protocol):
         endpoint = self.endpoint
         endpoint.connections.discard(self)
         endpoint.timers.drop(self)
-        self._waiting_to_drain = None
+        waiting, self._waiting_to_drain = self._waiting_to_drain, None
         self.writable = True
         exchange = self.exchange
         if exchange is not None and first:
-            if exchange.abortable:
+            # What waits for the client itself, or for a peer on its behalf, is given up; a handler runs to its end.
+            receiving = self.body is not None and self.body.waiting
+            if exchange.abortable or receiving or waiting is exchange:
                 exchange.fail(ClientClosed())
             elif exchange.source is not None:
                 exchange.source.proceed()
@@ -257,6 +265,8 @@ class ClientConnection(asyncio.Protocol):
         waiting, self._waiting_to_drain = self._waiting_to_drain, None
         if waiting is not None:
             waiting.resume()
+        elif exchange is None and self._buffer and not self._in_head:
+            self._schedule()
 
     def timed_out(self) -> None:
         log = self.endpoint.log
@@ -292,18 +302,19 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, data: bytes) -> None:
         """Start the request at the start of `data`, or keep `data` until the rest of the head has come."""
         endpoint = self.endpoint
-        if data[0] in b"\r\n":  # RFC 9112, 2.2: empty lines before a request are skipped
+        if not self._searched and data[0] in b"\r\n":  # RFC 9112, 2.2: empty lines before a request are skipped
             data = data.lstrip(b"\r\n")
             if not data:
                 self._buffer = b""
                 return
         try:
-            head = parse_request_head(data, endpoint.reader, endpoint.max_line, endpoint.max_head)
+            head = parse_request_head(data, endpoint.reader, endpoint.max_line, endpoint.max_head, self._searched)
             if head is None:
                 if self._eof:
                     self._close()
                     return
                 self._buffer = data
+                self._searched = len(data)
                 if not self._in_head:
                     self._in_head = True
                     endpoint.timers.arm(self, endpoint.header_timeout)
@@ -325,12 +336,18 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(data, error)
             return
         self._in_head = False
+        self._searched = 0
         self.deadline = NEVER
         self._buffer = data[head.end :]
         self.requests += 1
         exchange = self.exchange = Exchange(self, head, target, self.loop.time())
         exchange.host = name
-        exchange.server = endpoint.match(exchange)
+        try:
+            exchange.server = endpoint.match(exchange)
+        except Exception as error:  # a regular expression that takes too long
+            exchange.keepalive = False
+            exchange.start_failing(error)
+            return
         section = head.section
         if section.chunked or section.content_length:
             body = exchange.body = self.body = RequestBody(exchange, section.content_length)
@@ -344,7 +361,14 @@ class ClientConnection(asyncio.Protocol):
             body.limit = exchange.server.fallback.max_body_size
         endpoint.begin(exchange)
 
+    def _schedule(self) -> None:
+        """Serve what is in the buffer in the loop's next round, unless the client has answers to read first."""
+        if self.writable and not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._serve_buffer)
+
     def _serve_buffer(self) -> None:
+        self._scheduled = False
         if self.exchange is None and self.body is None and not self._lost and not self._lingering and self._buffer:
             self._serve(self._buffer)
 
@@ -362,6 +386,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.keepalive = False
+        self._refused = True
         exchange.log(INFO, f"{reason} while reading client request headers")
 
         async def reject() -> None:
@@ -488,7 +513,7 @@ class ClientConnection(asyncio.Protocol):
                 self.endpoint.timers.arm(self, exchange.location.lingering_timeout)
                 return
         if not exchange.keepalive or self.endpoint.draining:
-            if (body is not None or self._buffer) and not self._eof:
+            if (body is not None or self._buffer or self._refused) and not self._eof:
                 self._linger(exchange.location)
             else:
                 self._close()
@@ -501,7 +526,7 @@ class ClientConnection(asyncio.Protocol):
         if self._buffer:
             # Not at once: a client that pipelines must not starve the others, nor grow the stack.
             self.pipelined = True
-            self.loop.call_soon(self._serve_buffer)
+            self._schedule()
         if not self._reading and len(self._buffer) <= _MOST_PIPELINED:
             self.go_on_reading()
 

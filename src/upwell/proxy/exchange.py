@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from upwell.errors import ClientClosed, MessageError
-from upwell.http1.fields import HOP_BY_HOP, FieldSection
+from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
 from upwell.http1.framing import LAST_CHUNK, chunk
 from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page, status_line
-from upwell.http1.target import Target
+from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO
 from upwell.proxy.body import RequestBody
 from upwell.proxy.suspension import suspend
@@ -133,7 +133,7 @@ class Exchange:
         self.on_done: Callable[[Exchange], None] | None = None
         self.source: UpstreamConnection | None = None
         self.proxying = False
-        self.abortable = True
+        self.abortable = False
         self.internal = False
         self.depth = 0
         self._coro: Coroutine[Any, Any, None] | None = None
@@ -157,6 +157,14 @@ class Exchange:
     def field(self, name: bytes) -> bytes | None:
         """The value of the request field `name` (lower case); several are joined with ", "."""
         return self.values.get(name)
+
+    def aim(self, uri: bytes, args: bytes) -> None:
+        """From here on the request is for the decoded `uri` with `args` (ngx.req.set_uri, set_uri_args)."""
+        target = make_target(uri, args)
+        self.uri = target.uri
+        self.args = target.args
+        self.path = target.path
+        self.quoted = True
 
     def set_fields(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         """Replace the request's fields (names in lower case) for all that comes after."""
@@ -213,7 +221,7 @@ class Exchange:
             else:
                 self.keepalive = False
         fields.append(self.connection_line())
-        fields.extend(b"%b: %b\r\n" % field for field in self.out)
+        fields.extend(b"%b: %b\r\n" % (name, one_line(value)) for name, value in self.out)
         given = {name.lower() for name, _ in self.out}  # the peer's own, where proxy_pass_header lets them pass
         server = b"" if b"server" in given else self.location.server_line
         date = b"" if b"date" in given else client.endpoint.clock.date
@@ -338,6 +346,14 @@ class Exchange:
         self._coro = coro
         self.resume()
 
+    def start_failing(self, error: Exception) -> None:
+        """Answer for an error that came up before there was a handler to run."""
+
+        async def fail() -> None:
+            raise error
+
+        self.start(fail())
+
     def resume(self, value: Any = None) -> None:
         """Go on where the coroutine suspended, with `value`. Does nothing once the exchange has ended."""
         coro = self._coro
@@ -451,8 +467,7 @@ class Exchange:
         """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns."""
         if self.depth >= 50:
             raise RuntimeError("subrequests cycle")
-        target = Target(uri, args, uri + b"?" + args if args else uri, quoted=True)
-        inner = Exchange(self.client, self.head, target, self.client.loop.time())
+        inner = Exchange(self.client, self.head, make_target(uri, args), self.client.loop.time())
         inner.method = method
         inner.header_only = method == b"HEAD"
         inner.version = 11

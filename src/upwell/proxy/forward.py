@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 _NOT_IDEMPOTENT = frozenset((b"POST", b"LOCK", b"PATCH"))  # nginx's list; RFC 9110, 9.2.2 has all others it knows
-_NOT_A_FAILURE = frozenset(("http_403", "http_404"))  # nginx tries the next peer but holds nothing against this one
+_STATUS = {"timeout": 504, "internal": 500}
+_NOT_A_FAILURE = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def _may_try_again(exchange: Exchange, spec: ForwardSpec, error: UpstreamError, 
 
 def _status_for(error: UpstreamError) -> int:
     """nginx's status for a try that failed: what the client gets if it was the last one, and what the log shows."""
-    return 504 if error.outcome == "timeout" else 502
+    return _STATUS.get(error.outcome, 502)
 
 
 def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None, attempt: Try) -> None:

@@ -22,7 +22,11 @@ def begin(exchange: Exchange) -> None:
     if server.rewrite:
         exchange.start(_run(exchange))
         return
-    location = exchange.location = server.locate(exchange)
+    try:
+        location = exchange.location = server.locate(exchange)
+    except Exception as error:  # a regular expression that takes too long
+        exchange.start_failing(error)
+        return
     body = exchange.body
     if location.simple and not location.internal and body is None:
         exchange.start(location.content(exchange))  # type: ignore[arg-type]  # a handler is an `async def`, so a coroutine

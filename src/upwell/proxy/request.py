@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from upwell.http1.fields import HOP_BY_HOP, FieldSection
+from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -43,7 +43,7 @@ def request_renderer(
             for name, value in parts:
                 text = value if isinstance(value, bytes) else value(exchange)
                 if text:
-                    out.append(b"%b: %b\r\n" % (name, text))
+                    out.append(b"%b: %b\r\n" % (name, one_line(text)))
             return b"".join(out)
 
     head = b" HTTP/" + version + b"\r\n"

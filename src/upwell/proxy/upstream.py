@@ -7,6 +7,7 @@ Knows HTTP/1.1 on the upstream side and how long to wait; which peer, and what t
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from upwell.proxy.keepalive import Keepalive
 
 _CONNECTING, _IDLE, _HEAD, _ANSWERED, _RELAY, _CLOSED = range(6)
+_OUR_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
 _MOST_INTERIM = 10  # interim responses before the final one; more is a flood
 
 
@@ -154,7 +156,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         number = getattr(error, "errno", None)
         words = f"({number}: {os.strerror(number)})" if number else f"({error})"
-        self._break("error", f"connect() failed {words} while connecting to upstream", sent=False)
+        outcome = "internal" if number in _OUR_OWN else "error"
+        self._break(outcome, f"connect() failed {words} while connecting to upstream", sent=False)
 
     def begin(
         self,

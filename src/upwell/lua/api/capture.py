@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from upwell.lua.api.req import method_name
 from upwell.lua.bridge import LuaFailure, string
@@ -20,6 +21,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
     def capture_target(uri: object = None, args: bytes | None = None, method: object = None) -> Any:
         vm.request(MAY_ANSWER)
         path, _, query = string(uri, 1, "capture").partition(b"?")
+        path = unquote_to_bytes(path)
         if not path or _UNSAFE.search(path):
             raise LuaFailure(b"unsafe uri in argument #1: " + path)
         if args:

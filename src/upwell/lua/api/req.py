@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from upwell.lua.api.codec import escape_uri, unescape_uri
+from upwell.lua.api.codec import unescape_uri
 from upwell.lua.bridge import LuaFailure, integer, string
 from upwell.lua.contexts import CONTEXTS, MAY_ANSWER, REWRITE
 from upwell.proxy.phases import STAYS
@@ -145,7 +145,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
     def set_uri_args(args: bytes) -> None:
         if _UNSAFE.search(args):
             raise LuaFailure(b"unsafe arguments")
-        vm.request()[1].args = args
+        exchange = vm.request()[1]
+        exchange.aim(exchange.uri, args)
 
     def set_uri(uri: object = None, jump: bool = False) -> Any:
         run, exchange = vm.request()
@@ -156,8 +157,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             raise LuaFailure(b"unsafe byte in uri")
         if jump and run.phase != REWRITE:
             raise LuaFailure(f"API disabled in the context of {CONTEXTS[run.phase][0]}")
-        exchange.uri = target
-        exchange.path = escape_uri(target, 0) + (b"?" + exchange.args if exchange.args else b"")
+        exchange.aim(target, exchange.args)
         if run.phase == REWRITE and exchange.module is not None:
             exchange.module[STAYS] = not jump
         return jump

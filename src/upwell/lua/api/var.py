@@ -31,7 +31,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         _, exchange = vm.request()
         key = name.decode("latin-1").lower()
         if key == "args":
-            exchange.args = value or b""
+            exchange.aim(exchange.uri, value or b"")
             return
         if exchange.variables is None:
             exchange.variables = {}
