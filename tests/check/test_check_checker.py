@@ -596,6 +596,45 @@ def test_a_time_out_that_the_checker_s_own_lag_explains_is_void(origin: Origins,
     assert b.table.checks(0)[0].fails == 1
 
 
+def test_a_void_time_out_is_not_repeated_before_the_next_cycle(origin: Origins, bench: Benches) -> None:
+    silent, other = origin(None), origin()
+    b = bench(silent.spec, other.spec)
+    b.check(timeout=5.0, fall=1, interval=30.0, concurrency=1)
+    b.until(lambda: len(silent.requests) == 1)
+    b.skew += 20.0
+    b.until(lambda: b.table.checks(1)[0].passes == 1)  # the slice goes on
+    assert b.logged("is void")
+    b.skew += 29.0
+    b.checker.step(0)
+    assert len(silent.requests) == 1
+    b.skew += 1.5
+    b.until(lambda: len(silent.requests) == 2)
+    assert b.table.checks(0)[0].fails == 0
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0])
+def test_no_time_out_is_that_of_cosockets(origin: Origins, bench: Benches, timeout: float) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(timeout=timeout, fall=1)
+    b.until(lambda: len(one.requests) == 1)
+    b.skew += 59.0
+    for _ in range(3):
+        b.checker.step(0.01)
+    assert (len(one.requests), b.table.checks(0)[0].fails, b.lines()) == (1, 0, [])
+    b.skew += 1.0
+    b.until(lambda: not b.up())
+
+
+def test_a_tiny_time_out_still_counts(origin: Origins, bench: Benches) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(timeout=0.0005, fall=2, interval=0.005)
+    b.skew += 0.01  # late by more than the time-out, but by little
+    b.until(lambda: not b.up())
+    assert b.logged(f"{one.spec.name}: timeout")
+
+
 def test_an_answer_that_waited_for_a_late_checker_counts(origin: Origins, bench: Benches) -> None:
     one = origin()
     b = bench(one.spec)

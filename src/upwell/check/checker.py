@@ -17,7 +17,7 @@ from upwell.check.events import Events
 from upwell.check.probes import PROBES
 from upwell.check.probes.probe import Verdict
 from upwell.check.schedule import Schedule, slice_words, slices
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import DEFAULT_TIMEOUT, CheckSpec
 from upwell.check.target import NoSocket, Target
 from upwell.log import DEBUG, ErrorLog
 from upwell.peers.health import Thresholds, Transition
@@ -33,6 +33,7 @@ from upwell.zone.layout import (
 from upwell.zone.table import PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
+_LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
 
 
@@ -302,12 +303,11 @@ class Checker:
             if late < 0:
                 self._queue(target)
                 continue
-            if late > target.timeout and target.probing:
+            if target.probing and late > max(target.timeout, _LATE):
+                # Not again at once: that would be a flood as long as the lag lasts. The next cycle probes it.
                 target.close()
                 self._events.void(target.name, late)
-                place = self._places[target]
-                place[1].at -= 1
-                self._continue.append(place)
+                self._continue.append(self._places[target])
                 continue
             verdict = target.expire(now)
             if verdict is not None:
@@ -359,7 +359,8 @@ class Checker:
             address = (address[0], spec.port)
         probe = PROBES[spec.type](spec, peer.name)
         at = table.layout.check(row, slot)
-        return Target(peer.name, address, spec.timeout, probe, row, at, self._epoll, self._targets)
+        timeout = spec.timeout if spec.timeout > 0 else DEFAULT_TIMEOUT
+        return Target(peer.name, address, timeout, probe, row, at, self._epoll, self._targets)
 
     def _summarise(self, rows: Iterable[int], now: float) -> bool:
         millis = int(now * 1000)

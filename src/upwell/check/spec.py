@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DEFAULT_TIMEOUT = 60.0
+"""Seconds: ngx_lua's lua_socket_connect_timeout, what a cosocket told to wait 0 ms takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckSpec:
     """One active check of all peers of one upstream.
 
     `type` is a name in `check.probes.PROBES` ("http", "https", "tcp"). `request` is sent as it is. `interval` and
-    `timeout` are seconds. `statuses` empty means: any status line passes (lua-resty without `valid_statuses`). `port` 0
-    means the peer's own. `host` is the TLS server name, `verify` whether its certificate is checked. `concurrency` is
-    the number of slices that a cycle is cut into, each probed one peer after the other (lua-resty). `revives_down`: the
-    check may turn up a peer that is configured `down` (lua-resty does, NGINX Plus does not).
+    `timeout` are seconds; a `timeout` not above 0 stands for DEFAULT_TIMEOUT. `statuses` empty means: any status line
+    passes (lua-resty without `valid_statuses`). `port` 0 means the peer's own. `host` is the TLS server name, `verify`
+    whether its certificate is checked. `concurrency` is the number of slices that a cycle is cut into, each probed one
+    peer after the other (lua-resty). `revives_down`: the check may turn up a peer that is configured `down` (lua-resty
+    does, NGINX Plus does not).
     """
 
     upstream: str

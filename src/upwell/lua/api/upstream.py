@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import DEFAULT_TIMEOUT, CheckSpec
 from upwell.lua.bridge import LuaFailure, integer, number, string
 
 if TYPE_CHECKING:
@@ -115,12 +115,13 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         concurrency: object,
     ) -> Any:
         """None, or what is wrong."""
+        patience = integer(timeout, 1, "spawn_checker")  # cosockets count whole milliseconds
         spec = CheckSpec(
             upstream=name.decode(),
             type=kind.decode(),
             request=request,
             interval=float(number(interval, 1, "spawn_checker")),
-            timeout=number(timeout, 1, "spawn_checker") / 1000,
+            timeout=patience / 1000 if patience > 0 else DEFAULT_TIMEOUT,
             fall=_count(fall),
             rise=_count(rise),
             statuses=tuple(dict.fromkeys(int(status) for status in statuses.split() if status.isdigit())),
