@@ -2,12 +2,17 @@
 
 It knows the two dialects, not who uses them (the configuration's expressions and Lua's ngx.re). Same in both and left
 alone: quantifiers, lazy or possessive or neither, groups, atomic groups, lookaround, back references, \\d \\w \\s \\b.
+
+Also what `re` lacks altogether: a bound on the time of one match (PCRE has its match limit), in `search` and `bounded`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Final
 
 _POSIX: Final[dict[bytes, bytes]] = {
     b"alnum": rb"A-Za-z0-9",
@@ -311,3 +316,60 @@ def compile_pattern(pattern: bytes, flags: int) -> re.Pattern[bytes]:
         return re.compile(translate(pattern), flags)
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(str(error)) from None
+
+
+# The bound on a match: `re` looks for signals every few thousand steps, so a handler that raises ends it. The timer is
+# that of the process's own CPU time: it does not run while a busy machine keeps the process waiting.
+
+_SHORT = 20  # bytes; on a subject this short even a bad pattern ends soon, and arming the timer would cost the most
+_LONGEST_MATCH = 0.1  # seconds
+_PER_BYTE = 0.2e-6  # seconds more for each byte of the subject: a long one takes its time under a good pattern as well
+
+_armed = False
+_main_thread = 0  # the identity of the thread that gets the signals; 0: the handler is not installed
+
+
+class PatternTimeout(Exception):
+    """A match took too long (PCRE: "match limit exceeded")."""
+
+
+def search(regex: re.Pattern[bytes], text: bytes) -> re.Match[bytes] | None:
+    """`regex.search(text)`, bounded. Raises PatternTimeout."""
+    if len(text) <= _SHORT:
+        return regex.search(text)
+    return bounded(regex.search, text)
+
+
+def bounded(find: Callable[..., re.Match[bytes] | None], text: bytes, place: int = 0) -> re.Match[bytes] | None:
+    """`find(text, place)`, where `find` is a pattern's `match` or `search`. Raises PatternTimeout.
+
+    The bound is about 0.1 s of CPU time, more for very long texts. There is none outside of the main thread, as only
+    that one gets signals.
+    """
+    global _armed
+    if len(text) - place <= _SHORT or threading.get_ident() != (_main_thread or _install()):
+        return find(text, place)
+    try:
+        _armed = True
+        signal.setitimer(signal.ITIMER_VIRTUAL, _LONGEST_MATCH + len(text) * _PER_BYTE)
+        return find(text, place)
+    finally:
+        # In this order: from here on an alarm that has just gone off finds nothing to end.
+        _armed = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+
+
+def _install() -> int:
+    """Install the handler if this is the main thread; returns that thread's identity, 0 from others."""
+    global _main_thread
+    if threading.current_thread() is not threading.main_thread():
+        return 0
+    signal.signal(signal.SIGVTALRM, _on_alarm)
+    _main_thread = threading.get_ident()
+    return _main_thread
+
+
+def _on_alarm(number: int, frame: Any) -> None:
+    # A timer that still runs belongs to this match, so the alarm was a late one of a match before.
+    if _armed and signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0.0:
+        raise PatternTimeout("match limit exceeded")

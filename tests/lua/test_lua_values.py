@@ -371,3 +371,21 @@ def test_a_module_of_the_user_is_found_and_upwells_own_come_first(make_worker: A
     assert "error loading module 'broken' from file" in worker.say("pcall(require, 'broken')")
     assert "no file" in worker.say("pcall(require, 'no.such')")
     assert worker.say("require('table.new')(1, 2) ~= nil, require('resty.core') ~= nil") == "truetrue"
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        ("match(s, p)", "nilpcre_exec() failed: -8"),
+        ("match(s, p, 'jo')", "nilpcre_exec() failed: -8"),
+        ("match(s, p, 'a')", "nilpcre_exec() failed: -8"),
+        ("find(s, p)", "nilnilpcre_exec() failed: -8"),
+        ("gmatch(s, p)()", "nilpcre_exec() failed: -8"),
+        ("sub(s, p, 'x')", "nilnilpcre_exec() failed: -8"),
+        ("gsub(s, p, 'x')", "nilnilpcre_exec() failed: -8"),
+        ("gsub(s, p, function() return 'x' end)", "nilnilpcre_exec() failed: -8"),
+    ],
+)
+def test_a_pattern_that_takes_too_long_is_an_error(worker: Any, call: str, answer: str) -> None:
+    request = worker.get(f"local s, p = ('a'):rep(60) .. 'b', '^(a+)+$' ngx.print(ngx.re.{call})")
+    assert request.content.decode() == answer

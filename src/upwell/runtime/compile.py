@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from upwell import pcre
 from upwell.config.model import Block
 from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
 from upwell.http1.target import escape_uri
@@ -266,7 +267,7 @@ def _redirect(pair: Redirect) -> Callable[[Exchange, bytes], bytes | None]:
     if regex is not None:
 
         def by_regex(exchange: Exchange, value: bytes) -> bytes | None:
-            match = regex.search(value)
+            match = pcre.search(regex, value)
             if match is None:
                 return None
             before, exchange.match = exchange.match, match

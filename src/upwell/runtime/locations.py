@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from upwell import pcre
 from upwell.proxy.location import Location
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ class Locations:
         return f"<Locations {len(self._root.exact) + len(self._root.prefixes) + len(self._root.regexes)}>"
 
     def match(self, exchange: Exchange) -> Location:
-        """The location for `exchange.uri`; a regular expression's match is left in `exchange.match`."""
+        """The location for `exchange.uri`; a regular expression's match is left in `exchange.match`.
+
+        Raises pcre.PatternTimeout.
+        """
         uri = exchange.uri
         known = self._remembered.get(uri)
         if known is not None:
@@ -114,7 +118,7 @@ def _search(level: Level, uri: bytes) -> tuple[Place | None, re.Match[bytes] | N
     if not final:
         for place in level.regexes:
             assert place.regex is not None
-            match = place.regex.search(uri)
+            match = pcre.search(place.regex, uri)
             if match is not None:
                 if place.inner is not None:
                     inner, deeper = _search(place.inner, uri)

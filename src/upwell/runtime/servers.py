@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from upwell import pcre
 from upwell.modules.server import ServerName
 from upwell.proxy.location import Server
 from upwell.runtime.locations import keep_captures
@@ -48,7 +49,10 @@ class Names:
             self._regexes.append((name.regex, server))
 
     def match(self, exchange: Exchange) -> Server:
-        """The server for `exchange.host`; a regular expression's captures are left in the exchange."""
+        """The server for `exchange.host`; a regular expression's captures are left in the exchange.
+
+        Raises pcre.PatternTimeout.
+        """
         host = exchange.host
         server = self._exact.get(host)
         if server is not None:
@@ -75,7 +79,7 @@ class Names:
             if server is not None:
                 return server, None
         for regex, server in self._regexes:
-            match = regex.search(host)
+            match = pcre.search(regex, host)
             if match is not None:
                 return server, match
         return self.default, None

@@ -8,13 +8,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from upwell.lua.bridge import LuaFailure, integer
-from upwell.pcre import PatternError, compile_pattern
+from upwell.pcre import PatternError, PatternTimeout, bounded, compile_pattern
 
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm
 
 _FLAGS = {"i": re.IGNORECASE, "s": re.DOTALL, "m": re.MULTILINE, "x": re.VERBOSE}
-_CACHED = frozenset("jo")
+_TIMEOUT = b"pcre_exec() failed: -8"  # PCRE_ERROR_MATCHLIMIT
 _TEMPLATE = re.compile(rb"\$(?:(\$)|(\d+)|\{(\d+)\})")
 
 
@@ -95,7 +95,10 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         place = 0 if start is None else integer(start, 4, "re") - 1
         if place > len(subject):
             return None, None, compiled
-        return None, compiled.find(subject, place), compiled
+        try:
+            return None, bounded(compiled.find, subject, place), compiled
+        except PatternTimeout:
+            return _TIMEOUT, None, compiled
 
     def captures(match: re.Match[bytes], compiled: _Compiled) -> list[Any]:
         groups = [False if group is None else group for group in match.groups()]
@@ -137,7 +140,10 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         parts: list[bytes] = []
         place = at = count = 0
         while (most == 0 or count < most) and at <= len(subject):
-            match = compiled.find(subject, at)
+            try:
+                match = bounded(compiled.find, subject, at)
+            except PatternTimeout:
+                return None, None, _TIMEOUT
             if match is None:
                 break
             parts.append(subject[place : match.start()])
