@@ -7,6 +7,7 @@ memory is bounded. Knows which fields frame a message and which belong to one ho
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from upwell.errors import MessageError
 from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
@@ -60,7 +61,7 @@ class FieldSection:
         self.options: frozenset[bytes] = frozenset()
         self.host: bytes | None = None
         self.host_name = b""
-        self.rendered: dict[object, tuple[bytes, bytes]] = {}
+        self.rendered: dict[frozenset[bytes], Any] = {}
         values = self.values
         for name, value in fields:
             if name in values:

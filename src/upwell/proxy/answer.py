@@ -33,50 +33,60 @@ Redirect = Callable[["Exchange", bytes, bytes], bytes]
 """What becomes of the value of a Location or Refresh field, by the field's lower-case name."""
 
 
+class Form:
+    """How a response's field section goes to the client from a location: worked out once, remembered with the section.
+
+    `first` are the lines before Connection (the content's type and length), `rest` those after it with the empty line.
+    `length` is None when the client's framing must be chosen; `moves`: there is a Location or Refresh; `server`, `date`:
+    the peer's own is passed on (proxy_pass_header).
+    """
+
+    __slots__ = ("date", "first", "length", "moves", "rest", "server")
+
+    def __init__(self, section: FieldSection, hide: frozenset[bytes]) -> None:
+        values = section.values
+        unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
+        pairs = zip(section.fields, section.wires, strict=True)
+        first = [wire for (name, _), wire in pairs if name == b"content-type"]
+        self.length = section.content_length
+        if self.length is not None:
+            first.append(b"Content-Length: %d\r\n" % self.length)
+        self.first = b"".join(first)
+        self.rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
+        self.moves = b"location" in values or b"refresh" in values
+        self.server = b"server" in values and b"server" not in hide
+        self.date = b"date" in values and b"date" not in hide
+
+
 def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
     """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed."""
     exchange.status = head.status
     section = exchange.answered = head.section
-    moved = redirect is not None and (b"location" in section.values or b"refresh" in section.values)
-    if moved or exchange.capture is not None or exchange.location.header_filters:
+    form = section.rendered.get(hide)
+    if form is None:
+        form = section.rendered[hide] = Form(section, hide)
+    location = exchange.location
+    special = exchange.capture is not None or (form.moves and redirect is not None) or head.status == 204
+    if special or location.header_filters:
         _through_filters(exchange, head, hide, redirect)
         return
-    first, rest = section.rendered.get(hide) or _render(section, hide)
     exchange.head_sent = True
-    length = section.content_length
     framing = b""
-    if exchange.header_only or head.status in (204, 304):
+    if exchange.header_only or head.status == 304:
         exchange.header_only = True
-        if length is not None and head.status != 204:
-            framing = b"Content-Length: %d\r\n" % length
-    elif length is not None:
-        exchange.content_length = length
-        framing = b"Content-Length: %d\r\n" % length
-    elif exchange.version == 11:
-        exchange.chunked = True
-        framing = b"Transfer-Encoding: chunked\r\n"
-    else:
-        exchange.keepalive = False
+    elif form.length is None:
+        if exchange.version == 11:
+            exchange.chunked = True
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            exchange.keepalive = False
     client = exchange.client
-    server = exchange.location.server_line
-    date = client.endpoint.clock.date
-    if b"server" not in hide and b"server" in section.values:
-        server = b""
-    if b"date" not in hide and b"date" in section.values:
-        date = b""
+    server = b"" if form.server else location.server_line
+    date = b"" if form.date else client.endpoint.clock.date
     connection = exchange.connection_line()
-    data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, first, framing, connection, rest))
+    data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, form.first, framing, connection, form.rest))
     exchange.head_bytes_sent = len(data)
     client.out.append(data)
-
-
-def _render(section: FieldSection, hide: frozenset[bytes]) -> tuple[bytes, bytes]:
-    """The lines to pass on: (Content-Type, all others and the empty line); remembered with the section."""
-    unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
-    first = [wire for (name, _), wire in zip(section.fields, section.wires, strict=True) if name == b"content-type"]
-    rendered = (b"".join(first), b"".join(section.wires_without(unwanted)) + b"\r\n")
-    section.rendered[hide] = rendered
-    return rendered
 
 
 def _through_filters(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:

@@ -48,21 +48,30 @@ class Captured:
 class Exchange:
     """One request on `client` and the answer to it; the interface that handlers see (docs/architecture.md)."""
 
+    # Defaults of what most exchanges never have: on the class, they cost a request nothing.
+    match: re.Match[bytes] | None = None
+    body: RequestBody | None = None
+    status_text: bytes | None = None
+    content_type: bytes | None = None
+    content_length: int | None = None
+    chunked: bool = False
+    variables: dict[str, bytes] | None = None
+    module: dict[str, Any] | None = None
+    capture: Captured | None = None
+    on_done: Callable[[Exchange], None] | None = None
+    internal: bool = False
+    depth: int = 0
+    _filtered: bool = False
+
     __slots__ = (
+        "__dict__",
         "_coro",
         "_ended",
-        "_filtered",
         "abortable",
         "answered",
         "args",
-        "body",
         "body_bytes_sent",
-        "capture",
-        "chunked",
         "client",
-        "content_length",
-        "content_type",
-        "depth",
         "fields",
         "finished",
         "head",
@@ -70,13 +79,9 @@ class Exchange:
         "head_sent",
         "header_only",
         "host",
-        "internal",
         "keepalive",
         "location",
-        "match",
         "method",
-        "module",
-        "on_done",
         "out",
         "path",
         "proxying",
@@ -85,12 +90,10 @@ class Exchange:
         "source",
         "started",
         "status",
-        "status_text",
         "target",
         "tries",
         "uri",
         "values",
-        "variables",
         "version",
     )
 
@@ -111,34 +114,21 @@ class Exchange:
         self.started = started
         self.server: Server = client.endpoint.default
         self.location: Location = self.server.fallback
-        self.match: re.Match[bytes] | None = None
-        self.body: RequestBody | None = None
         self.status = 0
-        self.status_text: bytes | None = None
         self.out: list[tuple[bytes, bytes]] = []
-        self.content_type: bytes | None = None
-        self.content_length: int | None = None
         self.head_sent = False
         self.header_only = head.method == b"HEAD"
-        self.chunked = False
         self.finished = False
         self.keepalive = not section.close if head.version == 11 else section.keep_alive
         self.body_bytes_sent = 0
         self.head_bytes_sent = 0
         self.answered: FieldSection | None = None
-        self.variables: dict[str, bytes] | None = None
-        self.module: dict[str, Any] | None = None
         self.tries: list[Try] | None = None
-        self.capture: Captured | None = None
-        self.on_done: Callable[[Exchange], None] | None = None
         self.source: UpstreamConnection | None = None
         self.proxying = False
         self.abortable = False
-        self.internal = False
-        self.depth = 0
         self._coro: Coroutine[Any, Any, None] | None = None
         self._ended = False
-        self._filtered = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request_line.decode('latin-1')!r} {self.status}>"

@@ -61,17 +61,19 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
-    peer = upstream.pick(tried, now())
+    at = now()
+    peer = upstream.pick(tried, at)
     connection: UpstreamConnection | None = None
     stale = False
     while peer is not None:
         fresh, stale, failed = stale, False, False
-        attempt = _note(exchange, spec, peer)
+        attempt = _note(exchange, spec, peer, at)
         try:
             connection = None if fresh else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
             if connection is None:
                 connection = await _connect(exchange, spec, peer)
-            attempt.connected = now()
+                at = now()
+            attempt.connected = at
             _ask(exchange, spec, connection)
             head: ResponseHead = await suspend()
             attempt.header = now()
@@ -99,20 +101,20 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 exchange.respond_error(_status_for(error))
                 return
         finally:
-            attempt.ended = now()
+            attempt.ended = at = now()
             _let_go(exchange, spec, connection, attempt)
-            if not stale and upstream.release(peer, now(), failed):
+            if not stale and upstream.release(peer, at, failed):
                 exchange.log(WARN, "upstream server temporarily disabled")
         if not stale:
             tried.add(peer)
-            peer = upstream.pick(tried, now())
+            peer = upstream.pick(tried, at)
     exchange.log(ERROR, "no live upstreams while connecting to upstream")
     exchange.respond_error(502)
 
 
-def _note(exchange: Exchange, spec: ForwardSpec, peer: Peer) -> Try:
+def _note(exchange: Exchange, spec: ForwardSpec, peer: Peer, started: float) -> Try:
     """Begin the record of a try, which the log and the $upstream_ variables read."""
-    attempt = Try(peer.name, spec.request_path, exchange.client.loop.time())
+    attempt = Try(peer.name, spec.request_path, started)
     if exchange.tries is None:
         exchange.tries = [attempt]
     else:

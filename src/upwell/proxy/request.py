@@ -53,8 +53,7 @@ def request_renderer(
         if not pass_fields:
             rest = b"\r\n"
         elif exchange.fields is section.fields:
-            known = section.rendered.get(unwanted)
-            rest = known[1] if known is not None else _render(section, unwanted)
+            rest = section.rendered.get(unwanted) or _render(section, unwanted)
         else:
             rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in unwanted]) + b"\r\n"
         framing = b""
@@ -69,7 +68,7 @@ def request_renderer(
 
 def _render(section: FieldSection, unwanted: frozenset[bytes]) -> bytes:
     rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
-    section.rendered[unwanted] = (b"", rest)
+    section.rendered[unwanted] = rest
     return rest
 
 

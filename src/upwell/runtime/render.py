@@ -10,6 +10,7 @@ from upwell.config.template import Template, Variable
 from upwell.proxy import variables
 
 if TYPE_CHECKING:
+    from upwell.http1.head import RequestHead
     from upwell.proxy.exchange import Exchange
 
 Render = Callable[["Exchange"], bytes]
@@ -18,6 +19,9 @@ Escape = Callable[[bytes], bytes]
 _MOST_REMEMBERED = 2048
 _PLAIN = frozenset(("body_bytes_sent", "bytes_sent", "msec", "remote_addr", "status", "time_iso8601", "time_local"))
 """Variables that are always there and never need escaping."""
+_OF_HEAD = frozenset(("remote_user", "request"))
+"""Variables that nothing but the request's head decides; so do those of the http_ family."""
+_LARGEST_HEAD = 2048
 
 _UNSAFE_DEFAULT = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
 _UNSAFE_JSON = re.compile(rb'[\x00-\x1f"\\]')
@@ -44,18 +48,54 @@ def constant_or_render(template: Template) -> bytes | Render:
 
 
 def log_line(template: Template, escape: str) -> Render:
-    """The function of a `log_format`: values are escaped, one that is not found is "-" (empty with JSON)."""
-    form = []
-    values: list[Render] = []
-    for part in template.parts:
+    """The function of a `log_format`: values are escaped, one that is not found is "-" (empty with JSON).
+
+    What depends on the request's head alone is remembered with the head, as long as nobody changed the request.
+    """
+    pieces: list[bytes | list[Render]] = []  # by turns: what is computed for each line, and what the head decides
+    computed: list[tuple[int, Render]] = []
+    for part in (*template.parts, "\n"):
         if isinstance(part, str):
-            form.append(part.encode("utf-8", "surrogateescape").replace(b"%", b"%%"))
-        else:
-            form.append(b"%b")
             value = _part(part)
-            values.append(cast("Render", value) if part.name in _PLAIN else _logged(value, escape))
-    line = b"".join(form) + b"\n"
-    return lambda exchange: line % tuple([value(exchange) for value in values])
+        elif part.name in _PLAIN:
+            computed.append((len(pieces), cast("Render", _part(part))))
+            pieces.append(b"")
+            continue
+        else:
+            value = _logged(_part(part), escape)
+            if part.name not in _OF_HEAD and not part.name.startswith("http_"):
+                computed.append((len(pieces), value))
+                pieces.append(b"")
+                continue
+        if not pieces or isinstance(pieces[-1], bytes):
+            pieces.append([])
+        run = pieces[-1]
+        assert isinstance(run, list)
+        run.append(cast("Render", value))
+    known: dict[RequestHead, list[bytes]] = {}
+
+    def of_head(exchange: Exchange) -> list[bytes]:
+        return [
+            piece if isinstance(piece, bytes) else b"".join([value(exchange) for value in piece]) for piece in pieces
+        ]
+
+    def line(exchange: Exchange) -> bytes:
+        head = exchange.head
+        if exchange.variables is not None or exchange.values is not head.section.values:
+            out = of_head(exchange)
+        elif head in known:
+            out = known[head].copy()
+        else:
+            out = of_head(exchange)
+            if head.end <= _LARGEST_HEAD:
+                if len(known) >= _MOST_REMEMBERED:
+                    known.clear()
+                known[head] = out.copy()
+        for index, value in computed:
+            out[index] = value(exchange)
+        return b"".join(out)
+
+    return line
 
 
 def _part(part: str | Variable) -> variables.Variable:
