@@ -37,8 +37,8 @@ class Form:
     """How a response's field section goes to the client from a location: worked out once, remembered with the section.
 
     `first` are the lines before Connection (the content's type and length), `rest` those after it with the empty line.
-    `length` is None when the client's framing must be chosen; `moves`: there is a Location or Refresh; `server`, `date`:
-    the peer's own is passed on (proxy_pass_header).
+    `length` is None when the client's framing must be chosen; `moves`: there is a Location or Refresh; `server` and
+    `date`: the peer's own is passed on (proxy_pass_header).
     """
 
     __slots__ = ("date", "first", "length", "moves", "rest", "server")
