@@ -184,7 +184,7 @@ class Request:
     def respond_error(self, status: int, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
         assert not self.head_sent
         self.status = status
-        self.out = list(fields)
+        self.out = [field for field in self.out if field[0] == b"Location"] + list(fields)
         self.head_sent = self.finished = True
         self.pieces = [b"page %d" % status]
 

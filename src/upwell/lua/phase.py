@@ -126,10 +126,15 @@ def log_handler(vm: Vm, chunk: Chunk) -> Callable[[Exchange], None]:
 
 
 def set_handler(vm: Vm, chunk: Chunk) -> Callable[[Exchange, Sequence[bytes]], bytes]:
-    """set_by_lua*: the value for the directive's variable; the arguments are ngx.arg[1], ngx.arg[2], ..."""
+    """set_by_lua*: the value for the directive's variable; the arguments are ngx.arg[1], ngx.arg[2], ...
+
+    Raises MessageError(500) when the code fails: what it decides about may be who is let in.
+    """
 
     def evaluate(exchange: Exchange, arguments: Sequence[bytes] = ()) -> bytes:
-        result = _at_once(vm, exchange, chunk, SET, arguments) or ()
+        result = _at_once(vm, exchange, chunk, SET, arguments)
+        if result is None:
+            raise MessageError(500, "client gets no answer that a variable is missing for")
         value = result[0] if result else None
         if isinstance(value, bytes):
             return value
@@ -398,7 +403,8 @@ def _leave(run: Run, exchange: Exchange, status: int) -> None:
         return
     if status >= 300 and not (run.said or run.parts or exchange.head_sent):
         exchange.content_length = None
-        exchange.respond_error(status, exchange.out)
+        # respond_error keeps a Location that is there by itself.
+        exchange.respond_error(status, [field for field in exchange.out if field[0] != b"Location"])
         return
     if status >= 200 and exchange.status == 0:
         exchange.status = status if status < 300 else 200
