@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 # Walks everything reachable from the globals: tables, metatables, environments. Reports userdata that is not Lua's own.
 WALK = """
@@ -266,6 +271,60 @@ def test_a_stack_too_deep_is_an_error_of_the_request(worker: Any) -> None:
         overflow = worker.get(source)
         assert (overflow.status, "stack overflow" in overflow.log_text) == (500, True), source
     assert worker.say("'alive'") == "alive"
+
+
+# Each level of a coroutine's own recursion waits for the next coroutine, which does the same.
+DEEP = {
+    "gsub": """
+        local function g(d)
+            local function f()
+                d = d + 1
+                if d > LEVELS then coroutine.resume(coroutine.create(function() return g(0) end)) return "x" end
+                return (("a"):gsub("a", f))
+            end
+            return f()
+        end
+        ngx.say(tostring(pcall(g, 0)))""",
+    "wrap": """
+        local function g(d)
+            if d > LEVELS then return coroutine.wrap(function() return g(0) end)() end
+            return (("a"):gsub("a", function() return g(d + 1) end))
+        end
+        ngx.say(tostring(pcall(g, 0)))""",
+    "sort": """
+        local function g(d)
+            if d > LEVELS then coroutine.wrap(function() return g(0) end)() return true end
+            table.sort({1, 2}, function() g(d + 1) return false end)
+        end
+        ngx.say(tostring(pcall(g, 0)))""",
+    "threads": """
+        local function g(d)
+            if d > LEVELS then ngx.thread.spawn(function() return g(0) end) return "x" end
+            return (("a"):gsub("a", function() return g(d + 1) end))
+        end
+        ngx.say(tostring(pcall(g, 0)))""",
+    "last": """
+        local function f() return (("a"):gsub("a", f)) end
+        local function g(d)
+            if d > LEVELS then
+                coroutine.wrap(function() pcall(f) return g(0) end)()
+                return pcall(f)
+            end
+            return (("a"):gsub("a", function() return g(d + 1) end))
+        end
+        ngx.say(tostring(pcall(g, 0)))""",
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "levels"),
+    [("gsub", "2000"), ("gsub", "100"), ("wrap", "500"), ("sort", "2000"), ("threads", "100"), ("last", "2000")],
+)
+def test_depths_that_multiply_do_not_end_the_worker(way: str, levels: str) -> None:
+    command = [sys.executable, "-m", "tests.lua.deep", DEEP[way].replace("LEVELS", levels)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\nalive\n")
 
 
 def test_an_operation_is_not_shown_to_whoever_resumes(worker: Any) -> None:

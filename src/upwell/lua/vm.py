@@ -26,7 +26,7 @@ from upwell.lua.timers import Timers
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_C_STACK = 64 << 20
+_C_STACK = 96 << 20
 
 _LIBRARIES = {
     "ngx.upstream": "ngx/upstream.lua",
@@ -181,10 +181,10 @@ class Vm:
 
 
 def _deepen_stack() -> None:
-    """Let the process's C stack grow to 64 MiB.
+    """Let the process's C stack grow to 96 MiB.
 
-    Lua's own limit stops a callback that calls itself without end (string.gsub holds 16 KiB a call) after some 50 MiB;
-    with the usual 8 MiB it would be a crash of the worker.
+    Lua's own limit stops a callback that calls itself without end (string.gsub holds 16 KiB a call) after 57 MiB, and
+    the coroutines below that one may hold 20 MiB (sandbox.lua); with the usual 8 MiB it would be a crash of the worker.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if soft != resource.RLIM_INFINITY and soft < _C_STACK:
