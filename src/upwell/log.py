@@ -95,14 +95,20 @@ class ErrorLog:
 
 
 class ErrorLogs(ErrorLog):
-    """Several `error_log` lines of one level: a message goes to each that takes it; opening is theirs."""
+    """Several logs as one: a message goes to each destination that takes it. Opening them is their owner's."""
 
-    __slots__ = ("_logs",)
+    __slots__ = ("destinations",)
 
-    def __init__(self, logs: Sequence[ErrorLog]) -> None:
-        super().__init__(", ".join(log.path for log in logs), max(log.level for log in logs))
-        self._logs = tuple(logs)
+    def __init__(self, destinations: Sequence[ErrorLog]) -> None:
+        super().__init__("")
+        self.direct(destinations)
+
+    def direct(self, destinations: Sequence[ErrorLog]) -> None:
+        """Write to these opened destinations from now on; `level` is the most talkative one's."""
+        self.destinations: tuple[ErrorLog, ...] = tuple(destinations)
+        self.path = ", ".join(log.path for log in self.destinations)
+        self.level = max((log.level for log in self.destinations), default=ERROR)
 
     def write(self, level: int, message: str, connection: int = 0) -> None:
-        for log in self._logs:
+        for log in self.destinations:
             log.write(level, message, connection)

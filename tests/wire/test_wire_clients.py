@@ -6,6 +6,7 @@ import pytest
 
 from tests.wire.joined import CHUNKED, LAST, Joined, chunks, get, post, response
 from upwell.proxy.exchange import Captured, Exchange
+from upwell.proxy.location import Content
 
 
 def _leave(joined: Joined, how: str) -> None:
@@ -392,7 +393,7 @@ def test_a_handler_reads_the_whole_content() -> None:
 # Requests within requests
 
 
-def _capturing(seen: list[Captured]) -> object:
+def _capturing(seen: list[Captured]) -> Content:
     async def outer(exchange: Exchange) -> None:
         captured = await exchange.subrequest(b"/inner", b"a=b")
         seen.append(captured)
@@ -404,7 +405,7 @@ def _capturing(seen: list[Captured]) -> object:
 @pytest.mark.parametrize("wire", [response(b"inner"), CHUNKED + chunks(b"in", b"ner") + LAST])
 def test_a_capture_gives_the_whole_answer(wire: bytes) -> None:
     seen: list[Captured] = []
-    with Joined(places={b"/outer": _capturing(seen)}) as joined:  # type: ignore[dict-item]  # it is an `async def`
+    with Joined(places={b"/outer": _capturing(seen)}) as joined:
         client = joined.client()
         for _ in range(2):
             client.send(get("/outer"))
@@ -417,7 +418,7 @@ def test_a_capture_gives_the_whole_answer(wire: bytes) -> None:
 
 def test_a_capture_from_a_peer_that_breaks_off_says_so() -> None:
     seen: list[Captured] = []
-    with Joined(places={b"/outer": _capturing(seen)}) as joined:  # type: ignore[dict-item]  # it is an `async def`
+    with Joined(places={b"/outer": _capturing(seen)}) as joined:
         client = joined.client()
         client.send(get("/outer"))
         joined.origin.last.send(response(b"half", length=8))

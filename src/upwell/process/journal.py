@@ -10,31 +10,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from upwell.log import ALERT, CRIT, DEBUG, EMERG, ERROR, INFO, LEVELS, NOTICE, WARN, ErrorLog
+from upwell.log import LEVELS, NOTICE, WARN, ErrorLog, ErrorLogs
 
 
-class Journal:
+class Journal(ErrorLogs):
     """Writes each line to every destination; offers the same methods as `ErrorLog`.
 
     Until `detach()` a line of `warn` or worse also goes to standard error as `nginx: [emerg] ...`, unless a destination
     is standard error already (nginx does so while it starts, with `-t` and with `-s`).
     """
 
-    __slots__ = ("_echo", "destinations", "level")
+    __slots__ = ("_echo",)
 
     def __init__(self, destinations: Sequence[ErrorLog], echo: bool = True) -> None:
+        super().__init__(destinations)
         self._echo = echo
-        self.destinations: tuple[ErrorLog, ...] = ()
-        self.level = ERROR
-        self.direct(destinations)
 
     def __repr__(self) -> str:
-        return f"<Journal {', '.join(log.path for log in self.destinations)}>"
-
-    def direct(self, destinations: Sequence[ErrorLog]) -> None:
-        """Write to these opened destinations from now on; `level` is the most talkative one's."""
-        self.destinations = tuple(destinations)
-        self.level = max((log.level for log in self.destinations), default=ERROR)
+        return f"<Journal {self.path}>"
 
     def detach(self) -> None:
         """The terminal belongs to somebody else now: no more copies to standard error."""
@@ -48,30 +41,6 @@ class Journal:
             shown = shown or (log.path == "stderr" and level <= log.level)
         if not shown:
             say(f"[{LEVELS[level]}] {message}")
-
-    def debug(self, message: str, connection: int = 0) -> None:
-        self.write(DEBUG, message, connection)
-
-    def info(self, message: str, connection: int = 0) -> None:
-        self.write(INFO, message, connection)
-
-    def notice(self, message: str, connection: int = 0) -> None:
-        self.write(NOTICE, message, connection)
-
-    def warn(self, message: str, connection: int = 0) -> None:
-        self.write(WARN, message, connection)
-
-    def error(self, message: str, connection: int = 0) -> None:
-        self.write(ERROR, message, connection)
-
-    def crit(self, message: str, connection: int = 0) -> None:
-        self.write(CRIT, message, connection)
-
-    def alert(self, message: str, connection: int = 0) -> None:
-        self.write(ALERT, message, connection)
-
-    def emerg(self, message: str, connection: int = 0) -> None:
-        self.write(EMERG, message, connection)
 
 
 def say(message: str) -> None:

@@ -130,9 +130,7 @@ def real_parts(path: str, prefix: str, overrides: str) -> Parts:
         from upwell.runtime.build import Plan as RealPlan
         from upwell.runtime.runtime import Runtime as RealRuntime
 
-        return RealRuntime(
-            cast(RealPlan, plan), table, worker, control, sockets, loop, shared_dir, cast(ErrorLog, journal)
-        )
+        return RealRuntime(cast(RealPlan, plan), table, worker, control, sockets, loop, shared_dir, journal)
 
     return Parts(load, lambda: read, table_of, runtime, _checker, _warm_worker, _warm_checker)
 
@@ -147,8 +145,7 @@ def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
 def _checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> Checker:
     from upwell.check.checker import Checker as RealChecker
 
-    # A Journal offers an ErrorLog's methods over several destinations.
-    return RealChecker(table, upstreams, cast(ErrorLog, journal))
+    return RealChecker(table, upstreams, journal)
 
 
 def _warm_worker() -> None:
@@ -162,7 +159,16 @@ def _warm_checker() -> None:
     _import(*_LATER, "upwell.check.checker")
 
 
-_LATER = ("ssl", "encodings.idna", "encodings.latin_1", "concurrent.futures.thread", "json")
+_LATER = (
+    "ssl",
+    "_strptime",
+    "stringprep",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "concurrent.futures.thread",
+    "json",
+)
 """What the standard library would import in the middle of the work."""
 
 
