@@ -166,6 +166,7 @@ _LATER = (
     "encodings.ascii",
     "encodings.idna",
     "encodings.latin_1",
+    "encodings.punycode",
     "concurrent.futures.thread",
     "json",
 )
