@@ -341,3 +341,33 @@ def test_read_body(worker: Any) -> None:
     )
     assert request.content == b"nil\na=1&b=%20x x\n"
     assert worker.say("ngx.req.read_body() or ngx.req.get_body_data()") == "nil"
+
+
+def test_server_and_date_may_be_set_but_not_framing(worker: Any) -> None:
+    request = worker.get(
+        "ngx.header.Server = {'a', 'mine'} ngx.header.Date = 'today' ngx.header.Connection = 'upgrade'"
+        " ngx.header.transfer_encoding = 'gzip' ngx.say('x')"
+    )
+    assert request.out == [(b"Server", b"mine"), (b"Date", b"today")]
+    assert "ngx.header.connection is upwell's own" in request.log_text
+    assert "ngx.header.transfer-encoding is upwell's own" in request.log_text
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ngx.exit, 1000", "no such status: 1000"),
+        ("ngx.exit, 99", "no such status: 99"),
+        ("ngx.exit, -3", "no such status: -3"),
+        ("ngx.exit, 1e300", "no such status: too large"),
+        ("function() ngx.header[''] = 'a' end", "without a name"),
+        ("function() ngx.header.content_length = ('9'):rep(5000) end", "bad content-length value"),
+        ("function() ngx.header.content_length = ('9'):rep(19) end", "bad content-length value"),
+    ],
+)
+def test_what_would_spoil_the_head_is_a_lua_error(worker: Any, code: str, message: str) -> None:
+    request = worker.get(f"local ok, wrong = pcall({code}) ngx.print(tostring(ok), wrong)")
+    assert request.content.startswith(b"false")
+    assert message.encode() in request.content
+    assert request.out == []
+    assert request.content_length is None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _REDIRECTS = (301, 302, 303, 307, 308)
+_ACTIONS = (0, -1, -2, -4, -5)  # ngx.OK, ERROR, AGAIN, DONE, DECLINED
 _AFTER_HEAD = (408, 444, 499)
 
 
@@ -26,6 +27,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         if run is not None and run.phase == TIMER:
             return code, True
         run, exchange = vm.request(MAY_ANSWER | HEADER_FILTER)
+        if code > 999 or (code < 100 and code not in _ACTIONS):
+            raise LuaFailure(f"bad argument #1 to 'exit' (no such status: {code if abs(code) < 1e9 else 'too large'})")
         if run.phase == HEADER_FILTER:
             if code >= 200:
                 exchange.status = code

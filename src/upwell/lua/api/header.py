@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_MOST_DIGITS = 18  # what nginx's off_t holds in any case
 _FORBIDDEN = re.compile(rb"[\x00-\x1f\x7f]")
 _SINGLE = frozenset(
     (
@@ -26,9 +27,11 @@ _SINGLE = frozenset(
         b"expires",
         b"etag",
         b"content-encoding",
+        b"server",
+        b"date",
     )
 )
-_FRAMING = frozenset((b"connection", b"transfer-encoding", b"date", b"server", b"keep-alive"))
+_FRAMING = frozenset((b"connection", b"transfer-encoding", b"keep-alive"))
 
 
 def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
@@ -51,6 +54,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             text = key.decode("latin-1")
             exchange.log(ERROR, f"attempt to set ngx.header.{text} after sending out response headers")
             return
+        if not key:
+            raise LuaFailure(b"attempt to set a header without a name")
         key = key.replace(b"_", b"-")
         if not _TOKEN.fullmatch(key):
             key = b"".join(b"%%%02X" % byte if not _TOKEN.fullmatch(bytes((byte,))) else bytes((byte,)) for byte in key)
@@ -111,7 +116,7 @@ def _set_length(exchange: Exchange, values: list[bytes]) -> None:
     if not values:
         exchange.content_length = None
         return
-    if not values[-1].isdigit():
+    if not values[-1].isdigit() or len(values[-1]) > _MOST_DIGITS:
         raise LuaFailure(b"bad content-length value")
     exchange.content_length = int(values[-1])
 
