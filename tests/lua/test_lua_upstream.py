@@ -207,6 +207,29 @@ def test_a_host_that_tls_can_take_is_taken(worker: Any, host: str) -> None:
     assert worker.checks.added[0].host == host
 
 
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [
+        ("interval = math.huge", 'nilinvalid "interval" option: it must be finite'),
+        ("fall = 2^62", 'nilinvalid "fall" or "rise" option: at most 1073741824 results are counted'),
+        ("rise = 2^31", 'nilinvalid "fall" or "rise" option: at most 1073741824 results are counted'),
+        ("http_req = ('x'):rep(70000)", 'nil"http_req" or "host" option too long'),
+        ("host = ('x'):rep(70000)", 'nil"http_req" or "host" option too long'),
+    ],
+)
+def test_options_beyond_measure_are_refused(worker: Any, option: str, answer: str) -> None:
+    assert spawn(worker, f"{GOOD}, {option}") == answer
+    assert worker.checks.added == []
+
+
+def test_a_check_that_the_way_to_the_checker_refuses_is_refused(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(spec: CheckSpec) -> None:
+        raise ValueError("a message to the checker is too long")
+
+    monkeypatch.setattr(worker.checks, "add_check", refuse)
+    assert spawn(worker, GOOD) == "nila message to the checker is too long"
+
+
 def test_tcp_needs_no_request(worker: Any) -> None:
     assert spawn(worker, "type = 'tcp', shm = 'healthcheck', upstream = 'tomcat_upstream'") == "true"
     assert (worker.checks.added[0].type, worker.checks.added[0].request) == ("tcp", b"")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_MOST_RESULTS = 1 << 30
+_LONGEST = 1 << 15  # bytes of a request; with escapes it must fit one message to the checker
 _NOT_FOUND = (False, b"upstream not found")
 
 
@@ -116,6 +118,12 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
     ) -> Any:
         """None, or what is wrong."""
         patience = integer(timeout, 1, "spawn_checker")  # cosockets count whole milliseconds
+        if interval in (math.inf, -math.inf):
+            return b'invalid "interval" option: it must be finite'
+        if max(_count(fall), _count(rise)) > _MOST_RESULTS:
+            return b'invalid "fall" or "rise" option: at most %d results are counted' % _MOST_RESULTS
+        if len(request) > _LONGEST or len(string(server_name, 1, "spawn_checker")) > 255:
+            return b'"http_req" or "host" option too long'
         spec = CheckSpec(
             upstream=name.decode(),
             type=kind.decode(),
@@ -135,7 +143,10 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             raise LuaFailure(b"bad port number")
         if spec.type == "https" and spec.host and not _is_server_name(spec.host):
             return f'invalid "host" option: {spec.host!r} is no name for TLS'.encode("utf-8", "backslashreplace")
-        host.control.add_check(spec)
+        try:
+            host.control.add_check(spec)
+        except ValueError as error:
+            return str(error).encode("utf-8", "surrogateescape")
         return None
 
     return {
