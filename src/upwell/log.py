@@ -21,16 +21,18 @@ class ErrorLog:
 
     The file is opened by `open()` and again by `reopen()` (nginx's USR1). Lines are written with one `os.write` on an
     O_APPEND descriptor, so that processes share the file without tearing lines. Errors while writing are counted in
-    `lost`, never raised: a full disk does not stop traffic.
+    `lost`, never raised: a full disk does not stop traffic. `wanted` differs from `path` where standard error stands in
+    for a file that could not be opened.
     """
 
-    __slots__ = ("_second", "_stamp", "fd", "level", "lost", "path")
+    __slots__ = ("_second", "_stamp", "fd", "level", "lost", "path", "wanted")
 
     def __init__(self, path: str, level: int = ERROR) -> None:
         self.path = path
         self.level = level
         self.fd = -1
         self.lost = 0
+        self.wanted = path
         self._second = 0
         self._stamp = ""
 

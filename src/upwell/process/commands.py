@@ -28,7 +28,7 @@ def check_configuration(
         plan = read_plan(parts, journal)
         if not quiet:
             say(f"the configuration file {path} syntax is ok")
-        _try_out(plan, journal)
+        _try_out(plan, journal, boot)
     except NotPrepared:
         say(f"configuration file {path} test failed")
         return 1
@@ -44,7 +44,7 @@ def check_configuration(
     return 0
 
 
-def _try_out(plan: Plan, journal: Journal) -> None:
+def _try_out(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
     """What nginx tries with `-t`. Leaves no file or socket that was not there. Raises NotPrepared."""
     try:
         make_folder_of(plan.pid)
@@ -52,7 +52,7 @@ def _try_out(plan: Plan, journal: Journal) -> None:
     except OSError as error:
         journal.emerg(f'open() "{plan.pid}" {failure(error)}')
         raise NotPrepared from error
-    open_plan_logs(plan, journal)
+    open_plan_logs(plan, journal, boot)
     close_logs(plan)
     try:
         sockets = open_sockets(plan.listens, plan.worker_processes, {}, journal, test=True)

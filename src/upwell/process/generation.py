@@ -65,11 +65,14 @@ def read_plan(parts: Parts, journal: Journal) -> Plan:
         raise NotPrepared from error
 
 
-def open_plan_logs(plan: Plan, journal: Journal) -> None:
+def open_plan_logs(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
     """Open the log files that the configuration names. Raises NotPrepared, with none left open, after naming each
     that could not be opened.
     """
-    failed = False
+    failed = not plan.error_log and boot.wanted != boot.path
+    if failed:
+        # Nothing else takes the messages of this configuration: nginx does not start with such a log either.
+        journal.emerg(f'open() "{boot.wanted}" failed')
     for log in (*plan.error_log, *plan.logs):
         try:
             make_folder_of(log.path)
@@ -94,7 +97,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
     except LookupError as error:
         journal.emerg(error.args[0])
         raise NotPrepared from error
-    open_plan_logs(plan, journal)
+    open_plan_logs(plan, journal, boot)
     before = journal.destinations
     if not plan.error_log:
         # The level of an error log that no directive names (ngx_log_open_default); until here it was `notice`.

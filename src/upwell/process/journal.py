@@ -70,6 +70,7 @@ def open_boot_log(path: str, level: int = NOTICE) -> ErrorLog:
         say(f'[alert] could not open error log file: open() "{path}" {failure(error)}')
         log = ErrorLog("stderr", level)
         log.open()
+        log.wanted = path
     return log
 
 
