@@ -10,6 +10,7 @@ from typing import cast
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.syntax import BARE_LF, REQUEST_LINE, STATUS_LINE
+from upwell.http1.target import Target
 
 _NO_FIELDS = FieldSection((), ())
 _MOST_HEADS = 1024
@@ -20,15 +21,16 @@ _LARGEST_HEAD = 2048
 class RequestHead:
     """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed.
 
-    `line` is the request line without its CRLF.
+    `line` is the request line without its CRLF. `parsed` is room for whoever takes the target apart.
     """
 
-    __slots__ = ("end", "line", "method", "section", "target", "version")
+    __slots__ = ("end", "line", "method", "parsed", "section", "target", "version")
 
     def __init__(
         self, line: bytes, method: bytes, target: bytes, version: int, section: FieldSection, end: int
     ) -> None:
         self.line = line
+        self.parsed: Target | None = None
         self.method = method
         self.target = target
         self.version = version

@@ -55,7 +55,6 @@ class Endpoint:
         "on_close",
         "reader",
         "report",
-        "targets",
         "timers",
         "variable",
     )
@@ -97,7 +96,6 @@ class Endpoint:
         self.merge_slashes = merge_slashes
         self.draining = False
         self.on_close: Callable[[], None] | None = None
-        self.targets: dict[bytes, Target] = {}
         self.local: tuple[str, int] | None = None
 
     def __repr__(self) -> str:
@@ -323,14 +321,9 @@ class ClientConnection(asyncio.Protocol):
                 if head.method == b"CONNECT" and head.target.startswith(b"/"):
                     raise MessageError(400, "invalid request")
                 raise MessageError(405, f"{head.method.decode()} method")
-            targets = endpoint.targets
-            target = targets.get(head.target)
+            target = head.parsed
             if target is None:
-                target = parse_target(head.target, endpoint.merge_slashes)
-                if len(targets) >= 1024:
-                    targets.clear()
-                if len(head.target) < 256:
-                    targets[head.target] = target
+                target = head.parsed = parse_target(head.target, endpoint.merge_slashes)
             name = head.section.host_name if target.host is None else check_host(target.host)[0]
         except MessageError as error:
             self._refuse(data, error)
@@ -461,14 +454,12 @@ class ClientConnection(asyncio.Protocol):
     def may_keep(self, exchange: Exchange) -> bool:
         """Whether the connection may live on after this exchange, as far as the server is concerned."""
         location = exchange.location
-        return (
-            not self.endpoint.draining
-            and (not self._eof or bool(self._buffer))
-            and (exchange.body is None or not exchange.body.expects)
-            and location.keepalive_timeout > 0
-            and self.requests < location.keepalive_requests
-            and exchange.started - self.opened < location.keepalive_time
-        )
+        if self.requests >= location.keepalive_requests or self.endpoint.draining or (self._eof and not self._buffer):
+            return False
+        body = exchange.body
+        if body is not None and body.expects:
+            return False
+        return location.keepalive_timeout > 0 and exchange.started - self.opened < location.keepalive_time
 
     def flush(self) -> None:
         """Hand what was written to the transport, in one piece."""

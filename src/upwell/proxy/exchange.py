@@ -260,7 +260,7 @@ class Exchange:
     def connection_line(self) -> bytes:
         """The Connection field of the answer; from here on it is decided whether the connection lives on."""
         if self.keepalive and self.client.may_keep(self):
-            return b"Connection: keep-alive\r\n" + self.location.keepalive_header
+            return self.location.keepalive_line
         self.keepalive = False
         return b"Connection: close\r\n"
 

@@ -50,7 +50,7 @@ class Location:
     body_timeout: float = 60.0
     send_timeout: float = 60.0
     keepalive_timeout: float = 75.0
-    keepalive_header: bytes = b""
+    keepalive_line: bytes = b"Connection: keep-alive\r\n"
     keepalive_requests: int = 1000
     keepalive_time: float = 3600.0
     lingering_timeout: float = 5.0

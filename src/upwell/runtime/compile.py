@@ -81,7 +81,7 @@ class Compiler:
             body_timeout=http.client_body_timeout,
             send_timeout=http.send_timeout,
             keepalive_timeout=http.keepalive_timeout,
-            keepalive_header=b"Keep-Alive: timeout=%d\r\n" % http.keepalive_header if http.keepalive_header else b"",
+            keepalive_line=_keepalive_line(http.keepalive_header),
             keepalive_requests=http.keepalive_requests,
             keepalive_time=http.keepalive_time,
             lingering_timeout=http.lingering_timeout if lingering else 0.0,
@@ -209,6 +209,12 @@ class Compiler:
                 write(line(exchange))
 
         return conditional
+
+
+def _keepalive_line(seconds: float | None) -> bytes:
+    """What an answer says on a connection that lives on (the second argument of keepalive_timeout)."""
+    line = b"Connection: keep-alive\r\n"
+    return line + b"Keep-Alive: timeout=%d\r\n" % seconds if seconds else line
 
 
 def _set(name: str, value: Render) -> Access:

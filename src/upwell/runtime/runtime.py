@@ -257,7 +257,7 @@ class Runtime:
             self._clock,
             own.default.fallback.error_log or self._log,
             own.default,
-            Addresses(own, specific).match,
+            Addresses(own, specific).match if specific else own.match,
             phases.begin,
             _variable,
             self._report,

@@ -86,7 +86,7 @@ class Names:
 
 
 class Addresses:
-    """All addresses that one socket serves: a wildcard socket also takes what came to a more specific `listen`."""
+    """All addresses that a wildcard socket serves: it also takes what came to a more specific `listen`."""
 
     __slots__ = ("_own", "_specific")
 
@@ -99,9 +99,7 @@ class Addresses:
 
     def names(self, client: ClientConnection) -> Names:
         """The names that count for this connection."""
-        if self._specific:
-            return self._specific.get((client.local_address, client.local_port), self._own)
-        return self._own
+        return self._specific.get((client.local_address, client.local_port), self._own)
 
     def match(self, exchange: Exchange) -> Server:
         return self.names(exchange.client).match(exchange)
