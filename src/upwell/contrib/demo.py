@@ -272,6 +272,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--keep", action="store_true", help="go on until Ctrl-C, so that you can stop apps yourself")
     keep = parser.parse_args(argv).keep
+    # Looking up a host imports this codec. Left to the threads, an interrupt in the middle of it can leave the import
+    # locked, and the end would wait for a thread that waits for the lock.
+    "localhost".encode("idna")
     # Being asked to end must not leave processes behind: it unwinds like Ctrl-C.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     view: View = LiveTable() if sys.stdout.isatty() else Lines()
