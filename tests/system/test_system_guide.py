@@ -331,11 +331,14 @@ def test_the_demo_leaves_no_process_behind(demo: Demo) -> None:
 def test_a_demo_that_is_interrupted_cleans_up(number: signal.Signals) -> None:
     with subprocess.Popen([*UPWELL, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        processes = tree(process.pid)[1:]
-        process.send_signal(number)
-        rest = process.stdout.read()
-        assert process.wait(20) == 130, rest
+        try:
+            process.stdout.readline()
+            processes = tree(process.pid)[1:]
+            process.send_signal(number)
+            rest = process.stdout.read()
+            assert process.wait(20) == 130, rest
+        finally:
+            process.kill()  # one that hangs must not hang the tests
     assert len(processes) >= 5
     assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
 

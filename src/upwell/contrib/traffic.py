@@ -49,9 +49,9 @@ class Traffic:
         self.stop()
 
     def stop(self) -> None:
-        """Let the request under way finish and end the thread."""
+        """Let the request under way finish and end the thread; one that hangs is left to the end of the process."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(15.0)
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10.0)
