@@ -6,7 +6,6 @@ with it. What is written is collected and handed to the transport once, when the
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -414,10 +413,6 @@ class Exchange:
             await suspend()
         finally:
             handle.cancel()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self.client.loop
 
     async def subrequest(
         self,

@@ -54,7 +54,6 @@ class Location:
     keepalive_requests: int = 1000
     keepalive_time: float = 3600.0
     lingering_timeout: float = 5.0
-    lingering_time: float = 30.0
     internal: bool = False
     simple: bool = False
     server_line: bytes = field(default=b"")

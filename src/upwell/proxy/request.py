@@ -20,7 +20,6 @@ Renderer = Callable[["Exchange", "int | None", bool], bytes]
 def request_renderer(
     path: Callable[[Exchange], bytes],
     fields: Sequence[tuple[bytes, bytes | Value]],
-    pass_fields: bool = True,
     version: bytes = b"1.1",
 ) -> Renderer:
     """A renderer for `ForwardSpec.request_head`.
@@ -50,9 +49,7 @@ def request_renderer(
 
     def render(exchange: Exchange, length: int | None, chunked: bool) -> bytes:
         section = exchange.head.section
-        if not pass_fields:
-            rest = b"\r\n"
-        elif exchange.fields is section.fields:
+        if exchange.fields is section.fields:
             rest = section.rendered.get(unwanted) or _render(section, unwanted)
         else:
             rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in unwanted]) + b"\r\n"

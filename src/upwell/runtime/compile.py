@@ -85,7 +85,6 @@ class Compiler:
             keepalive_requests=http.keepalive_requests,
             keepalive_time=http.keepalive_time,
             lingering_timeout=http.lingering_timeout if lingering else 0.0,
-            lingering_time=http.lingering_time if lingering else 0.0,
             internal=settings.internal or settings.is_named,
         )
 
