@@ -1,0 +1,134 @@
+"""`proxy_pass` and its family into one ForwardSpec: which bytes go to the peer, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from upwell import pcre
+from upwell.http1.target import escape_uri
+from upwell.modules.location import LocationSettings
+from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
+from upwell.modules.return_ import absolute
+from upwell.proxy.answer import HIDDEN
+from upwell.proxy.answer import Redirect as Redirecting
+from upwell.proxy.forward import ForwardSpec, forward
+from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.location import Content
+from upwell.proxy.request import path_as_sent, request_renderer
+from upwell.proxy.upstream import Limits
+from upwell.runtime.render import Render, constant_or_render, render
+
+if TYPE_CHECKING:
+    from upwell.peers.upstream import Upstream
+    from upwell.proxy.exchange import Exchange
+
+
+def compile_forward(
+    proxy: ProxySettings, settings: LocationSettings, upstreams: Mapping[str, tuple[Upstream, Keepalive]]
+) -> Content:
+    """The content handler of a location with `proxy_pass`."""
+    target = proxy.pass_
+    assert target is not None
+    upstream, keepalive = upstreams[target.upstream]
+    fields: list[tuple[bytes, bytes | Render]] = [
+        (name.encode(), constant_or_render(value)) for name, value in proxy.set_headers
+    ]
+    given = {name.lower() for name, _ in fields}
+    if b"host" not in given:
+        fields.insert(0, (b"Host", target.host.encode()))
+    if b"connection" not in given and proxy.http_version == 10:
+        fields.append((b"Connection", b"close"))
+    path = path_as_sent if target.uri is None else _replaced_path(settings, target.uri)
+    spec = ForwardSpec(
+        upstream=upstream,
+        keepalive=keepalive,
+        request_head=request_renderer(path, fields, version=b"1.1" if proxy.http_version == 11 else b"1.0"),
+        request_path=path,
+        hide=frozenset(
+            (HIDDEN | {name.encode() for name in proxy.hide_headers}) - {name.encode() for name in proxy.pass_headers}
+        ),
+        limits=Limits(
+            connect_timeout=proxy.connect_timeout,
+            read_timeout=proxy.read_timeout,
+            send_timeout=proxy.send_timeout,
+            head_size=proxy.buffer_size,
+            buffered=proxy.buffers[0] * proxy.buffers[1] if proxy.buffering else proxy.buffer_size,
+            tcp_keepalive=proxy.socket_keepalive,
+        ),
+        next_on=proxy.next_upstream,
+        next_tries=proxy.next_upstream_tries,
+        next_timeout=proxy.next_upstream_timeout,
+        redirect=_redirects(proxy, settings),
+        keeps=proxy.http_version == 11,
+        request_buffering=proxy.request_buffering,
+        ignore_client_abort=proxy.ignore_client_abort,
+    )
+
+    def content(exchange: Exchange) -> object:
+        return forward(exchange, spec)
+
+    return content  # type: ignore[return-value]  # it returns forward()'s coroutine, one coroutine less to make
+
+
+def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange], bytes]:
+    """The target for `proxy_pass http://x/uri`: the part of the path that the location matched is replaced."""
+    front = uri.encode()
+    length = len(settings.pattern.encode())
+
+    def path(exchange: Exchange) -> bytes:
+        rest = exchange.uri[length:]
+        whole = front + (escape_uri(rest) if exchange.quoted else rest)
+        return whole + b"?" + exchange.args if exchange.args else whole
+
+    return path
+
+
+def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Redirecting | None:
+    """nginx's proxy_redirect: what becomes of a Location or Refresh value; None when nothing ever changes."""
+    pairs = proxy.redirects
+    if pairs is None:
+        pair = default_redirect(proxy, settings)
+        pairs = () if pair is None else (pair,)
+    if not pairs:
+        return None
+    compiled = [_redirect(pair) for pair in pairs]
+
+    def rewrite(exchange: Exchange, name: bytes, value: bytes) -> bytes:
+        front, address = b"", value
+        if name == b"refresh":  # "5; url=http://..."
+            front, equals, address = value.partition(b"=")
+            front += equals
+        for one in compiled:
+            changed = one(exchange, address)
+            if changed is not None:
+                return front + changed if front else absolute(exchange, changed)
+        return value
+
+    return rewrite
+
+
+def _redirect(pair: Redirect) -> Callable[[Exchange, bytes], bytes | None]:
+    replacement = render(pair.replacement)
+    regex = pair.regex
+    if regex is not None:
+
+        def by_regex(exchange: Exchange, value: bytes) -> bytes | None:
+            match = pcre.search(regex, value)
+            if match is None:
+                return None
+            before, exchange.match = exchange.match, match
+            try:
+                return value[: match.start()] + replacement(exchange) + value[match.end() :]
+            finally:
+                exchange.match = before
+
+        return by_regex
+    assert pair.source is not None
+    source = render(pair.source)
+
+    def by_prefix(exchange: Exchange, value: bytes) -> bytes | None:
+        front = source(exchange)
+        return replacement(exchange) + value[len(front) :] if value.startswith(front) else None
+
+    return by_prefix
