@@ -15,8 +15,8 @@ from upwell import pcre
 from upwell.config.template import Template
 from upwell.modules.proxy import Redirect
 from upwell.modules.server import ServerName
-from upwell.runtime.proxying import _redirect
 from upwell.runtime.locations import Level, Locations, Place
+from upwell.runtime.proxying import _redirect
 from upwell.runtime.servers import Names
 
 BAD = re.compile(rb"^/(a+)+$")
