@@ -238,6 +238,9 @@ class Transport(asyncio.Transport):
         self.pending += data
         self._check_high()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = cast("asyncio.Protocol", protocol)
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high = HIGH_WATER if high is None else high
         self._check_high()

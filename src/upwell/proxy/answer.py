@@ -68,7 +68,7 @@ def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redir
     location = exchange.location
     special = exchange.capture is not None or (form.moves and redirect is not None) or head.status == 204
     if special or location.header_filters:
-        _through_filters(exchange, head, hide, redirect)
+        answer_through_filters(exchange, head, hide, redirect)
         return
     exchange.head_sent = True
     framing = b""
@@ -89,7 +89,9 @@ def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redir
     client.out.append(data)
 
 
-def _through_filters(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
+def answer_through_filters(
+    exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None
+) -> None:
     """The slow way, over `exchange.out`: for captures and where response fields are changed."""
     section = head.section
     exchange.status_text = head.line

@@ -256,7 +256,8 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
-        self.endpoint.timers.disarm(self)
+        if not self._closing:
+            self.endpoint.timers.disarm(self)
         exchange = self.exchange
         if exchange is not None and exchange.source is not None:
             exchange.source.proceed()
@@ -448,6 +449,33 @@ class ClientConnection(asyncio.Protocol):
         if not self._reading and not self._lost:
             self._reading = True
             self.transport.resume_reading()
+
+    # Tunnels
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has sent all it will."""
+        return self._eof
+
+    def note_end(self) -> None:
+        self._eof = True
+
+    def hand_over(self) -> bytes:
+        """The transport changes hands for a tunnel: write what is to be written; returns what came before."""
+        self.flush()
+        self.endpoint.timers.disarm(self)
+        self.go_on_reading()
+        data, self._buffer = self._buffer, b""
+        return data
+
+    def take_back(self, writable: bool) -> None:
+        """The tunnel is over; the connection will be closed, in a way that lets the client have what was sent."""
+        if not self._lost:
+            self.writable = writable
+            self._reading = False  # it may have been stopped for the peer's sake
+            self.transport.set_protocol(self)
+            if not self.transport.get_write_buffer_size():
+                self._refused = True  # it may still be sending, and closing would reset: linger
 
     # Answers
 

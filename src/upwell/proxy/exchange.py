@@ -261,7 +261,7 @@ class Exchange:
         if self.keepalive and self.client.may_keep(self):
             return self.location.keepalive_line
         self.keepalive = False
-        return b"Connection: close\r\n"
+        return b"Connection: upgrade\r\n" if self.status == 101 else b"Connection: close\r\n"
 
     def write(self, data: bytes) -> None:
         """Send a piece of content; it reaches the transport when the coroutine suspends."""

@@ -17,6 +17,7 @@ from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy.answer import Redirect, answer
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.suspension import suspend
+from upwell.proxy.tunnel import switch
 from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ForwardSpec:
     announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
     `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the
     value of Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
+    `upgrade` gives the value of the Upgrade field in the request's head, empty for none; None: there never is one.
     """
 
     upstream: Upstream
@@ -50,6 +52,7 @@ class ForwardSpec:
     keeps: bool = True
     request_buffering: bool = True
     ignore_client_abort: bool = False
+    upgrade: Callable[[Exchange], bytes] | None = None
 
 
 async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
@@ -81,6 +84,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             peer.responses[min(head.status // 100, 5) - 1] += 1
             if head.status >= 400:
                 _check_status(exchange, spec, head, tried)
+            elif head.status == 101:
+                await switch(exchange, spec, connection, head)
+                return
             answer(exchange, head, spec.hide, spec.redirect)
             if not connection.relay(head, exchange.method):
                 await suspend()

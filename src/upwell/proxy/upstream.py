@@ -309,10 +309,10 @@ class UpstreamConnection(asyncio.Protocol):
                 self._buffer = data
                 pool.timers.arm(self, self._limits.read_timeout)
                 return
-            if head.status >= 200:
+            if head.status >= 200 or head.status == 101:
                 break
             self._interim += 1
-            if head.status == 101 or self._interim > _MOST_INTERIM:
+            if self._interim > _MOST_INTERIM:
                 self._break("invalid_header", "upstream sent unexpected interim response", sent=True)
                 return
             data = data[head.end :]
@@ -324,6 +324,12 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self.exchange
         assert exchange is not None
         exchange.resume(head)
+
+    def hand_over(self) -> bytes:
+        """The transport changes hands for a tunnel; returns what came behind the head."""
+        self.pool.timers.disarm(self)
+        data, self._buffer = self._buffer, b""
+        return data
 
     def relay(self, head: ResponseHead, method: bytes) -> bool:
         """Pass the response's content on; true when it is complete already, else the exchange is resumed when it is."""

@@ -63,12 +63,23 @@ def compile_forward(
         keeps=proxy.http_version == 11,
         request_buffering=proxy.request_buffering,
         ignore_client_abort=proxy.ignore_client_abort,
+        upgrade=_upgrade(proxy),
     )
 
     def content(exchange: Exchange) -> object:
         return forward(exchange, spec)
 
     return content  # type: ignore[return-value]  # it returns forward()'s coroutine, one coroutine less to make
+
+
+def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
+    """The value of the Upgrade field that `proxy_set_header` sends; None when it never does."""
+    values = [render(value) for name, value in proxy.set_headers if name.lower() == "upgrade" and value.literal != ""]
+    if not values:
+        return None
+    if len(values) == 1:
+        return values[0]
+    return lambda exchange: b"".join([value(exchange) for value in values])
 
 
 def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange], bytes]:
