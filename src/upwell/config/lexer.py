@@ -53,6 +53,7 @@ class Lexer:
         self.source = source
         self.errors = errors
         self.at = 0
+        self._has_nul = "\0" in source.text
 
     def error(self, message: str, offset: int) -> None:
         self.errors.append(ConfigError(message, self.source.position(offset)))
@@ -75,6 +76,9 @@ class Lexer:
                 start = match.start(kind)
                 if len(word) >= _LONGEST // 4:
                     self._check_length(word, start, kind)
+                if self._has_nul and "\0" in word:  # nginx would cut a path there, the system refuses it
+                    self.error("NUL in parameter", text.index("\0", start))
+                    spoilt = True
                 offsets.append(start if kind == _WORD else start - 1)
                 words.append(_ESCAPE.sub(_unescape, word) if "\\" in word else word)
                 if kind != _WORD and at < len(text) and text[at] not in _AFTER_QUOTE:
