@@ -20,6 +20,8 @@ FIELD_LINE = re.compile(
     rb"((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
 
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
 # The names that nginx passes on: letters, digits and "-"; all others are "invalid headers" (ignore_invalid_headers).
 PLAIN_NAME = re.compile(rb"[0-9A-Za-z-]+")
 UNDERSCORE_NAME = re.compile(rb"[0-9A-Za-z_-]+")

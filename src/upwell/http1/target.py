@@ -93,18 +93,27 @@ def _decode(match: re.Match[bytes]) -> bytes:
 _UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\x7d\x7f-\xff]")
 
 
-_UNSAFE_ARGUMENTS = re.compile(rb"[\x00-\x20\x7f]")
+_LINE_BREAKING = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def make_target(uri: bytes, args: bytes) -> Target:
     """The target of a request that is made here, for a decoded `uri` and `args`: neither can end the request line."""
     if not uri.startswith(b"/"):
         uri = b"/" + uri
-    args = _UNSAFE_ARGUMENTS.sub(lambda match: b"%%%02X" % match[0][0], args)
+    args = one_target(args)
     path = escape_uri(uri)
     return Target(uri, args, path + b"?" + args if args else path, quoted=True)
 
 
+def one_target(target: bytes) -> bytes:
+    """`target` as it may stand in a request line: spaces and controls, which could end it, are escaped."""
+    return target if _LINE_BREAKING.search(target) is None else _LINE_BREAKING.sub(_escape, target)
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
+
+
 def escape_uri(uri: bytes) -> bytes:
     """A decoded path as it goes on the wire (nginx: ngx_escape_uri with NGX_ESCAPE_URI)."""
-    return _UNSAFE_URI.sub(lambda match: b"%%%02X" % match[0][0], uri)
+    return _UNSAFE_URI.sub(_escape, uri)

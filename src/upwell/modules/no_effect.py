@@ -90,8 +90,6 @@ proxy_cache =off http server location
 proxy_force_ranges =off http server location
 proxy_intercept_errors =off http server location
 proxy_limit_rate =0 http server location
-proxy_pass_request_body =on http server location
-proxy_pass_request_headers =on http server location
 proxy_pass_trailers =off http server location
 proxy_store =off http server location
 recursive_error_pages =off http server location
@@ -176,7 +174,7 @@ def _check_flag(directive: Directive) -> None:
 
 _FLAGS = words(
     """absolute_redirect autoindex chunked_transfer_encoding gunzip gzip http2 http3 log_subrequest port_in_redirect
-    proxy_force_ranges proxy_intercept_errors proxy_pass_request_body proxy_pass_request_headers proxy_pass_trailers
+    proxy_force_ranges proxy_intercept_errors proxy_pass_trailers
     recursive_error_pages reset_timedout_connection rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""

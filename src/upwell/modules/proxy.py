@@ -23,12 +23,14 @@ _OUTCOMES = words(
     off"""
 )
 _DEFAULT_PORT = 80
+_FRAMING = ("content-length", "transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyPass:
     """One `proxy_pass`. `upstream` names an UpstreamSpec of the http block; `host` and `port` are $proxy_host and
     $proxy_port; `uri` replaces the part of the request's URI that the location matched, None: it is passed as it came.
+    With variables in it there is a `template`, and all but `url` comes out at each request.
     """
 
     url: str
@@ -37,6 +39,7 @@ class ProxyPass:
     port: str
     uri: str | None
     position: Position
+    template: Template | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class _Pending:
 def default_redirect(settings: ProxySettings, location: LocationSettings) -> Redirect | None:
     """The pair that `proxy_redirect default` stands for; None where nginx has none (no or a regex location)."""
     target = settings.pass_
-    if target is None or location.is_regex:
+    if target is None or target.template is not None or location.is_regex:
         return None
     if target.uri is None:
         return Redirect(Template((f"{target.url}/",)), None, Template(("/",)))
@@ -97,11 +100,14 @@ def default_redirect(settings: ProxySettings, location: LocationSettings) -> Red
 def _proxy_pass(block: Block, directive: Directive) -> None:
     once(block, directive, ProxySettings, "pass_")
     url = directive.args[0]
-    if "$" in url:
-        raise directive.error('"proxy_pass" with variables is not supported by upwell', 0)
     lower = url.lower()
     if lower.startswith("https://"):
         raise directive.error('"proxy_pass" to "https://" is not supported by upwell', 0)
+    if "$" in url:
+        target = ProxyPass(url, "", "", "", None, directive.place(0), block.template(directive, 0))
+        block.set(ProxySettings, "pass_", target)
+        block.set(LocationSettings, "handler", "proxy_pass")
+        return
     if not lower.startswith("http://"):
         raise directive.error("invalid URL prefix", 0)
     rest = url[7:]
@@ -153,6 +159,10 @@ def _close_http(block: Block) -> None:
 
 
 def _set_header(block: Block, directive: Directive) -> None:
+    if directive.args[0].lower() in _FRAMING and directive.args[1]:
+        # What nginx would send for it could end the content in another place than where it ends.
+        message = f'"proxy_set_header {directive.args[0]}" is ignored, upwell says itself how long the content is'
+        block.loading.warnings.append(directive.error(message, 0))
     block.append(ProxySettings, "set_headers", (directive.args[0], block.template(directive, 1)))
 
 
@@ -209,6 +219,8 @@ def _redirect(block: Block, directive: Directive) -> None:
         target = own.get("pass_")
         if target is None:
             raise directive.error('"proxy_redirect default" should be placed after the "proxy_pass" directive')
+        if target.template is not None:
+            raise directive.error('"proxy_redirect default" cannot be used with "proxy_pass" directive with variables')
         pair = default_redirect(block[ProxySettings], block[LocationSettings])
         if pair is None:
             raise directive.error('"proxy_redirect default" cannot be used in a location given by regular expression')

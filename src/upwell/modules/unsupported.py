@@ -83,9 +83,9 @@ UNSUPPORTED = words(
     proxy_cache_key proxy_cache_lock proxy_cache_lock_age proxy_cache_lock_timeout proxy_cache_max_range_offset
     proxy_cache_methods proxy_cache_min_uses proxy_cache_path proxy_cache_purge proxy_cache_revalidate
     proxy_cache_use_stale proxy_cache_valid proxy_cookie_domain proxy_cookie_flags proxy_cookie_path
-    proxy_download_rate proxy_downstream_buffer proxy_half_close proxy_ignore_headers proxy_method proxy_no_cache
-    proxy_pass_error_message proxy_protocol proxy_protocol_timeout proxy_requests proxy_responses proxy_set_body
-    proxy_socket_rcvbuf proxy_socket_sndbuf proxy_ssl proxy_ssl_alpn proxy_ssl_certificate
+    proxy_download_rate proxy_downstream_buffer proxy_half_close proxy_ignore_headers proxy_no_cache
+    proxy_pass_error_message proxy_protocol proxy_protocol_timeout proxy_requests proxy_responses proxy_ssl
+    proxy_ssl_alpn proxy_ssl_certificate
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache
     proxy_ssl_certificate_key proxy_ssl_ciphers proxy_ssl_conf_command proxy_ssl_crl proxy_ssl_name
     proxy_ssl_password_file proxy_ssl_protocols proxy_ssl_server_name proxy_ssl_session_reuse

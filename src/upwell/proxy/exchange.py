@@ -22,6 +22,7 @@ from upwell.proxy.suspension import suspend
 
 if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
+    from upwell.proxy.destination import Destination
     from upwell.proxy.location import Location, Server
     from upwell.proxy.upstream import Try, UpstreamConnection
 
@@ -60,6 +61,7 @@ class Exchange:
     on_done: Callable[[Exchange], None] | None = None
     internal: bool = False
     depth: int = 0
+    destination: Destination | None = None
     _filtered: bool = False
 
     __slots__ = (
@@ -482,19 +484,20 @@ class Exchange:
             return
         tail = [message, f", client: {self.client.address}, server: {self.server.name}"]
         if self.method:
-            tail.append(f', request: "{_escape(self.request_line)}"')
+            tail.append(f', request: "{printable(self.request_line)}"')
         if self.capture is not None:
-            tail.append(f', subrequest: "{_escape(self.uri)}"')
+            tail.append(f', subrequest: "{printable(self.uri)}"')
         if self.tries and self.proxying:
-            tail.append(f', upstream: "http://{self.tries[-1].peer}{_escape(self.tries[-1].path(self))}"')
+            tail.append(f', upstream: "http://{self.tries[-1].peer}{printable(self.tries[-1].path(self))}"')
         host = self.values.get(b"host")
         if host is not None:
-            tail.append(f', host: "{_escape(host)}"')
+            tail.append(f', host: "{printable(host)}"')
         referrer = self.values.get(b"referer")
         if referrer is not None:
-            tail.append(f', referrer: "{_escape(referrer)}"')
+            tail.append(f', referrer: "{printable(referrer)}"')
         log.write(level, "".join(tail), self.client.number)
 
 
-def _escape(value: bytes) -> str:
+def printable(value: bytes) -> str:
+    """`value` for a log line, which it cannot end."""
     return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02X}", value.decode("latin-1"))

@@ -23,6 +23,7 @@ from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnectio
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
+_ALL = 1 << 62
 _NOT_IDEMPOTENT = frozenset((b"POST", b"LOCK", b"PATCH"))  # nginx's list; RFC 9110, 9.2.2 has all others it knows
 _STATUS = {"timeout": 504, "internal": 500}
 _NOT_A_FAILURE = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
@@ -37,6 +38,8 @@ class ForwardSpec:
     `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the
     value of Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
     `upgrade` gives the value of the Upgrade field in the request's head, empty for none; None: there never is one.
+    `method` gives the method that `request_head` sends, None: the client's; `content` what is sent in place of the
+    client's content.
     """
 
     upstream: Upstream
@@ -51,6 +54,8 @@ class ForwardSpec:
     redirect: Redirect | None = None
     keeps: bool = True
     request_buffering: bool = True
+    method: Callable[[Exchange], bytes] | None = None
+    content: Callable[[Exchange], bytes] | None = None
     ignore_client_abort: bool = False
     upgrade: Callable[[Exchange], bytes] | None = None
 
@@ -59,8 +64,12 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     """Answer `exchange` with what a peer of `spec.upstream` says (nginx: proxy_pass, proxy_next_upstream)."""
     upstream = spec.upstream
     now = exchange.client.loop.time
-    if exchange.body is not None:
-        await exchange.body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
+    body = exchange.body
+    if body is not None:
+        if body.announced is None and not spec.keeps:
+            await body.fill(_ALL)  # HTTP/1.0 knows no chunks
+        else:
+            await body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
@@ -87,8 +96,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             elif head.status == 101:
                 await switch(exchange, spec, connection, head)
                 return
+            method = exchange.method if spec.method is None else _method_sent(exchange, spec.method)
             answer(exchange, head, spec.hide, spec.redirect)
-            if not connection.relay(head, exchange.method):
+            if not connection.relay(head, method):
                 await suspend()
             exchange.finish()
             return
@@ -144,7 +154,12 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
     """Send the request; the exchange is resumed with the final response's head, or an UpstreamError is raised in it."""
     body = exchange.body
     exchange.source = connection
-    if body is None:
+    if spec.content is not None:
+        content = spec.content(exchange)
+        announced = content or body is not None or exchange.head.section.content_length is not None
+        request = spec.request_head(exchange, len(content) if announced else None, False)
+        connection.begin(exchange, request, content, False, False, spec.limits)
+    elif body is None:
         # That there is nothing is said if the client said so (RFC 9110, 8.6); a subrequest has a content of its own.
         length = 0 if exchange.capture is None and exchange.head.section.content_length == 0 else None
         request = spec.request_head(exchange, length, False)
@@ -157,6 +172,15 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
         connection.begin(exchange, request, content, streams, length is None, spec.limits)
         if streams:
             body.stream_to(connection)
+
+
+def _method_sent(exchange: Exchange, method: Callable[[Exchange], bytes]) -> bytes:
+    """The method that the peer was asked with (nginx: proxy_method), which decides whether its answer has content."""
+    sent = method(exchange)
+    if sent == b"HEAD" and not exchange.header_only:
+        exchange.header_only = True
+        exchange.keepalive = False  # the client is promised content that does not come: let it see that at once
+    return sent
 
 
 def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: set[Peer]) -> None:

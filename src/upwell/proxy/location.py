@@ -45,6 +45,7 @@ class Location:
     types: Mapping[bytes, bytes] = field(default_factory=dict)
     signature: bytes = SERVER
     proxy_host: bytes | None = None
+    proxy_port: bytes = b""
     max_body_size: int = 1 << 20
     body_buffer_size: int = 16_384
     body_timeout: float = 60.0

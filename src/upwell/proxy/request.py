@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from upwell.errors import MessageError
 from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
+from upwell.http1.syntax import TOKEN
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -16,18 +18,27 @@ if TYPE_CHECKING:
 Value = Callable[["Exchange"], bytes]
 Renderer = Callable[["Exchange", "int | None", bool], bytes]
 
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+
 
 def request_renderer(
     path: Callable[[Exchange], bytes],
     fields: Sequence[tuple[bytes, bytes | Value]],
     version: bytes = b"1.1",
+    method: Value | None = None,
+    passes_fields: bool = True,
 ) -> Renderer:
     """A renderer for `ForwardSpec.request_head`.
 
     `fields` are those that the proxy sets, (name, constant or function of the exchange), in order; an empty value
     sends no field, and either way the client's field of that name is not passed on (nginx: proxy_set_header).
+    Content-Length and Transfer-Encoding always say what is sent; where `fields` has the former, no content is not
+    announced as such. `method` None: the client's; without `passes_fields` none of the client's fields goes on.
     """
-    unwanted = frozenset(name.lower() for name, _ in fields) | HOP_BY_HOP | {b"host", b"content-length"}
+    given = frozenset(name.lower() for name, _ in fields)
+    announces_nothing = b"content-length" not in given
+    fields = [field for field in fields if field[0].lower() not in _FRAMING]
+    unwanted = given | HOP_BY_HOP | {b"host", b"content-length"}
     constants = [(name, value) for name, value in fields if isinstance(value, bytes)]
     if len(constants) == len(fields):
         constant = b"".join(b"%b: %b\r\n" % (name, value) for name, value in constants if value)
@@ -49,18 +60,35 @@ def request_renderer(
 
     def render(exchange: Exchange, length: int | None, chunked: bool) -> bytes:
         section = exchange.head.section
-        if exchange.fields is section.fields:
+        if not passes_fields:
+            rest = b"\r\n"
+        elif exchange.fields is section.fields:
             rest = section.rendered.get(unwanted) or _render(section, unwanted)
         else:
             rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in unwanted]) + b"\r\n"
         framing = b""
         if chunked:
             framing = b"Transfer-Encoding: chunked\r\n"
-        elif length is not None:
+        elif length or (length is not None and announces_nothing):
             framing = b"Content-Length: %d\r\n" % length
-        return b"".join((exchange.method, b" ", path(exchange), head, own(exchange), framing, rest))
+        verb = exchange.method if method is None else method(exchange)
+        return b"".join((verb, b" ", path(exchange), head, own(exchange), framing, rest))
 
     return render
+
+
+def method_renderer(value: Value) -> Value:
+    """The method of `proxy_method`: the client's where `value` is empty. Raises MessageError(500) for what is none."""
+
+    def method(exchange: Exchange) -> bytes:
+        name = value(exchange)
+        if TOKEN.fullmatch(name) is None:
+            if name:
+                raise MessageError(500, 'client request has no valid "proxy_method"')
+            return exchange.method
+        return name
+
+    return method
 
 
 def _render(section: FieldSection, unwanted: frozenset[bytes]) -> bytes:

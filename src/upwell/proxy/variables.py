@@ -228,12 +228,16 @@ def _request_body(exchange: Exchange) -> bytes | None:
     return body.content() if body is not None and body.complete else None
 
 
+def _proxy_host(exchange: Exchange) -> bytes | None:
+    destination = exchange.destination
+    return exchange.location.proxy_host if destination is None else destination.host
+
+
 def _proxy_port(exchange: Exchange) -> bytes | None:
-    host = exchange.location.proxy_host
-    if host is None:
-        return None
-    _, colon, port = host.rpartition(b":")
-    return port if colon and port.isdigit() else b"80"
+    destination = exchange.destination
+    if destination is not None:
+        return destination.port
+    return None if exchange.location.proxy_host is None else exchange.location.proxy_port
 
 
 VARIABLES: dict[str, Variable] = {
@@ -257,7 +261,7 @@ VARIABLES: dict[str, Variable] = {
     "pid": lambda _: b"%d" % os.getpid(),
     "pipe": lambda x: b"p" if x.client.requests > 1 and x.client.pipelined else b".",
     "proxy_add_x_forwarded_for": _forwarded_for,
-    "proxy_host": lambda x: x.location.proxy_host,
+    "proxy_host": _proxy_host,
     "proxy_port": _proxy_port,
     "remote_addr": lambda x: x.client.address_bytes,
     "remote_port": lambda x: b"%d" % x.client.port if x.client.port else b"",

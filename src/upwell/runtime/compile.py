@@ -23,6 +23,7 @@ from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.runtime import proxying
+from upwell.runtime.destinations import Destinations
 from upwell.runtime.logs import AccessLogFile
 from upwell.runtime.render import Render, log_line, render
 
@@ -38,7 +39,7 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_error_logs", "_formats", "_keepalives", "_logs", "_upstreams", "_vm")
+    __slots__ = ("_destinations", "_error_logs", "_formats", "_keepalives", "_logs", "_upstreams", "_vm")
 
     def __init__(
         self,
@@ -46,8 +47,10 @@ class Compiler:
         logs: Mapping[str, AccessLogFile],
         vm: Vm | None,
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
+        destinations: Destinations,
     ) -> None:
         self._upstreams = upstreams
+        self._destinations = destinations
         self._logs = logs
         self._vm = vm
         self._error_logs = error_logs
@@ -70,7 +73,8 @@ class Compiler:
             default_type=http.default_type.encode(),
             types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,
-            proxy_host=proxied.host.encode() if proxied is not None else None,
+            proxy_host=proxied.host.encode() if proxied is not None and proxied.template is None else None,
+            proxy_port=proxied.port.encode() if proxied is not None else b"",
             max_body_size=http.client_max_body_size,
             body_buffer_size=http.client_body_buffer_size,
             body_timeout=http.client_body_timeout,
@@ -104,7 +108,7 @@ class Compiler:
             assert code is not None
             return phase.content_handler(*self._chunk(code))
         if settings.handler == "proxy_pass":
-            return proxying.compile_forward(block[ProxySettings], settings, self._upstreams)
+            return proxying.compile_forward(block, self._upstreams, self._destinations)
         return not_found
 
     def rewrite(self, block: Block) -> tuple[Access, ...]:

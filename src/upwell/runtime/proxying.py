@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from upwell import pcre
-from upwell.http1.target import escape_uri
+from upwell.config.model import Block
+from upwell.config.template import Template
+from upwell.http1.target import escape_uri, one_target
 from upwell.modules.location import LocationSettings
 from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
+from upwell.modules.proxy_request import ProxyRequestSettings
 from upwell.modules.return_ import absolute
 from upwell.proxy.answer import HIDDEN
 from upwell.proxy.answer import Redirect as Redirecting
+from upwell.proxy.destination import host_of_destination, path_of_destination
 from upwell.proxy.forward import ForwardSpec, forward
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Content
-from upwell.proxy.request import path_as_sent, request_renderer
+from upwell.proxy.request import method_renderer, path_as_sent, request_renderer
 from upwell.proxy.upstream import Limits
+from upwell.runtime.destinations import Destinations, forward_by_value
 from upwell.runtime.render import Render, constant_or_render, render
 
 if TYPE_CHECKING:
@@ -25,25 +31,35 @@ if TYPE_CHECKING:
 
 
 def compile_forward(
-    proxy: ProxySettings, settings: LocationSettings, upstreams: Mapping[str, tuple[Upstream, Keepalive]]
+    block: Block, upstreams: Mapping[str, tuple[Upstream, Keepalive]], destinations: Destinations
 ) -> Content:
     """The content handler of a location with `proxy_pass`."""
+    proxy, settings, asked = block[ProxySettings], block[LocationSettings], block[ProxyRequestSettings]
     target = proxy.pass_
     assert target is not None
-    upstream, keepalive = upstreams[target.upstream]
+    by_value = target.template is not None
     fields: list[tuple[bytes, bytes | Render]] = [
         (name.encode(), constant_or_render(value)) for name, value in proxy.set_headers
     ]
     given = {name.lower() for name, _ in fields}
     if b"host" not in given:
-        fields.insert(0, (b"Host", target.host.encode()))
+        fields.append((b"Host", host_of_destination if by_value else target.host.encode()))
     if b"connection" not in given and proxy.http_version == 10:
         fields.append((b"Connection", b"close"))
-    path = path_as_sent if target.uri is None else _replaced_path(settings, target.uri)
-    spec = ForwardSpec(
-        upstream=upstream,
-        keepalive=keepalive,
-        request_head=request_renderer(path, fields, version=b"1.1" if proxy.http_version == 11 else b"1.0"),
+    path: Render = path_of_destination if by_value else path_as_sent
+    if target.uri is not None:
+        path = _replaced_path(settings, target.uri)
+    method = None if asked.method is None else method_renderer(render(asked.method))
+    instead = _content(asked)
+    make = partial(
+        ForwardSpec,
+        request_head=request_renderer(
+            path,
+            fields,
+            version=b"1.1" if proxy.http_version == 11 else b"1.0",
+            method=method,
+            passes_fields=asked.pass_headers,
+        ),
         request_path=path,
         hide=frozenset(
             (HIDDEN | {name.encode() for name in proxy.hide_headers}) - {name.encode() for name in proxy.pass_headers}
@@ -61,10 +77,15 @@ def compile_forward(
         next_timeout=proxy.next_upstream_timeout,
         redirect=_redirects(proxy, settings),
         keeps=proxy.http_version == 11,
-        request_buffering=proxy.request_buffering,
+        request_buffering=proxy.request_buffering or instead is not None,
         ignore_client_abort=proxy.ignore_client_abort,
         upgrade=_upgrade(proxy),
+        method=method,
+        content=instead,
     )
+    if target.template is not None:
+        return forward_by_value(render(target.template), destinations, make)
+    spec = make(*upstreams[target.upstream])
 
     def content(exchange: Exchange) -> object:
         return forward(exchange, spec)
@@ -82,9 +103,16 @@ def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
     return lambda exchange: b"".join([value(exchange) for value in values])
 
 
+def _content(asked: ProxyRequestSettings) -> Render | None:
+    """What is sent in place of the client's content (proxy_set_body, proxy_pass_request_body); None: that itself."""
+    if asked.body is not None:
+        return render(asked.body)
+    return None if asked.pass_body else render(Template(()))
+
+
 def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange], bytes]:
     """The target for `proxy_pass http://x/uri`: the part of the path that the location matched is replaced."""
-    front = uri.encode()
+    front = one_target(uri.encode("utf-8", "surrogateescape"))
     length = len(settings.pattern.encode())
 
     def path(exchange: Exchange) -> bytes:

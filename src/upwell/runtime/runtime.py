@@ -33,6 +33,7 @@ from upwell.proxy.location import Location, Server
 from upwell.proxy.timers import Timers
 from upwell.runtime.build import Plan
 from upwell.runtime.compile import Compiler
+from upwell.runtime.destinations import Destinations
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
 from upwell.zone.shared_dict import open_dicts
@@ -95,13 +96,18 @@ class Runtime:
                 spec.keepalive_timeout,
             )
             self._upstreams[spec.name] = (upstream, pool)
+        self._destinations = Destinations(self._upstreams, loop, self._timers)
         for log_file in plan.access_logs:
             log_file.use(loop)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
         if self._http is not None:
             compiler = Compiler(
-                self._upstreams, {file.path: file for file in plan.access_logs}, self._vm, self._error_logs()
+                self._upstreams,
+                {file.path: file for file in plan.access_logs},
+                self._vm,
+                self._error_logs(),
+                self._destinations,
             )
             self._listen(self._http, compiler)
 
@@ -161,6 +167,7 @@ class Runtime:
             connection.transport.abort()
         for _, pool in self._upstreams.values():
             pool.close()
+        self._destinations.close()
         self._timers.close()
         self._clock.stop()
         if self._publishing is not None:

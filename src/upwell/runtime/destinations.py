@@ -1,0 +1,147 @@
+"""`proxy_pass` with variables: from what it comes to for a request to the upstream that is meant.
+
+Knows the upstreams of the configuration and makes those of addresses that it does not name. A name that is not an
+upstream would need a resolver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from upwell.http1.fields import one_line
+from upwell.log import ERROR
+from upwell.modules.address import Address, format_address, is_ip, parse_address
+from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Upstream
+from upwell.proxy.destination import Destination
+from upwell.proxy.exchange import printable
+from upwell.proxy.forward import ForwardSpec, forward
+from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.location import Content
+from upwell.proxy.timers import Timers
+from upwell.runtime.render import Render
+from upwell.zone.table import PeerTable
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+Found = tuple[Upstream, Keepalive]
+
+_DEFAULT_PORT = 80
+_MOST_MADE = 256
+"""Upstreams that are made at run time and kept: who may choose the address must not be able to fill the memory."""
+
+
+class Destinations:
+    """The upstreams of one worker by address. `upstreams` are those of the configuration by name."""
+
+    __slots__ = ("_by_address", "_by_name", "_loop", "_made", "_timers")
+
+    def __init__(self, upstreams: Mapping[str, Found], loop: asyncio.AbstractEventLoop, timers: Timers) -> None:
+        self._loop = loop
+        self._timers = timers
+        self._by_name: dict[str, Found] = {}
+        self._by_address: dict[tuple[str, int], Found] = {}
+        self._made: dict[tuple[str, int], Found] = {}
+        for name, found in upstreams.items():
+            if found[0].spec.implicit:
+                self._by_address[_key(parse_address(name))] = found
+            else:
+                self._by_name[name.lower()] = found
+
+    def __repr__(self) -> str:
+        return f"<Destinations {len(self._by_name) + len(self._by_address)}, {len(self._made)} made>"
+
+    def find(self, address: Address) -> Found | None:
+        """The upstream that `address` means; None when it has a name that is neither an upstream nor an IP address."""
+        if not address.port and not address.path:
+            named = self._by_name.get(address.host.lower())
+            if named is not None:
+                return named
+        key = _key(address)
+        found = self._by_address.get(key) or self._made.get(key)
+        if found is None and (address.path or is_ip(address.host)):
+            found = self._make(key, address)
+        return found
+
+    def close(self) -> None:
+        for _, pool in self._made.values():
+            pool.close()
+
+    def _make(self, key: tuple[str, int], address: Address) -> Found:
+        if address.path:
+            peer = PeerSpec(f"unix:{address.path}", address.path)
+        else:
+            port = address.port or _DEFAULT_PORT
+            peer = PeerSpec(format_address(address.host, port), (address.host, port))
+        spec = UpstreamSpec(peer.name, (peer,), implicit=True)
+        # A table of its own, of one row: no check and no operator can know of this peer.
+        found = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), Keepalive(self._loop, self._timers)
+        if len(self._made) >= _MOST_MADE:
+            self._made.pop(next(iter(self._made)))[1].close()
+        self._made[key] = found
+        return found
+
+
+def _key(address: Address) -> tuple[str, int]:
+    if address.path:
+        return f"unix:{address.path}", 0
+    return address.host.lower(), address.port or _DEFAULT_PORT
+
+
+def forward_by_value(
+    url: Render, destinations: Destinations, make: Callable[[Upstream, Keepalive], ForwardSpec]
+) -> Content:
+    """The content handler of a location whose `proxy_pass` has variables; `make` gives the spec for an upstream."""
+    specs: dict[Upstream, ForwardSpec] = {}
+
+    async def content(exchange: Exchange) -> None:
+        try:
+            address = _aim(exchange, url(exchange))
+        except ValueError as error:
+            exchange.log(ERROR, str(error))
+            exchange.respond_error(500)
+            return
+        found = destinations.find(address)
+        if found is None:
+            exchange.log(ERROR, f"no resolver defined to resolve {printable(address.host.encode('latin-1'))}")
+            exchange.respond_error(502)
+            return
+        spec = specs.get(found[0])
+        if spec is None:
+            if len(specs) >= _MOST_MADE:
+                specs.clear()
+            spec = specs[found[0]] = make(*found)
+        await forward(exchange, spec)
+
+    return content
+
+
+def _aim(exchange: Exchange, url: bytes) -> Address:
+    """The address in `url`; what follows from it is left in the exchange. Raises ValueError with nginx's words."""
+    scheme = url[:8].lower()
+    if scheme == b"https://" and len(url) > len(scheme):
+        raise ValueError(f'"https://" in proxy_pass "{printable(url)}" is not supported by upwell')
+    if not scheme.startswith(b"http://") or len(url) <= len("http://"):
+        raise ValueError(f'invalid URL prefix in "{printable(url)}"')
+    rest = url[len("http://") :]
+    try:
+        address = parse_address(rest.decode("latin-1"), with_uri=True)
+    except ValueError as error:
+        raise ValueError(f'{error} in upstream "{printable(rest)}"') from None
+    uri = address.uri.encode("latin-1")
+    if uri.startswith(b"#"):
+        uri = b""
+    elif uri.startswith(b"?"):
+        uri = b"/" + uri
+    if address.path:
+        host, port = b"localhost", b""
+    else:
+        host = (f"[{address.host}]" if address.is_ipv6 else address.host).encode("latin-1")
+        port = b"%d" % (address.port or _DEFAULT_PORT)
+        if address.port not in (0, _DEFAULT_PORT):
+            host += b":" + port
+    exchange.destination = Destination(one_line(host), port, uri)
+    return address
