@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench fuzz format clean
 
 demo: $(VENV)/.run
 	$(BIN)/upwell demo
@@ -18,9 +18,15 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-# Needs wrk besides (apt-get install wrk), and says so; BENCH="browser --seconds 10" chooses, see `python -m bench -h`.
-bench: $(VENV)/.dev
+# Everything, some 25 minutes, kept in bench/results; BENCH="browser --log off" chooses, see `python -m bench -h`.
+# Needs wrk besides (apt-get install wrk), and says so.
+BENCH ?= --save
+bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
+
+# Ten minutes for each fuzzer; FUZZ="framing --seconds 3600" chooses, see `python -m fuzz -h`. `make test` has a short run.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m fuzz $(or $(FUZZ),--seconds 600)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests bench fuzz
@@ -47,3 +53,8 @@ $(VENV)/.run: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/.run
+
+# The proxies that the benchmark holds upwell beside.
+$(VENV)/.bench: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e '.[dev,bench]'
+	@touch $@ $(VENV)/.dev $(VENV)/.run

@@ -1,1 +1,1 @@
-"""The benchmark: upwell beside nginx on the guide's configuration, under a load generator that is not Python."""
+"""The benchmark: upwell beside nginx and other proxies, on one core each, under load generators that are cheap."""

@@ -1,4 +1,4 @@
-"""CPU time of a tree of processes, from /proc (Linux), and the pinning of processes to a core."""
+"""CPU time and memory of processes, from /proc (Linux), and the pinning of processes to cores."""
 
 from __future__ import annotations
 
@@ -48,9 +48,29 @@ def on_cores(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def split_cores() -> tuple[set[int], set[int]]:
-    """A core for the proxy and the others for load generator and backend; empty sets on a machine with one core."""
+def split_cores(proxy: int = 1) -> tuple[set[int], set[int]]:
+    """`proxy` cores for the proxy and the others for load generator and apps; empty sets where none would be left."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
+    if len(cores) <= proxy:
         return set(), set()
-    return {cores[0]}, set(cores[1:])
+    return set(cores[:proxy]), set(cores[proxy:])
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Resident and proportional set size of one process in bytes. Raises OSError when it is gone."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    fields = dict(line.split()[:2] for line in text.splitlines()[1:])
+    return int(fields["Rss:"]) * 1024, int(fields["Pss:"]) * 1024
+
+
+def forget_peak(pid: int) -> None:
+    """Let the peak of the resident set size start anew (proc(5), clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak(pid: int) -> int:
+    """The highest resident set size since `forget_peak`, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no VmHWM for {pid}")

@@ -1,25 +1,28 @@
-"""The measurements themselves: the contenders run beside each other, the load goes to one at a time, in turns."""
+"""CPU time a request: the proxies run beside each other, the load goes to one at a time, in turns."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import backend, wrk
-from bench.contenders import MIME_TYPES, Contender, configuration
+from bench import clients, wrk
+from bench.backend import backend, probes_counted
+from bench.cases import BadRun, Case, Load, Refused
+from bench.contenders import Sizing, forget_log
 from bench.cpu import on_cores, process_seconds, split_cores, tree_seconds
+from bench.stage import Kind, Proxy, stage, temporary_folder
 from bench.tools import Tool
-from upwell.contrib.guide import APP_PORTS, FRONT_PORTS
 from upwell.contrib.processes import Balancer, await_condition, free_ports
 
 PROBED_PEERS = 200
 _WARM_UP = 1.0
 _PROBE_INTERVAL_MS = 50
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,72 +45,77 @@ def medians(samples: Sequence[Figures]) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure, with which programs ("upwell" -> Tool, "nginx" -> Tool), how long and how often."""
+    """What to measure, with which programs, how long and how often; `programs` has the proxies in order, and "wrk"."""
 
-    programs: dict[str, Tool]
-    load: Tool
-    contenders: tuple[Contender, ...]
-    cases: tuple[wrk.Case, ...]
+    programs: Mapping[str, Tool]
+    names: tuple[str, ...]
+    cases: tuple[Case, ...]
+    logs: tuple[bool, ...]
     seconds: float
     repeats: int
     connections: int
 
 
-def _balancer(prefix: Path, text: str, ports: Sequence[int], command: Sequence[str]) -> Balancer:
-    balancer = Balancer(prefix, text, ports, command)
-    (prefix / "conf" / "mime.types").write_text(MIME_TYPES)
-    return balancer
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Whose figures: the case, the proxy, and whether it logged."""
+
+    case: Case
+    name: str
+    log: bool
 
 
-def _backend(folder: Path, ports: Sequence[int], nginx: Tool | None) -> Balancer:
-    prefix = folder / "backend"
-    prefix.mkdir()
-    prefix.chmod(0o755)
-    return Balancer(prefix, backend.nginx_configuration(ports, prefix), ports, backend.backend_command(nginx))
+Results = Mapping[Cell, Figures | str]
+"""Figures, or "refused" or why there are none."""
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="upwell-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # workers that are not root have to reach their files in it
-        yield folder
-
-
-def measure(plan: Plan, progress: Callable[[str], None]) -> dict[tuple[wrk.Case, Contender], Figures]:
-    """Median figures for every case and contender. Raises BadRun, NotReached."""
-    samples: dict[tuple[wrk.Case, Contender], list[Figures]] = {}
-    proxy_cores, load_cores = split_cores()
-    with _folder() as folder, ExitStack() as started:
-        ports = free_ports(len(APP_PORTS) + len(FRONT_PORTS) * len(plan.contenders))
-        apps = dict(zip(APP_PORTS, ports, strict=False))
-        with on_cores(load_cores):
-            started.enter_context(_backend(folder, list(apps.values()), plan.programs.get("nginx")))
-        running: list[tuple[Contender, Balancer]] = []
-        for number, contender in enumerate(plan.contenders):
-            fronts = ports[len(apps) + 2 * number :][:2]
-            text = configuration(contender, apps | dict(zip(FRONT_PORTS, fronts, strict=True)))
-            command = plan.programs[contender.program].command
-            with on_cores(proxy_cores):
-                balancer = started.enter_context(_balancer(folder / f"proxy{number}", text, fronts, command))
-            running.append((contender, balancer))
+def measure(plan: Plan, progress: Progress) -> Results:
+    """Median figures for every case, proxy and way of logging. Raises NotReached when the apps do not start."""
+    samples: dict[Cell, list[Figures]] = {}
+    trouble: dict[Cell, str] = {}
+    kinds = [Kind(app, log) for app in {case.upgrade for case in plan.cases} for log in plan.logs]
+    with stage(plan.programs, plan.names, kinds, Sizing()) as on:
+        for name, reason in on.absent.items():
+            trouble.update({Cell(case, name, log): reason for case in plan.cases for log in plan.logs})
         for repeat in range(plan.repeats):
             for case in plan.cases:
-                # Each round starts with another contender, so that none is always the one after a rest.
-                for contender, balancer in running[repeat % len(running) :] + running[: repeat % len(running)]:
-                    progress(f"{repeat + 1}/{plan.repeats} {case.title}: {contender.title}")
-                    with on_cores(load_cores):
-                        sample = _sample(plan, case, balancer, folder)
-                    samples.setdefault((case, contender), []).append(sample)
-    return {which: medians(taken) for which, taken in samples.items()}
+                for log in plan.logs:
+                    # Each round starts with another proxy, so that none is always the one after a rest.
+                    turn = repeat % max(1, len(on.proxies))
+                    for proxy in [*on.proxies[turn:], *on.proxies[:turn]]:
+                        cell = Cell(case, proxy.name, log)
+                        if cell in trouble:
+                            continue
+                        logging = "on" if log else "off"
+                        progress(f"{repeat + 1}/{plan.repeats} {case.title}, log {logging}: {proxy.name}")
+                        try:
+                            with on_cores(on.load_cores):
+                                sample = _sample(plan, cell, proxy, on.folder, warm=repeat == 0)
+                        except Refused:
+                            trouble[cell] = "refused"
+                        except BadRun as error:
+                            trouble[cell] = str(error)
+                            progress(f"  {error}")
+                        else:
+                            samples.setdefault(cell, []).append(sample)
+                        forget_log(proxy.process)
+    return {**{cell: medians(taken) for cell, taken in samples.items()}, **trouble}
 
 
-def _sample(plan: Plan, case: wrk.Case, balancer: Balancer, folder: Path) -> Figures:
-    port = balancer.ports[1]  # the guide's second server: nothing but `location /` and its proxy_pass
-    wrk.run(plan.load.command, case, port, _WARM_UP, plan.connections, folder)
-    before = tree_seconds(balancer.pid)
-    load = wrk.run(plan.load.command, case, port, plan.seconds, plan.connections, folder)
-    spent = tree_seconds(balancer.pid) - before
+def _sample(plan: Plan, cell: Cell, proxy: Proxy, folder: Path, warm: bool) -> Figures:
+    port = proxy.ports[Kind(cell.case.upgrade, cell.log)]
+    connections = min(plan.connections, cell.case.connections)
+
+    def run(seconds: float) -> Load:
+        if cell.case.upgrade:
+            return clients.echo(port, connections, seconds)
+        return wrk.run(plan.programs["wrk"].command, cell.case, port, seconds, connections, folder)
+
+    if warm:
+        run(_WARM_UP)
+    before = tree_seconds(proxy.process.pid)
+    load = run(plan.seconds)
+    spent = tree_seconds(proxy.process.pid) - before
     return Figures(load.rate, spent / max(1, load.requests) * 1e6, load.p99)
 
 
@@ -140,20 +148,20 @@ http {{
 """
 
 
-def measure_probes(plan: Plan, progress: Callable[[str], None]) -> tuple[float, float]:
+def measure_probes(plan: Plan, progress: Progress) -> tuple[float, float]:
     """Probes a second and CPU microseconds a probe in upwell's checker process: medians over the repeats."""
     proxy_cores, load_cores = split_cores()
     rates, costs = [], []
-    with _folder() as folder, ExitStack() as started:
+    with temporary_folder() as folder, ExitStack() as started:
         peer_port, front = free_ports(2)
         with on_cores(load_cores):
-            behind = started.enter_context(_backend(folder, [peer_port], plan.programs.get("nginx")))
+            behind = started.enter_context(backend(folder / "apps", [peer_port], plan.programs.get("nginx")))
         with on_cores(proxy_cores):
             text = _probing_configuration(front, peer_port)
-            upwell = started.enter_context(_balancer(folder / "proxy", text, [front], plan.programs["upwell"].command))
+            upwell = started.enter_context(Balancer(folder / "proxy", text, [front], plan.programs["upwell"].command))
 
         def counted() -> int:
-            return backend.probes_counted(behind.prefix)
+            return probes_counted(behind.prefix)
 
         await_condition(lambda: counted() >= 2 * PROBED_PEERS, f"probes\n{upwell.story()}", seconds=15)
         for repeat in range(plan.repeats):

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.contenders import RATIOS, Contender
-from bench.measure import PROBED_PEERS, Figures
-from bench.wrk import Case
+from bench.cases import GOALS, IDLE_GOAL_KB, LATENCY_GOAL, WORKERS_GOAL, Case
+from bench.measure import PROBED_PEERS, Cell, Figures, Results
+from bench.memory import BULK, Growth, Idle
+from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 
-Results = Mapping[tuple[Case, Contender], Figures]
+_REFERENCE = "nginx"
+_FIGURES = (("CPU us/request", "cpu", "{:.1f}"), ("requests/s", "rate", "{:,.0f}"), ("p99 ms", "p99", "{:.2f}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the report: its text, and its figures for programs."""
+
+    name: str
+    text: str
+    data: Any
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -25,56 +36,167 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
 
 
-_FIGURES = (("CPU us/request", "cpu", "{:.1f}"), ("requests/s", "rate", "{:,.0f}"), ("p99 ms", "p99", "{:.2f}"))
+def _cell(results: Results, cell: Cell, figure: str, form: str, over: str | None = None) -> str:
+    """A figure of `cell`, or how often it is that of the program `over`; a word where there is none."""
+    found = results.get(cell)
+    if isinstance(found, str):
+        return "refused" if found == "refused" else "failed"
+    if found is None:
+        return "-"
+    value: float = getattr(found, figure)
+    if over is not None:
+        below = results.get(Cell(cell.case, over, cell.log))
+        if not isinstance(below, Figures):
+            return "-"
+        value /= max(getattr(below, figure), 1e-9)
+    return form.format(value)
 
 
-def figures_tables(results: Results) -> str:
-    """One table for each figure: a row for each case, a column for each contender."""
-    cases = list(dict.fromkeys(case for case, _ in results))
-    contenders = list(dict.fromkeys(contender for _, contender in results))
-    tables = []
-    for title, name, form in _FIGURES:
-        rows = [[title, *(contender.title for contender in contenders)]]
-        rows += [
-            [case.title, *(form.format(getattr(results[case, one], name)) for one in contenders)] for case in cases
-        ]
-        tables.append(table(rows))
-    return "\n\n".join(tables)
-
-
-def ratio_rows(results: Results) -> list[list[str]]:
-    """A row for each case and pair of RATIOS that was measured: CPU, rate and p99 of the first over the second's."""
+def goal_rows(results: Results) -> list[list[str]]:
+    """A row for each goal that was measured: upwell's CPU time a request over another's, and what it may be."""
+    cases = {cell.case.name: cell.case for cell in results}
+    logs = sorted({cell.log for cell in results})
+    measured = {cell.name for cell in results}
     rows = []
-    for case in dict.fromkeys(case for case, _ in results):
-        for first, second in RATIOS:
-            if (case, first) in results and (case, second) in results:
-                above, below = results[case, first], results[case, second]
-                quotients = [f"{getattr(above, name) / max(getattr(below, name), 1e-9):.2f}" for _, name, _ in _FIGURES]
-                rows.append([f"{case.title}: {first.title} / {second.title}", *quotients])
+    for name, other, most in GOALS:
+        if name in cases and {"upwell", other} <= measured:
+            quotients = [_cell(results, Cell(cases[name], "upwell", log), "cpu", "{:.2f}", other) for log in logs]
+            rows.append([f"{cases[name].title}: upwell / {other}", f"{most:.2f}", *quotients])
     return rows
 
 
-def report(results: Results, probes: tuple[float, float] | None, facts: Mapping[str, Any]) -> str:
+def _log(on: bool) -> str:
+    return f"access log {'on' if on else 'off'}"
+
+
+def cpu_section(results: Results) -> Section:
+    """The goals, then for each way of logging: CPU time as a figure and over nginx's, rate, p99."""
+    cases: list[Case] = list(dict.fromkeys(cell.case for cell in results))
+    names = list(dict.fromkeys(cell.name for cell in results))
+    logs = sorted({cell.log for cell in results})
+    parts = []
+    goals = goal_rows(results)
+    if goals:
+        parts.append(table([["CPU time a request", "at most", *map(_log, logs)], *goals]))
+    for log in logs:
+        parts.append(f"## {_log(log).capitalize()}")
+        shown: list[tuple[str, str, str, str | None]] = [(*one, None) for one in _FIGURES]
+        if _REFERENCE in names:
+            shown.insert(1, (f"CPU, x {_REFERENCE}", "cpu", "{:.2f}", _REFERENCE))
+        for title, figure, form, over in shown:
+            rows = [
+                [case.title, *(_cell(results, Cell(case, name, log), figure, form, over) for name in names)]
+                for case in cases
+            ]
+            parts.append(table([[title, *names], *rows]))
+    reasons = {
+        f"{cell.name}, {cell.case.title}, {_log(cell.log)}: {found.splitlines()[0]}": None
+        for cell, found in results.items()
+        if isinstance(found, str) and found != "refused"
+    }
+    if reasons:
+        parts.append("\n".join(["Failed:", "", *(f"- {reason}" for reason in reasons)]))
+    data = [
+        {"case": cell.case.name, "program": cell.name, "log": cell.log}
+        | (asdict(found) if isinstance(found, Figures) else {"failed": found})
+        for cell, found in results.items()
+    ]
+    return Section("cpu", "\n\n".join(parts), data)
+
+
+def probes_section(probes: tuple[float, float]) -> Section:
+    """What a probe costs."""
+    rate, cost = probes
+    text = f"Probes of {PROBED_PEERS} peers: {cost:.1f} CPU us a probe at {rate:,.0f} probes/s (upwell's checker)"
+    return Section("probes", text, {"peers": PROBED_PEERS, "rate": rate, "cpu": cost})
+
+
+def _data(found: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    return [{"of": which} | ({"failed": one} if isinstance(one, str) else asdict(one)) for which, one in found.items()]
+
+
+def _why(one: str) -> str:
+    return one.splitlines()[0] if one else "failed"
+
+
+def idle_section(found: Mapping[str, Idle | str]) -> Section:
+    """Memory of idle connections."""
+    rows = [["idle keep-alive connections", "connections", "PSS KB each", "RSS KB each", "empty worker MB"]]
+    for name, one in found.items():
+        if isinstance(one, str):
+            rows.append([name, _why(one), "-", "-", "-"])
+        else:
+            each = [f"{one.pss / 1024:.2f}", f"{one.rss / 1024:.2f}"]
+            rows.append([name, f"{one.connections:,}", *each, f"{one.empty / 1e6:.1f}"])
+    text = (
+        f"{table(rows)}\n\nEach made one request; goal for upwell: at most {IDLE_GOAL_KB:g} KB over the empty worker."
+    )
+    return Section("idle", text, _data(found))
+
+
+def bulk_section(found: Mapping[tuple[str, str], Growth | str]) -> Section:
+    """Memory while much goes by."""
+    rows = [["peak RSS of the worker over its start", "GB", "growth MB", "start MB"]]
+    for way, title, _ in BULK:
+        for (measured, name), one in found.items():
+            if measured != way:
+                continue
+            if isinstance(one, str):
+                rows.append([f"{name}: {title}", "-", _why(one), "-"])
+            else:
+                mb = (f"{one.growth / 1e6:.1f}", f"{one.start / 1e6:.1f}")
+                rows.append([f"{name}: {title}", f"{one.size / 1e9:g}", *mb])
+    return Section("bulk", table(rows), _data(found))
+
+
+def latency_section(found: Mapping[str, Latency | str], rate: float) -> Section:
+    """Latency under a steady rate."""
+    below = found.get(_REFERENCE)
+    rows = [[f"latency at {rate:,.0f} requests/s", "p50 ms", "p99 ms", f"p99, x {_REFERENCE}"]]
+    for name, one in found.items():
+        if isinstance(one, str):
+            rows.append([name, _why(one), "-", "-"])
+        else:
+            times = f"{one.p99 / below.p99:.2f}" if isinstance(below, Latency) else "-"
+            rows.append([name, f"{one.p50:.2f}", f"{one.p99:.2f}", times])
+    return Section(
+        "latency", f"{table(rows)}\n\nGoal for upwell: at most {LATENCY_GOAL:g} x nginx's p99.", _data(found)
+    )
+
+
+def workers_section(found: Mapping[tuple[str, int], Work | str], cores: int) -> Section:
+    """One worker and two; on few cores, what their CPU time says instead of the throughput."""
+    rows = [["ten browser headers", "workers", "requests/s", "CPU us/request", "of the busiest worker"]]
+    for (name, count), work in sorted(found.items()):
+        if isinstance(work, str):
+            rows.append([name, str(count), _why(work), "-", "-"])
+        else:
+            rows.append([name, str(count), f"{work.rate:,.0f}", f"{work.cpu:.1f}", f"{work.busiest:.1f}"])
+    lines = []
+    for name in dict.fromkeys(name for name, _ in found):
+        one, two = (found.get((name, count)) for count in COUNTS)
+        if isinstance(one, Work) and isinstance(two, Work):
+            by_rate, by_cpu = two.rate / one.rate, one.busiest / max(two.busiest, 1e-9)
+            measured = f"{by_rate:.2f} x in requests a second" if cores >= CORES_FOR_WORKERS else "not measurable here"
+            lines.append(f"- {name}: two workers over one: {measured}; {by_cpu:.2f} x by CPU time")
+    text = f"{table(rows)}\n\n" + "\n".join(lines) + f"\n\nGoal for upwell: at least {WORKERS_GOAL:g} x."
+    if cores < CORES_FOR_WORKERS:
+        text += (
+            f" This machine has {cores} cores, of which the load generator and the apps need their part, so two workers"
+            " have no two cores to themselves and their requests a second say nothing (that takes"
+            f" {CORES_FOR_WORKERS} cores). What can be said: a worker's core is full when its CPU time a request times"
+            " the rate is one second, so the ratio is that of the busiest worker's CPU time for each request of all."
+        )
+    return Section("workers", text, _data(found))
+
+
+def report(sections: Sequence[Section], facts: Mapping[str, Any]) -> str:
     """The whole report as Markdown."""
     parts = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
-    if results:
-        parts.append(figures_tables(results))
-        rows = ratio_rows(results)
-        if rows:
-            parts.append(table([["ratio (CPU: lower is better)", "CPU", "requests/s", "p99"], *rows]))
-    if probes is not None:
-        rate, cost = probes
-        parts.append(
-            f"Probes of {PROBED_PEERS} peers: {cost:.1f} CPU us a probe at {rate:,.0f} probes/s (upwell's checker)"
-        )
+    parts += [one.text if one.name == "cpu" else f"## {one.name.capitalize()}\n\n{one.text}" for one in sections]
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(results: Results, probes: tuple[float, float] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(sections: Sequence[Section], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The same for programs."""
-    figures = [
-        {"case": case.name, "program": contender.program, "upstream": contender.upstream, **asdict(taken)}
-        for (case, contender), taken in results.items()
-    ]
-    probing = None if probes is None else {"peers": PROBED_PEERS, "rate": probes[0], "cpu": probes[1]}
-    return {"facts": dict(facts), "figures": figures, "probes": probing}
+    return {"facts": dict(facts), **{section.name: section.data for section in sections}}

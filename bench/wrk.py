@@ -5,64 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-_BROWSER_FIELDS = {
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
-    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "Accept-Language": "en-GB,en;q=0.7,de;q=0.3",
-    "Accept-Encoding": "gzip, deflate, br, zstd",
-    "Referer": "http://localhost/shop/list?page=2",
-    "Cookie": "session=9f86d081884c7d659a2feaa0c55ad015; theme=dark; consent=yes",
-    "Upgrade-Insecure-Requests": "1",
-    "Sec-Fetch-Dest": "document",
-    "Sec-Fetch-Mode": "navigate",
-}
-"""With Host, which wrk adds, ten field lines as a browser sends them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One kind of request: `path` chooses the backend's answer, `body` is the size of a POST's content in bytes."""
-
-    name: str
-    title: str
-    path: str = "/"
-    fields: tuple[tuple[str, str], ...] = ()
-    body: int = 0
-
-    def script(self) -> str:
-        """The Lua script that makes wrk send this request; empty when wrk does so by itself."""
-        lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in self.fields]
-        if self.body:
-            lines += ['wrk.method = "POST"', f'wrk.body = string.rep("x", {self.body})']
-        return "\n".join(lines)
-
-
-CASES = (
-    Case("minimal", "minimal requests"),
-    Case("browser", "ten browser headers", fields=tuple(_BROWSER_FIELDS.items())),
-    Case("10k", "10 KB response body", path="/10k"),
-    Case("100k", "100 KB response body", path="/100k"),
-    Case("post", "POST of 10 KB", path="/post", body=10_240),
-)
-
-
-class BadRun(Exception):
-    """wrk ran, but its figures must not be used: answers that were not 2xx, socket errors, or no output at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What wrk counted: requests answered, requests a second, and the 99th percentile of latency in milliseconds."""
-
-    requests: int
-    rate: float
-    p99: float
-
+from bench.cases import BadRun, Case, Load
 
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
+
+
+def script(case: Case) -> str:
+    """The Lua script that makes wrk send the requests of `case`; empty when wrk does so by itself."""
+    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in case.fields]
+    if case.body:
+        lines += ['wrk.method = "POST"', f'wrk.body = string.rep("x", {case.body})']
+    return "\n".join(lines)
 
 
 def parse(output: str) -> Load:
@@ -79,15 +34,18 @@ def parse(output: str) -> Load:
 
 
 def run(command: Sequence[str], case: Case, port: int, seconds: float, connections: int, folder: Path) -> Load:
-    """Send requests of `case` to 127.0.0.1:`port` for `seconds` (whole ones) over `connections` kept connections."""
-    script = folder / f"{case.name}.lua"
-    script.write_text(case.script())
-    arguments = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script)]
-    done = subprocess.run(
-        [*command, *arguments, f"http://127.0.0.1:{port}{case.path}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=seconds + 30,
-        check=False,
-    )
+    """Send requests of `case` to 127.0.0.1:`port` for `seconds` (whole ones) over `connections` connections."""
+    written = folder / f"{case.name}.lua"
+    written.write_text(script(case))
+    arguments = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "--latency"]
+    try:
+        done = subprocess.run(
+            [*command, *arguments, "-s", str(written), f"http://127.0.0.1:{port}{case.path}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds + 30,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BadRun("wrk did not end") from None
     return parse(done.stdout.decode(errors="replace"))

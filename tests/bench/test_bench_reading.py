@@ -1,4 +1,4 @@
-"""The benchmark's pure parts: what it reads from wrk and /proc, the configurations it makes, the tables it prints."""
+"""The benchmark's pure parts: what it reads from wrk and /proc, and the tables it prints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 
 import pytest
 
-from bench.contenders import CONTENDERS, RATIOS, Contender, configuration, without_lua
-from bench.cpu import cpu_ticks, process_seconds, tree
-from bench.measure import Figures, medians
-from bench.report import as_json, ratio_rows, report, table
+from bench.cases import CASES, GOALS, BadRun, Load, quantile
+from bench.contenders import CONTENDERS
+from bench.cpu import cpu_ticks, memory, process_seconds, tree
+from bench.measure import Cell, Figures, medians
+from bench.report import as_json, cpu_section, goal_rows, probes_section, report, table, workers_section
+from bench.steady import Work
 from bench.tools import nginx_version
-from bench.wrk import CASES, BadRun, Load, parse
-from upwell.contrib.guide import APP_PORTS, FRONT_PORTS, guide_text
+from bench.wrk import parse, script
 
 WRK = """Running 5s test @ http://127.0.0.1:8080/
   1 threads and 32 connections
@@ -68,43 +69,28 @@ def test_cpu_time_of_this_process_grows_with_its_work() -> None:
     assert tree(os.getpid())[0] == os.getpid()
 
 
+def test_memory_of_this_process_is_read() -> None:
+    rss, pss = memory(os.getpid())
+    assert rss >= pss > 1_000_000
+
+
 def test_every_case_is_a_request_of_its_own() -> None:
-    assert len({(case.path, case.script()) for case in CASES}) == len(CASES)
+    assert len({(case.path, script(case)) for case in CASES}) == len(CASES)
     browser = next(case for case in CASES if case.name == "browser")
     assert len(browser.fields) + 1 == 10  # wrk adds Host
-    assert 'wrk.method = "POST"' in next(case for case in CASES if case.name == "post").script()
+    assert 'wrk.method = "POST"' in script(next(case for case in CASES if case.name == "post"))
 
 
-PORTS = {port: 20_000 + port for port in (*FRONT_PORTS, *APP_PORTS)}
+def test_every_goal_is_for_a_case_and_a_contender() -> None:
+    assert {name for name, _, _ in GOALS} <= {case.name for case in CASES}
+    assert {other for _, other, _ in GOALS} <= set(CONTENDERS)
 
 
-def test_upwell_gets_the_guides_file_and_nginx_its_part_without_lua() -> None:
-    upwell = configuration(Contender("upwell", "guide"), PORTS)
-    nginx = configuration(Contender("nginx", "guide"), PORTS)
-    assert "lua" in upwell
-    assert "lua" not in nginx.replace("lua-resty", "")
-    for text in (upwell, nginx):
-        assert "listen       20080;" in text
-        assert "listen       28080;" in text
-        assert text.count("proxy_pass   http://") == 3
-    assert nginx.count("{") == nginx.count("}")
-
-
-def test_lua_is_cut_and_nothing_else() -> None:
-    text = 'http {\n    lua_package_path "x;;";\n    a_by_lua_block {\n x = {1, {2}}\n }\n    server { }\n}\n'
-    assert without_lua(text).split() == ["http", "{", "server", "{", "}", "}"]
-    assert "proxy_pass" in without_lua(guide_text())
-
-
-def test_upstream_connections_are_as_the_column_says() -> None:
-    texts = {contender: configuration(contender, PORTS) for contender in CONTENDERS}
-    for contender, text in texts.items():
-        assert text.count("keepalive 64;") == (2 if contender.upstream == "keepalive 64" else 0)
-        assert ("proxy_http_version 1.0;" in text) == (contender.upstream == "keepalive off")
-
-
-def test_ratios_are_of_columns_that_exist() -> None:
-    assert {contender for pair in RATIOS for contender in pair} <= set(CONTENDERS)
+def test_a_quantile_needs_values() -> None:
+    assert quantile([float(n) for n in range(100, 0, -1)], 0.99) == 100.0
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    with pytest.raises(BadRun, match="nothing was answered"):
+        quantile([], 0.5)
 
 
 def test_medians_are_taken_figure_by_figure() -> None:
@@ -112,27 +98,47 @@ def test_medians_are_taken_figure_by_figure() -> None:
     assert medians(samples) == Figures(2.0, 20.0, 5.0)
 
 
+BROWSER = next(case for case in CASES if case.name == "browser")
+
+
 def test_the_report_divides_what_was_measured() -> None:
-    first, second = RATIOS[0]
-    results = {(CASES[0], first): Figures(100.0, 30.0, 2.0), (CASES[0], second): Figures(200.0, 20.0, 1.0)}
-    rows = ratio_rows(results)
-    assert rows == [["minimal requests: upwell / nginx", "1.50", "0.50", "2.00"]]
-    text = report(results, (1000.0, 47.25), {"processor": "one"})
+    results: dict[Cell, Figures | str] = {
+        Cell(BROWSER, "upwell", False): Figures(100.0, 30.0, 2.0),
+        Cell(BROWSER, "nginx", False): Figures(200.0, 20.0, 1.0),
+    }
+    assert goal_rows(results) == [["ten browser headers: upwell / nginx", "1.00", "1.50"]]
+    sections = [cpu_section(results), probes_section((1000.0, 47.25))]
+    text = report(sections, {"processor": "one"})
     assert "- processor: one" in text
-    assert "| 30.0 |" in text.replace("  ", "")
+    assert "| ten browser headers |   1.50 |  1.00 |" in text
     assert "47.2 CPU us a probe" in text
-    assert as_json(results, None, {})["figures"][0] == {
-        "case": "minimal",
+    assert as_json(sections, {})["cpu"][0] == {
+        "case": "browser",
         "program": "upwell",
-        "upstream": "guide",
+        "log": False,
         "rate": 100.0,
         "cpu": 30.0,
         "p99": 2.0,
     }
 
 
-def test_a_ratio_needs_both_columns() -> None:
-    assert ratio_rows({(CASES[0], RATIOS[0][0]): Figures(1.0, 1.0, 1.0)}) == []
+def test_what_has_no_figures_says_why() -> None:
+    results: dict[Cell, Figures | str] = {
+        Cell(BROWSER, "upwell", True): "refused",
+        Cell(BROWSER, "nginx", True): "wrk did not end",
+    }
+    text = cpu_section(results).text
+    assert "refused | failed |" in text
+    assert "- nginx, ten browser headers, access log on: wrk did not end" in text
+
+
+def test_few_cores_are_said() -> None:
+    found: dict[tuple[str, int], Work | str] = {
+        ("upwell", 1): Work(100.0, 60.0, 60.0),
+        ("upwell", 2): Work(150.0, 62.0, 31.0),
+    }
+    assert "not measurable here; 1.94 x by CPU time" in workers_section(found, 2).text
+    assert "1.50 x in requests a second; 1.94 x by CPU time" in workers_section(found, 4).text
 
 
 def test_tables_line_up() -> None:
