@@ -9,7 +9,8 @@ import pytest
 from tests.http1.reading import cases, wire
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader
-from upwell.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from upwell.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head, refused_head
+from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
 
 REFUSED = {
     f"{group}: {name}": (wire(head), status, reason)
@@ -19,11 +20,11 @@ REFUSED = {
 ACCEPTED: dict[str, dict[str, Any]] = {case["name"]: case for case in cases("heads_accepted")["head"]}
 
 
-def _read(data: bytes, step: int, max_line: int = 8192, max_head: int = 33_792) -> RequestHead | None:
+def _read(data: bytes, step: int, limits: HeadLimits = DEFAULT_LIMITS) -> RequestHead | None:
     """The head in `data` when it comes in pieces of `step` bytes."""
-    reader = FieldReader(max_line=max_line)
+    reader = FieldReader()
     for end in range(step, len(data) + step, step):
-        head = parse_request_head(data[:end], reader, max_line, max_head)
+        head = parse_request_head(data[:end], reader, limits)
         if head is not None:
             return head
     return None
@@ -66,13 +67,13 @@ def test_a_head_is_nothing_until_its_end_has_come() -> None:
 
 
 LIMITS = [
-    # what, size, status
+    # which line has how many bytes with its line end, and the status for it where a line may have 100
     ("target", 100, None),
     ("target", 101, 414),
     ("line", 100, None),
     ("line", 101, 494),
-    ("head", 300, None),
-    ("head", 301, 494),
+    ("last", 13, None),  # 50 bytes, then three times 100: the empty line needs the last two
+    ("last", 14, 494),
 ]
 
 
@@ -82,19 +83,54 @@ def test_limits_hold_to_the_byte_whole_and_in_pieces(what: str, size: int, statu
     line = b"GET / HTTP/1.1"
     fields = [b"Host: x"]
     if what == "target":
-        line = b"GET /" + b"x" * (size - len(line)) + b" HTTP/1.1"
+        line = b"GET /" + b"x" * (size - 2 - len(line)) + b" HTTP/1.1"
     elif what == "line":
-        fields.append(b"X: " + b"x" * (size - 3))
+        fields.append(b"X: " + b"x" * (size - 5))
     else:
         fields += [b"X: " + b"x" * 80] * 3
-        fields.append(b"Y: " + b"y" * (size - len(b"\r\n".join([line, *fields, b"Y: "]))))
+        fields.append(b"Y: " + b"y" * (size - 5))
     data = b"\r\n".join([line, *fields, b"", b""])
+    limits = HeadLimits(first=50, number=3, size=100)
     if status is None:
-        assert _read(data, step, max_line=100, max_head=300) is not None
+        assert _read(data, step, limits) is not None
         return
     with pytest.raises(MessageError) as caught:
-        _read(data, step, max_line=100, max_head=300)
+        _read(data, step, limits)
     assert caught.value.status == status
+
+
+def test_what_is_no_request_is_refused_before_its_line_ends() -> None:
+    for start in (b"\x16\x03\x01", b"get /", b"GET  /", b"GET / X", b"GET / HTTP/1.1\rx", b"SSH-2"):
+        with pytest.raises(MessageError) as caught:
+            parse_request_head(start, FieldReader())
+        assert caught.value.status == 400
+    for start in (b"G", b"GET ", b"GET /", b"GET / ", b"GET / HT", b"GET / HTTP/1.1\r"):
+        assert parse_request_head(start, FieldReader()) is None
+
+
+@pytest.mark.parametrize(("at", "status"), [(99, 400), (100, 414)])
+def test_the_first_mistake_of_a_request_line_counts(at: int, status: int) -> None:
+    line = b"GET /" + b"x" * (at - 5) + b"\x00" + b"x" * 100 + b" HTTP/1.1\r\n"
+    for end in (at + 2, len(line)):
+        with pytest.raises(MessageError) as caught:
+            parse_request_head(line[:end], FieldReader(), HeadLimits(50, 3, 100))
+        assert caught.value.status == status
+
+
+def test_of_a_refused_head_is_known_what_came_before_the_mistake() -> None:
+    data = b"GET /a HTTP/1.1\r\nHost: x\r\nX: 1\r\nX: 2\r\nbad line\r\nY: 1\r\n\r\n"
+    head = refused_head(data)
+    assert (head.method, head.target, head.section.values) == (b"GET", b"/a", {b"host": b"x", b"x": b"1"})
+    assert head.end == data.index(b"bad")
+    assert refused_head(b"nonsense\r\nHost: x\r\n\r\n").section.values == {}
+
+
+def test_field_lines_are_counted() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\nB_: ignored\r\nC: 3\r\n\r\n"
+    assert parse_request_head(data, FieldReader(max_fields=3)) is not None
+    with pytest.raises(MessageError) as caught:
+        parse_request_head(data, FieldReader(max_fields=2))
+    assert caught.value.status == 494
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000])

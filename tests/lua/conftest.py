@@ -188,6 +188,9 @@ class Request:
         self.head_sent = self.finished = True
         self.pieces = [b"page %d" % status]
 
+    def drop(self) -> None:
+        self.abort()
+
     def abort(self) -> None:
         self.aborted = self.finished = True
 

@@ -60,10 +60,11 @@ VALUES = [
     ("$request_completion", get(), "OK"),
     ("$connection_requests $pipe", get(), "1 ."),
     ("$request_length", get(), str(len(get()))),
-    ("$request_length", post(b"abc"), str(len(post(b"abc")))),
+    ("$request_length $request_body", post(b"abc", path="/o"), f"{len(post(b'abc', path='/o'))} abc"),
+    ("$request_length $request_body", post(b"abc"), f"{len(post(b''))} -"),  # nobody has read it
     ("${uri}x$uri", get("/a"), "/ax/a"),
     # Empty is not the same as not found.
-    ("[$empty][$is_args][$https][$http_x][$args]", get("/?", "X:"), "[][][][][]"),
+    ("[$empty][$is_args][$https][$http_x][$args]", get("/?", "X:"), "[][][][][-]"),
     ("[$args][$http_x]", get(), "[-][-]"),
     ("$named", get("/cap/x"), "x"),
 ]

@@ -20,6 +20,18 @@ HOP_BY_HOP = frozenset(
 _ONCE = frozenset((b"content-length", b"host", b"transfer-encoding"))
 """Names that decide where a message ends or whom it is for: twice is refused, even with equal values."""
 
+_ONCE_IN_REQUESTS = _ONCE | {
+    b"authorization",
+    b"expect",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"proxy-authorization",
+}
+"""What nginx takes only once from a client."""
+
 _MAX_SECTIONS = 1024
 _MAX_SECTION_SIZE = 2048  # larger ones hold cookies and tokens, which seldom repeat
 _MAX_LINES = 4096
@@ -63,9 +75,10 @@ class FieldSection:
         self.host_name = b""
         self.rendered: dict[frozenset[bytes], Any] = {}
         values = self.values
+        once = _ONCE_IN_REQUESTS if request else _ONCE
         for name, value in fields:
             if name in values:
-                if name in _ONCE:
+                if name in once:
                     raise MessageError(400, f'duplicate header line: "{name.decode()}"')
                 values[name] += (b"; " if name == b"cookie" else b", ") + value
             else:
@@ -113,11 +126,12 @@ class FieldReader:
     """Reads field sections under one server's rules for names (nginx: underscores_in_headers, ignore_invalid_headers).
 
     `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A
-    line longer than `max_line` bytes is refused with 494, nginx's number for too large a request header.
+    line longer than `max_line` bytes is refused with 494, nginx's number for too large a request header, and so are
+    more than `max_fields` lines (nginx: max_headers).
     `heads` is room for whole heads that were read with this reader (see `head`).
     """
 
-    __slots__ = ("_lines", "_max_line", "_name", "_request", "_sections", "_too_large", "heads")
+    __slots__ = ("_lines", "_max_fields", "_max_line", "_name", "_request", "_sections", "_too_large", "heads")
 
     def __init__(
         self,
@@ -126,8 +140,10 @@ class FieldReader:
         max_line: int = 8192,
         too_large: int = 494,
         request: bool = True,
+        max_fields: int = 1000,
     ) -> None:
         self._request = request
+        self._max_fields = max_fields
         self.heads: dict[bytes, object] = {}
         self._sections: dict[bytes, FieldSection] = {}
         self._lines: dict[bytes, tuple[tuple[bytes, bytes], bytes] | None] = {}
@@ -152,6 +168,8 @@ class FieldReader:
                 if known is not None:
                     fields.append(known[0])
                     wires.append(known[1])
+        if len(fields) > self._max_fields:
+            raise MessageError(self._too_large, "too many header lines")
         section = FieldSection(tuple(fields), tuple(wires), self._request)
         if len(block) <= _MAX_SECTION_SIZE:
             if len(self._sections) >= _MAX_SECTIONS:
@@ -193,6 +211,8 @@ def check_host(host: bytes) -> tuple[bytes, bytes]:
     if match is None or b".." in match[1] or (match[2] and int(match[2]) > 65_535):
         raise MessageError(400, "invalid host in request")
     name = match[1].lower()
-    if name.endswith(b".") and len(name) > 1:
+    if name.endswith(b"."):
         name = name[:-1]
+        if not name:
+            raise MessageError(400, "invalid host in request")
     return name, match[2] or b""

@@ -9,10 +9,10 @@ from typing import cast
 
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
-from upwell.http1.syntax import BARE_LF, REQUEST_LINE, STATUS_LINE
+from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
+from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
 from upwell.http1.target import Target
 
-_NO_FIELDS = FieldSection((), ())
 _MOST_HEADS = 1024
 _LARGEST_HEAD = 2048
 """Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
@@ -58,18 +58,18 @@ class ResponseHead:
 
 
 def parse_request_head(
-    data: bytes, reader: FieldReader, max_line: int = 8192, max_head: int = 33_792, searched: int = 0
+    data: bytes, reader: FieldReader, limits: HeadLimits = DEFAULT_LIMITS, searched: int = 0
 ) -> RequestHead | None:
     """The request head at the start of `data`, or None while it is not complete.
 
     `data` must not start with an empty line; `searched` bytes of it were given before and had no end in them.
-    Raises MessageError: 400 bad syntax, 414 request line over `max_line`,
-    494 (nginx's "Request Header Or Cookie Too Large") head over `max_head` bytes or a field line too long,
-    501 unknown Transfer-Encoding, 505 version above 1. (RFC 9112, 2-6)
+    Raises MessageError: 400 bad syntax, 414 request line over the limits, 494 (nginx's "Request Header Or Cookie Too
+    Large") another line or the whole over the limits, 501 unknown Transfer-Encoding, 505 version above 1.
+    (RFC 9112, 2-6)
     """
     end = data.find(b"\r\n\r\n", max(searched - 3, 0))
     if end < 0:
-        _check_partial(data, max_line, max_head, searched)
+        _check_partial(data, limits, searched)
         return None
     head = data if end + 4 == len(data) else data[: end + 4]
     known = reader.heads.get(head)
@@ -77,11 +77,8 @@ def parse_request_head(
         return cast("RequestHead", known)
     match = REQUEST_LINE.match(data)
     if match is None:
-        raise _bad_request_line(data, max_line)
-    if match.end() - 2 > max_line:
-        raise MessageError(414, "too long URI")
-    if end > max_head:
-        raise MessageError(494, "too large request")
+        raise _bad_request_line(data, limits)
+    _check_size(data, end + 4, limits)
     method, target, major, minor = match.groups()
     if major != b"1":
         raise MessageError(400 if major == b"0" else 505, "invalid version")
@@ -105,36 +102,53 @@ def _remember(reader: FieldReader, head: bytes, read: object) -> None:
 
 
 def refused_head(data: bytes) -> RequestHead:
-    """What is known of a request whose head was refused, for the log: method and target where its line can be read."""
+    """What is known of a request whose head was refused, for the log: its line as far as it can be read, and the values
+    of the field lines before the first that is none.
+    """
     line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
     match = REQUEST_LINE.match(data)
+    section = FieldSection((), ())
     if match is None:
-        return RequestHead(line, b"", b"", 11, _NO_FIELDS, 0)
+        return RequestHead(line, b"", b"", 11, section, 0)
     method, target, _, minor = match.groups()
-    return RequestHead(line, method, target, 10 if minor == b"0" else 11, _NO_FIELDS, 0)
+    end = match.end()
+    values = section.values
+    while (stop := data.find(b"\r\n", end)) >= 0:
+        found = FIELD_LINE.fullmatch(data, end, stop)
+        if found is None:
+            end += 2 * (stop == end)
+            break
+        name, value = found[1].lower(), found[2]
+        values.setdefault(name, value)
+        end = stop + 2
+    return RequestHead(line, method, target, 10 if minor == b"0" else 11, section, end)
 
 
-def _check_partial(data: bytes, max_line: int, max_head: int, searched: int) -> None:
+def _check_partial(data: bytes, limits: HeadLimits, searched: int) -> None:
     """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
     first = data.find(b"\n")
     if first < 0:
-        if len(data) - data.endswith(b"\r") > max_line:
-            raise MessageError(414, "too long URI")
+        if REQUEST_LINE_BEGUN.fullmatch(data) is None or len(data) >= limits.line:
+            raise _bad_request_line(data, limits)
         return
     if REQUEST_LINE.match(data) is None:
-        raise _bad_request_line(data, max_line)
+        raise _bad_request_line(data, limits)
     if BARE_LF.search(data, max(searched - 1, 0)) is not None:
         raise MessageError(400, "bare LF in header")
-    # What may still be a part of the empty line does not count, so that the verdict is the same however the bytes are
-    # cut.
-    line = len(data) - data.rfind(b"\n") - 1 - data.endswith(b"\r")
-    if len(data) - 3 > max_head or line > max_line:
-        raise MessageError(494, "too large request")
+    _check_size(data, len(data), limits)
 
 
-def _bad_request_line(data: bytes, max_line: int) -> MessageError:
-    line, _, _ = data.partition(b"\n")
-    if len(line) > max_line:
+def _check_size(data: bytes, end: int, limits: HeadLimits) -> None:
+    status = limits.exceeded(data, end)
+    if status:
+        raise MessageError(status, "too long URI" if status == 414 else "too large request")
+
+
+def _bad_request_line(data: bytes, limits: HeadLimits) -> MessageError:
+    """Which mistake comes first in a request line: a byte that cannot stand there, or too many of them."""
+    begun = REQUEST_LINE_BEGUN.match(data)
+    good = 0 if begun is None else begun.end()
+    if good >= limits.line:
         return MessageError(414, "too long URI")
     return MessageError(400, "invalid request")
 

@@ -9,7 +9,12 @@ import re
 
 # nginx takes methods of capital letters, "_" and "-" only (RFC 9110, 9.1 allows any token). A target with a space or a
 # control character is refused (RFC 9112, 3.2); bytes from 0x80 up are passed as nginx passes them.
-REQUEST_LINE = re.compile(rb"([A-Z_-]{1,64}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+REQUEST_LINE = re.compile(rb"([A-Z_-]+) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+
+# The most of a request line that can still become one; a client that speaks TLS is answered at once.
+REQUEST_LINE_BEGUN = re.compile(
+    rb"(?:[A-Z_-]+(?: (?:[^\x00-\x20\x7f]+(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?)?)?)?"
+)
 
 STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*)?\r\n")
 

@@ -398,8 +398,11 @@ def _complete(run: Run, exchange: Exchange) -> None:
 
 def _leave(run: Run, exchange: Exchange, status: int) -> None:
     """ngx.exit(status) in a context that may answer."""
-    if status in (_ERROR, _CLOSE):
+    if status == _ERROR:
         exchange.abort()
+        return
+    if status == _CLOSE:
+        exchange.drop()
         return
     if status >= 300 and not (run.said or run.parts or exchange.head_sent):
         exchange.content_length = None

@@ -38,7 +38,6 @@ client_body_temp_path 1-4 http server location
 connection_pool_size size http server
 directio 1 http server location
 directio_alignment size http server location
-keepalive_disable 1-2 http server location
 log_not_found flag http server location
 msie_padding flag http server location
 msie_refresh flag http server location
@@ -93,7 +92,6 @@ proxy_limit_rate =0 http server location
 proxy_pass_trailers =off http server location
 proxy_store =off http server location
 recursive_error_pages =off http server location
-reset_timedout_connection =off http server location
 rewrite_log =off http server location
 satisfy =all http server location
 server_name_in_redirect =off http server location
@@ -175,7 +173,7 @@ def _check_flag(directive: Directive) -> None:
 _FLAGS = words(
     """absolute_redirect autoindex chunked_transfer_encoding gunzip gzip http2 http3 log_subrequest port_in_redirect
     proxy_force_ranges proxy_intercept_errors proxy_pass_trailers
-    recursive_error_pages reset_timedout_connection rewrite_log server_name_in_redirect ssi lua_code_cache
+    recursive_error_pages rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""
 )

@@ -12,7 +12,7 @@ from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
 from upwell.config.regex import compile_regex
-from upwell.config.slots import buffers, flag, parse_number, size, time
+from upwell.config.slots import buffers, flag, number, parse_number, size, time
 from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, is_ip, parse_address, parse_port
 from upwell.modules.variables import declare
@@ -61,6 +61,7 @@ class ServerSettings:
     client_header_timeout: float = 60.0
     client_header_buffer_size: int = 1024
     large_client_header_buffers: tuple[int, int] = (4, 8192)
+    max_headers: int = 1000
     underscores_in_headers: bool = False
     ignore_invalid_headers: bool = True
     merge_slashes: bool = True
@@ -238,6 +239,7 @@ MODULE = Module(
         command("client_header_timeout", _LEVELS, 1, time(ServerSettings, "client_header_timeout")),
         command("client_header_buffer_size", _LEVELS, 1, size(ServerSettings, "client_header_buffer_size")),
         command("large_client_header_buffers", _LEVELS, 2, buffers(ServerSettings, "large_client_header_buffers")),
+        command("max_headers", _LEVELS, 1, number(ServerSettings, "max_headers")),
         command("underscores_in_headers", _LEVELS, 1, flag(ServerSettings, "underscores_in_headers")),
         command("ignore_invalid_headers", _LEVELS, 1, flag(ServerSettings, "ignore_invalid_headers")),
         command("merge_slashes", _LEVELS, 1, flag(ServerSettings, "merge_slashes")),

@@ -60,14 +60,14 @@ UNSUPPORTED = words(
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
     js_fetch_verify_depth js_filter js_header_filter js_import js_include js_load_http_native_module
     js_load_stream_native_module js_path js_periodic js_preload_object js_preread js_set js_shared_dict_zone js_var
-    keepalive_min_timeout keyval keyval_zone least_conn least_time license_token limit_conn limit_conn_dry_run
+    keyval keyval_zone least_conn least_time license_token limit_conn limit_conn_dry_run
     limit_conn_log_level limit_conn_status limit_conn_zone limit_except limit_rate_after limit_req limit_req_dry_run
     limit_req_log_level limit_req_status limit_req_zone limit_zone load_module lua_add_variable
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols
     lua_ssl_trusted_certificate lua_ssl_verify_depth lua_upstream_skip_openssl_default_verify mail map
-    map_hash_bucket_size map_hash_max_size match max_headers max_ranges memc_pass memcached_bind
+    map_hash_bucket_size map_hash_max_size match max_ranges memc_pass memcached_bind
     memcached_buffer_size memcached_connect_timeout memcached_force_ranges memcached_gzip_flag
     memcached_next_upstream memcached_next_upstream_timeout memcached_next_upstream_tries memcached_pass
     memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth mirror

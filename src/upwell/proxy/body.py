@@ -26,8 +26,9 @@ class Consumer(Protocol):
 class RequestBody:
     """The content of one request. `size` bytes are held in `pieces`; `limit` is client_max_body_size (0: none).
 
-    `announced` is its Content-Length, None for a chunked one; `total` counts what has come. `expects`: the client waits
-    for "100 Continue" before it sends.
+    `announced` is its Content-Length, None for a chunked one; `total` counts what has come, `received`
+    the same with its framing. `read`: somebody asked for it. `expects`: the client waits for "100 Continue" before it
+    sends.
     """
 
     __slots__ = (
@@ -40,7 +41,9 @@ class RequestBody:
         "expects",
         "limit",
         "pieces",
+        "read",
         "reader",
+        "received",
         "size",
         "total",
         "waiting",
@@ -54,6 +57,8 @@ class RequestBody:
         self.pieces: list[bytes] = []
         self.size = 0
         self.total = 0
+        self.received = 0
+        self.read = False
         self.complete = False
         self.discarding = False
         self.expects = False
@@ -67,6 +72,7 @@ class RequestBody:
         Raises MessageError: 400 for bad chunks, 413 over the limit.
         """
         content, rest = self.reader.feed(data)
+        self.received += len(data) - len(rest) if rest else len(data)
         if content:
             self.total += len(content)
             if self.limit and self.total > self.limit and not self.discarding:
@@ -94,6 +100,7 @@ class RequestBody:
 
     async def fill(self, size: int) -> None:
         """Wait until the content is complete or at least `size` bytes of it are held."""
+        self.read = True
         if self.complete or self.size >= size:
             return
         self._threshold = size
@@ -113,6 +120,7 @@ class RequestBody:
     def stream_to(self, consumer: Consumer) -> None:
         """From now on pass content to `consumer`; what is held stays the caller's to send."""
         self.consumer = consumer
+        self.read = True
         self.exchange.client.wait_for_body()
 
     def discard(self) -> None:

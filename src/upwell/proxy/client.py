@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, cast
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import FieldReader, check_host
 from upwell.http1.head import parse_request_head, refused_head
+from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
 from upwell.http1.target import Target, parse_target
 from upwell.log import INFO, ErrorLog
 from upwell.proxy.body import RequestBody
+from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import Exchange
+from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import NEVER, Timers
 
@@ -45,12 +48,11 @@ class Endpoint:
         "draining",
         "header_timeout",
         "limit",
+        "limits",
         "local",
         "log",
         "loop",
         "match",
-        "max_head",
-        "max_line",
         "merge_slashes",
         "on_close",
         "reader",
@@ -74,8 +76,7 @@ class Endpoint:
         limit: int = 512,
         reader: FieldReader | None = None,
         header_timeout: float = 60.0,
-        max_line: int = 8192,
-        max_head: int = 33_792,
+        limits: HeadLimits = DEFAULT_LIMITS,
         merge_slashes: bool = True,
     ) -> None:
         self.loop = loop
@@ -91,8 +92,7 @@ class Endpoint:
         self.limit = limit
         self.reader = reader or FieldReader()
         self.header_timeout = header_timeout
-        self.max_line = max_line
-        self.max_head = max_head
+        self.limits = limits
         self.merge_slashes = merge_slashes
         self.draining = False
         self.on_close: Callable[[], None] | None = None
@@ -115,9 +115,11 @@ class ClientConnection(asyncio.Protocol):
         "_eof",
         "_in_head",
         "_lingering",
+        "_lingers_until",
         "_lost",
         "_reading",
         "_refused",
+        "_rests_until",
         "_scheduled",
         "_searched",
         "_unsent",
@@ -170,7 +172,9 @@ class ClientConnection(asyncio.Protocol):
         self._unsent = 0
         self._eof = False
         self._in_head = False
-        self._lingering = False
+        self._lingering: Location | None = None
+        self._lingers_until = 0.0
+        self._rests_until = 0.0
         self._lost = False
         self._waiting_to_drain: Exchange | None = None
 
@@ -199,7 +203,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.exchange is None and self.body is None and (self._searched or not self._buffer):
-            if self._lingering:
+            if self._lingering is not None:
+                self._linger_on(self._lingering)
                 return
             self._serve(self._buffer + data if self._buffer else data)
         elif self.body is not None:
@@ -218,8 +223,11 @@ class ClientConnection(asyncio.Protocol):
             if exchange is not None:
                 exchange.fail(MessageError(400, "client prematurely closed connection"))
             return False
+        if exchange is None and self._in_head:
+            self._give_up(400, "client prematurely closed connection")
+            return False
         if exchange is None or self._buffer:
-            return bool(self._buffer) and not self._in_head
+            return bool(self._buffer)
         if exchange.proxying and exchange.abortable:
             exchange.fail(ClientClosed())
             self.transport.abort()
@@ -235,7 +243,9 @@ class ClientConnection(asyncio.Protocol):
         waiting, self._waiting_to_drain = self._waiting_to_drain, None
         self.writable = True
         exchange = self.exchange
-        if exchange is not None and first:
+        if exchange is None and self._in_head and first:
+            self._give_up(400, "client prematurely closed connection")
+        elif exchange is not None and first:
             # What waits for the client itself, or for a peer on its behalf, is given up; a handler runs to its end.
             receiving = self.body is not None and self.body.waiting
             if exchange.abortable or receiving or waiting is exchange:
@@ -268,33 +278,43 @@ class ClientConnection(asyncio.Protocol):
             self._schedule()
 
     def timed_out(self) -> None:
-        log = self.endpoint.log
         exchange = self.exchange
         if self._lost:
             return
-        if (self._closing or not self.writable) and self.transport.get_write_buffer_size() < self._unsent:
+        lingering = self._lingering
+        location = exchange.location if exchange is not None else lingering or self.endpoint.default.fallback
+        unsent = self.transport.get_write_buffer_size()
+        if (self._closing or lingering is not None or not self.writable) and unsent < self._unsent:
             # It reads, if slowly: send_timeout is for the time between two writes.
-            self._unsent = self.transport.get_write_buffer_size()
-            location = exchange.location if exchange is not None else self.endpoint.default.fallback
+            self._unsent = unsent
             self.endpoint.timers.arm(self, location.send_timeout)
             return
-        if self._lingering or self._closing:
+        if lingering is not None and not unsent:
             self.transport.abort()
+        elif self._closing or lingering is not None:
+            self._break_off(location)
         elif exchange is None:
-            if self._in_head and log.level >= INFO:
-                log.info(
-                    "client timed out (110: Connection timed out) while reading client request headers, "
-                    f"client: {self.address}",
-                    self.number,
-                )
-            self._close()
+            if self._in_head:
+                if location.reset_timedout:
+                    reset_on_close(self.transport)
+                self._give_up(408, "client timed out (110: Connection timed out)")
+            else:
+                self._close(location)
         elif not self.writable:
             exchange.log(INFO, "client timed out (110: Connection timed out) while sending response to client")
-            self.transport.abort()
+            self._break_off(location)
         elif self.body is not None:
             exchange.log(INFO, "client timed out (110: Connection timed out) while reading client request body")
+            if location.reset_timedout:
+                reset_on_close(self.transport)
             exchange.fail(ClientClosed(408))
-            self._close()
+            self._close(location)
+
+    def _break_off(self, location: Location) -> None:
+        """Close after a time-out; what is unsent is dropped (with a reset if reset_timedout_connection is on)."""
+        if location.reset_timedout:
+            reset_on_close(self.transport)
+        self.transport.abort()
 
     # Requests
 
@@ -307,14 +327,13 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer = b""
                 return
         try:
-            head = parse_request_head(data, endpoint.reader, endpoint.max_line, endpoint.max_head, self._searched)
+            head = parse_request_head(data, endpoint.reader, endpoint.limits, self._searched)
             if head is None:
-                if self._eof:
-                    self._close()
-                    return
                 self._buffer = data
                 self._searched = len(data)
-                if not self._in_head:
+                if self._eof:
+                    self._give_up(400, "client prematurely closed connection")
+                elif not self._in_head:
                     self._in_head = True
                     endpoint.timers.arm(self, endpoint.header_timeout)
                 return
@@ -363,20 +382,46 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve_buffer(self) -> None:
         self._scheduled = False
-        if self.exchange is None and self.body is None and not self._lost and not self._lingering and self._buffer:
+        if self.exchange is None and self.body is None and not self._lost and self._lingering is None and self._buffer:
             self._serve(self._buffer)
 
     def _refuse(self, data: bytes, error: MessageError) -> None:
         """Answer for a head that could not be read."""
+        exchange = self._unread(data)
+        self._reject(exchange, error.status, f"client sent {error.reason}")
+
+    def _unread(self, data: bytes) -> Exchange:
+        """The exchange for a head that will not be read, with what is known of it."""
+        endpoint = self.endpoint
         head = refused_head(data)
         try:
-            target = parse_target(head.target, self.endpoint.merge_slashes)
+            target = parse_target(head.target, endpoint.merge_slashes)
         except MessageError:
             target = Target(b"", b"", b"")
         exchange = self.exchange = Exchange(self, head, target, self.loop.time())
+        self.requests += 1
         self._buffer = b""
         self._in_head = False
-        self._reject(exchange, error.status, f"client sent {error.reason}")
+        self._searched = 0
+        host = head.section.values.get(b"host") if target.host is None else target.host
+        if host is not None:
+            try:
+                exchange.host = check_host(host)[0]
+                exchange.server = endpoint.match(exchange)
+                exchange.location = exchange.server.fallback
+            except Exception:  # the name may be what is wrong, or a regular expression takes too long
+                exchange.host = b""
+        return exchange
+
+    def _give_up(self, status: int, reason: str) -> None:
+        """The client left or took too long in the middle of a head: it gets nothing, the logs get a line."""
+        part = "headers" if b"\n" in self._buffer else "line"
+        exchange = self._unread(self._buffer)
+        exchange.keepalive = False
+        exchange.finished = exchange.cut = True
+        exchange.status = status
+        exchange.log(INFO, f"{reason} while reading client request {part}")
+        self.exchange_done(exchange)
 
     def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.keepalive = False
@@ -404,10 +449,12 @@ class ClientConnection(asyncio.Protocol):
                 else:
                     exchange.fail(error)
             else:
-                self._close()
+                self._close(exchange.location)
             return
         if rest is None:
-            if body.consumer is not None:
+            if body.discarding and self.exchange is not exchange:
+                self._linger_on(exchange.location)
+            elif body.consumer is not None:
                 if self._reading and self.writable:
                     self.endpoint.timers.arm(self, exchange.location.body_timeout)
             elif body.size >= _MOST_PIPELINED and not body.waiting:
@@ -430,6 +477,7 @@ class ClientConnection(asyncio.Protocol):
                 self.body.expects = False
                 if not self.body.total:
                     self.out.append(_CONTINUE)
+                    exchange.body_bytes_sent += len(_CONTINUE)  # nginx counts all but the head
                     self.flush()
             self.go_on_reading()
             if self.writable:
@@ -482,10 +530,16 @@ class ClientConnection(asyncio.Protocol):
     def may_keep(self, exchange: Exchange) -> bool:
         """Whether the connection may live on after this exchange, as far as the server is concerned."""
         location = exchange.location
-        if self.requests >= location.keepalive_requests or self.endpoint.draining or (self._eof and not self._buffer):
+        if (
+            self.requests >= location.keepalive_requests
+            or (self.endpoint.draining and not location.keepalive_min_timeout)
+            or (self._eof and not self._buffer)
+        ):
             return False
         body = exchange.body
-        if body is not None and body.expects:
+        if body is not None and (body.expects or (location.disable_msie6 and is_msie6(exchange))):
+            return False
+        if location.disable_safari and is_safari(exchange):
             return False
         return location.keepalive_timeout > 0 and exchange.started - self.opened < location.keepalive_time
 
@@ -524,24 +578,32 @@ class ClientConnection(asyncio.Protocol):
             return
         if self.writable:
             self.deadline = NEVER
+        if self.pipelined:
+            self.pipelined = False
+        location = exchange.location
         body = self.body
         if body is not None:
             body.discard()
             if exchange.keepalive:
                 self.go_on_reading()
-                self.endpoint.timers.arm(self, exchange.location.lingering_timeout)
+                self._lingers_until = self.loop.time() + location.lingering_time
+                self._linger_on(location)
                 return
-        if not exchange.keepalive or self.endpoint.draining:
-            if (body is not None or self._buffer or self._refused) and not self._eof:
-                self._linger(exchange.location)
+        if not exchange.keepalive or (self.endpoint.draining and not location.keepalive_min_timeout):
+            unread = body is not None or self._buffer or self._refused
+            if (unread or location.lingering_close == "always") and not self._eof and not exchange.cut:
+                self._linger(location)
             else:
-                self._close()
+                self._close(location)
             return
-        self._ready(exchange.location)
+        self._ready(location)
 
     def _ready(self, location: Location) -> None:
         """Take the next request, or wait for it as long as `location` (the last one's) lets a client rest."""
-        self.endpoint.timers.arm(self, location.keepalive_timeout)
+        rest = location.keepalive_timeout
+        if location.keepalive_min_timeout:
+            rest = self._rest_at_least(location)
+        self.endpoint.timers.arm(self, rest)
         if self._buffer:
             # Not at once: a client that pipelines must not starve the others, nor grow the stack.
             self.pipelined = True
@@ -549,33 +611,57 @@ class ClientConnection(asyncio.Protocol):
         if not self._reading and len(self._buffer) <= _MOST_PIPELINED:
             self.go_on_reading()
 
+    def _rest_at_least(self, location: Location) -> float:
+        """How long to wait for the next request where even a graceful end waits for some time."""
+        self._rests_until = self.loop.time() + location.keepalive_min_timeout
+        if self.endpoint.draining:
+            return location.keepalive_min_timeout
+        return max(location.keepalive_min_timeout, location.keepalive_timeout)
+
     def _linger(self, location: Location) -> None:
         """Close without a reset that would take the answer away: send FIN, read and forget for a while
         (lingering_close).
         """
-        if not location.lingering_timeout:
-            self._close()
+        if location.lingering_close == "off":
+            self._close(location)
             return
         self.body = None
         self._buffer = b""
-        self._lingering = True
+        self._lingering = location
         self.go_on_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.endpoint.timers.arm(self, location.lingering_timeout)
+        self._lingers_until = self.loop.time() + location.lingering_time
+        self._unsent = self.transport.get_write_buffer_size()
+        if self._unsent:
+            self.endpoint.timers.arm(self, location.send_timeout)
+        else:
+            self._linger_on(location)
 
-    def _close(self) -> None:
+    def _linger_on(self, location: Location) -> None:
+        """Wait for the next piece to forget: `lingering_timeout` for each, `lingering_time` for all of them."""
+        left = self._lingers_until - self.loop.time()
+        if left <= 0.0:
+            self.transport.abort()
+        elif self._lingering is None or not self.transport.get_write_buffer_size():
+            self.endpoint.timers.arm(self, min(location.lingering_timeout, left))
+
+    def _close(self, location: Location) -> None:
         """Close once everything is sent, which the client has `send_timeout` for between two of its reads."""
         if not self._lost:
             self._closing = True
             self.transport.close()
             self._unsent = self.transport.get_write_buffer_size()
             if self._unsent:
-                self.endpoint.timers.arm(self, self.endpoint.default.fallback.send_timeout)
+                self.endpoint.timers.arm(self, location.send_timeout)
 
     def close_if_idle(self) -> None:
         """For a graceful end: close a connection that rests between two requests. (Of a new one, a request may be on
         its way; client_header_timeout bounds it.)
         """
         if self.requests and self.exchange is None and not self._in_head and not self._buffer:
-            self._close()
+            left = self._rests_until - self.loop.time()
+            if left > 0.0:
+                self.endpoint.timers.arm(self, left)
+            else:
+                self._close(self.endpoint.default.fallback)

@@ -18,6 +18,7 @@ from upwell.http1.respond import error_page, status_line
 from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO
 from upwell.proxy.body import RequestBody
+from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.suspension import suspend
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Exchange:
     content_type: bytes | None = None
     content_length: int | None = None
     chunked: bool = False
+    cut: bool = False
     variables: dict[str, bytes] | None = None
     module: dict[str, Any] | None = None
     capture: Captured | None = None
@@ -246,9 +248,9 @@ class Exchange:
         if self.answered is not None and not self.out and name not in _MADE_HERE:
             return self.answered.values.get(name)  # passed on as it came
         if name == b"content-type":
-            return self.content_type
+            return None if self.status == 204 else self.content_type
         if name == b"content-length":
-            return None if self.content_length is None else b"%d" % self.content_length
+            return None if self.content_length is None or self.status in _NO_CONTENT else b"%d" % self.content_length
         if name == b"connection":
             return b"keep-alive" if self.keepalive else b"close"
         if name == b"transfer-encoding":
@@ -269,13 +271,13 @@ class Exchange:
         """Send a piece of content; it reaches the transport when the coroutine suspends."""
         if not data or self.header_only:
             return
-        self.body_bytes_sent += len(data)
         if self.capture is not None:
             self.capture.pieces.append(data)
-        elif self.chunked:
-            self.client.out.append(chunk(data))
         else:
+            if self.chunked:
+                data = chunk(data)
             self.client.out.append(data)
+        self.body_bytes_sent += len(data)
 
     async def drained(self) -> None:
         """Hand over what was written and wait while the client is slow to read."""
@@ -293,6 +295,7 @@ class Exchange:
         self.finished = True
         if self.chunked and not self.header_only:
             self.client.out.append(LAST_CHUNK)
+            self.body_bytes_sent += len(LAST_CHUNK)
 
     def respond(
         self,
@@ -324,11 +327,18 @@ class Exchange:
     def abort(self) -> None:
         """End an answer that cannot be completed so that the client does not take it for complete."""
         self.keepalive = False
-        self.finished = True
+        self.finished = self.cut = True
         if self.capture is not None:
             self.capture.truncated = True
         else:
             self.client.abort()
+
+    def drop(self) -> None:
+        """Close the connection and say nothing (nginx's own status 444, which ends it as a time-out does)."""
+        self.status = 444
+        if self.capture is None and self.location.reset_timedout:
+            reset_on_close(self.client.transport)
+        self.abort()
 
     # Waiting
 
@@ -379,7 +389,7 @@ class Exchange:
         """The coroutine let an exception out: answer for it."""
         if isinstance(error, ClientClosed):
             self.keepalive = False
-            self.finished = True
+            self.finished = self.cut = True
             if not self.head_sent:
                 self.status = error.status
         elif isinstance(error, MessageError):

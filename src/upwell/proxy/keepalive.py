@@ -36,7 +36,7 @@ class Keepalive:
         self.max_requests = max_requests
         self.max_time = max_time
         self.timeout = timeout
-        self.reader = FieldReader(ignore_invalid=False, max_line=1 << 20, request=False)
+        self.reader = FieldReader(ignore_invalid=False, max_line=1 << 20, request=False, max_fields=1 << 20)
         self._idle: dict[Peer, list[UpstreamConnection]] = {}
         self._all: dict[UpstreamConnection, None] = {}
 

@@ -31,7 +31,7 @@ class Location:
 
     `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
     there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
-    its head is sent; `log` handlers run at the end.
+    its head is sent; `log` handlers run at the end. `disable_msie6` and `disable_safari` are nginx's keepalive_disable.
     """
 
     name: str = ""
@@ -54,7 +54,13 @@ class Location:
     keepalive_line: bytes = b"Connection: keep-alive\r\n"
     keepalive_requests: int = 1000
     keepalive_time: float = 3600.0
+    keepalive_min_timeout: float = 0.0
+    disable_msie6: bool = True
+    disable_safari: bool = False
+    lingering_close: str = "on"
+    lingering_time: float = 30.0
     lingering_timeout: float = 5.0
+    reset_timedout: bool = False
     internal: bool = False
     simple: bool = False
     server_line: bytes = field(default=b"")

@@ -76,8 +76,7 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
             return True
         if status is not None:
             if status == _CLOSE:
-                exchange.status = status
-                exchange.abort()
+                exchange.drop()
             else:
                 exchange.respond_error(status)
             return True

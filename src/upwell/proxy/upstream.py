@@ -53,7 +53,7 @@ class Try:
     """One try at a peer, for the log: times in seconds of the loop's clock, 0.0 for what did not happen.
 
     `peer` is the peer's name, `path` gives the target that was asked for. `sent` and `received` are bytes on the
-    connection, `length` those of the response's content.
+    connection, `length` those of the response's content with its framing.
     """
 
     __slots__ = ("connected", "ended", "header", "length", "path", "peer", "received", "sent", "started", "status")
@@ -391,8 +391,8 @@ class UpstreamConnection(asyncio.Protocol):
             content, rest = reader.feed(data)
         except MessageError as error:
             raise UpstreamError("error", "upstream sent invalid chunked response", sent=True) from error
+        self.length += len(data) - len(rest) if rest else len(data)
         if content:
-            self.length += len(content)
             exchange.write(content)
         if rest is None:
             return False

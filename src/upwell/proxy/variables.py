@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import secrets
 import socket
 import time
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from upwell.http1.respond import REASONS, status_sent
+from upwell.proxy.clock import ssi_date
+from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
 from upwell.version import NGINX_VERSION
 
 if TYPE_CHECKING:
@@ -60,10 +63,11 @@ def _sent_field(name: str) -> Variable:
 
 def _upstream_field(name: str) -> Variable:
     wanted = name.replace("_", "-").encode()
+    missing = b"" if name in ("date", "server") else None  # which nginx makes up for a peer that does not send them
 
     def upstream(exchange: Exchange) -> bytes | None:
         answered = exchange.answered
-        return None if answered is None else answered.values.get(wanted)
+        return None if answered is None else answered.values.get(wanted, missing)
 
     return upstream
 
@@ -82,38 +86,31 @@ def _argument(name: str) -> Variable:
 
 
 def _cookie(name: str) -> Variable:
-    wanted = name.encode()
+    # As nginx reads it: a name has no case, and there may be spaces around "=".
+    wanted = re.compile(rb"(?:^|;) *%b *= *([^;]*)" % re.escape(name.encode()), re.IGNORECASE)
 
     def cookie(exchange: Exchange) -> bytes | None:
-        return _cookie_in(exchange.values.get(b"cookie"), wanted)
+        field = exchange.values.get(b"cookie")
+        found = None if field is None else wanted.search(field)
+        return None if found is None else found[1]
 
     return cookie
 
 
 def _upstream_cookie(name: str) -> Variable:
-    wanted = name.encode()
+    wanted = re.compile(rb"%b *= *([^;]*)" % re.escape(name.encode()), re.IGNORECASE)
 
     def cookie(exchange: Exchange) -> bytes | None:
         if exchange.answered is None:
             return None
         for key, value in exchange.answered.fields:
             if key == b"set-cookie":
-                found = _cookie_in(value.partition(b";")[0], wanted)
+                found = wanted.match(value)
                 if found is not None:
-                    return found
+                    return found[1]
         return None
 
     return cookie
-
-
-def _cookie_in(field: bytes | None, wanted: bytes) -> bytes | None:
-    if field is None:
-        return None
-    for pair in field.split(b";"):
-        key, equals, value = pair.strip().partition(b"=")
-        if equals and key.lower() == wanted:
-            return value
-    return None
 
 
 def _capture(number: int) -> Variable:
@@ -142,15 +139,12 @@ def _remote_user(exchange: Exchange) -> bytes | None:
     field = exchange.values.get(b"authorization")
     if field is None or field[:6].lower() != b"basic ":
         return None
+    coded = field[6:].strip(b" ").partition(b"=")[0]  # nginx asks for no padding
     try:
-        user, colon, _ = base64.b64decode(field[6:].strip(), validate=True).partition(b":")
+        user, colon, _ = base64.b64decode(coded + b"=" * (-len(coded) % 4), validate=True).partition(b":")
     except binascii.Error:
         return None
-    return user if colon else None
-
-
-def _arguments(exchange: Exchange) -> bytes | None:
-    return exchange.args or (b"" if b"?" in exchange.target else None)
+    return user if user and colon else None
 
 
 def _request_uri(exchange: Exchange) -> bytes | None:
@@ -168,12 +162,15 @@ def _request_time(exchange: Exchange) -> bytes:
 
 
 def _request_length(exchange: Exchange) -> bytes:
-    return b"%d" % (exchange.head.end + (exchange.body.total if exchange.body is not None else 0))
+    body = exchange.body
+    return b"%d" % (exchange.head.end + (body.received if body is not None and body.read else 0))
 
 
 def _content_length(exchange: Exchange) -> bytes | None:
-    length = exchange.head.section.content_length
-    return None if length is None else b"%d" % length
+    body = exchange.body
+    if body is not None and body.announced is None:
+        return b"%d" % (body.total if body.read else 0)
+    return exchange.head.section.values.get(b"content-length")
 
 
 def _request_id(exchange: Exchange) -> bytes:
@@ -214,9 +211,20 @@ def _span(start: str, end: str) -> Callable[[Try], bytes]:
 
 
 def _request_port(exchange: Exchange) -> bytes:
-    host = exchange.values.get(b"host", b"")
+    target = exchange.head.parsed
+    host = exchange.values.get(b"host", b"") if target is None or target.host is None else target.host
     _, colon, port = host.rpartition(b":")
     return port if colon and port.isdigit() else b""
+
+
+def _server_protocol(exchange: Exchange) -> bytes | None:
+    protocol = exchange.head.line[-8:]
+    return protocol if exchange.head.method and protocol.startswith(b"HTTP/") else None
+
+
+def _date_local(_: Exchange) -> bytes:
+    now = time.localtime()
+    return ssi_date(now, now.tm_zone)
 
 
 def _sent_status(exchange: Exchange) -> bytes:
@@ -225,24 +233,38 @@ def _sent_status(exchange: Exchange) -> bytes:
 
 def _request_body(exchange: Exchange) -> bytes | None:
     body = exchange.body
-    return body.content() if body is not None and body.complete else None
+    if body is None:
+        return b"" if exchange.proxying and exchange.head.section.content_length == 0 else None
+    return body.content() if body.complete and body.read else None
 
 
 def _proxy_host(exchange: Exchange) -> bytes | None:
+    if not exchange.proxying:
+        return None
     destination = exchange.destination
     return exchange.location.proxy_host if destination is None else destination.host
 
 
 def _proxy_port(exchange: Exchange) -> bytes | None:
+    if not exchange.proxying:
+        return None
     destination = exchange.destination
     if destination is not None:
         return destination.port
     return None if exchange.location.proxy_host is None else exchange.location.proxy_port
 
 
+def _tcp_info(offset: int) -> Variable:
+    def info(exchange: Exchange) -> bytes | None:
+        number = tcp_info(exchange.client.transport, offset)
+        return None if number is None else b"%d" % number
+
+    return info
+
+
 VARIABLES: dict[str, Variable] = {
-    "args": _arguments,
-    "query_string": _arguments,
+    "args": lambda x: x.args or None,
+    "query_string": lambda x: x.args or None,
     "binary_remote_addr": _binary_address,
     "body_bytes_sent": lambda x: b"%d" % x.body_bytes_sent,
     "bytes_sent": lambda x: b"%d" % (x.body_bytes_sent + x.head_bytes_sent),
@@ -251,10 +273,13 @@ VARIABLES: dict[str, Variable] = {
     "connection_time": lambda x: _seconds(x.client.loop.time() - x.client.opened),
     "content_length": _content_length,
     "content_type": lambda x: x.values.get(b"content-type"),
-    "document_uri": lambda x: x.uri,
+    "date_gmt": lambda _: ssi_date(time.gmtime(), "GMT"),
+    "date_local": _date_local,
+    "document_uri": lambda x: x.uri or None,
     "host": lambda x: x.host or x.server.name.encode(),
     "hostname": lambda _: _HOSTNAME,
     "https": lambda x: b"on" if x.scheme == "https" else b"",
+    "is_request_port": lambda x: b":" if _request_port(x) else b"",
     "is_args": lambda x: b"?" if x.args else b"",
     "msec": lambda _: b"%.3f" % time.time(),
     "nginx_version": lambda _: NGINX_VERSION.encode(),
@@ -268,7 +293,7 @@ VARIABLES: dict[str, Variable] = {
     "remote_user": _remote_user,
     "request": lambda x: x.head.line,
     "request_body": _request_body,
-    "request_completion": lambda x: b"OK" if x.finished else b"",
+    "request_completion": lambda x: b"OK" if x.finished and not x.cut else b"",
     "request_id": _request_id,
     "request_length": _request_length,
     "request_method": lambda x: x.method or None,
@@ -279,8 +304,12 @@ VARIABLES: dict[str, Variable] = {
     "server_addr": lambda x: x.client.local_address.encode(),
     "server_name": lambda x: x.server.name.encode(),
     "server_port": lambda x: b"%d" % x.client.local_port if x.client.local_port else b"",
-    "server_protocol": lambda x: b"HTTP/1.%d" % (x.version - 10),
+    "server_protocol": _server_protocol,
     "status": _sent_status,
+    "tcpinfo_rcv_space": _tcp_info(RECEIVE_SPACE),
+    "tcpinfo_rtt": _tcp_info(RTT),
+    "tcpinfo_rttvar": _tcp_info(RTT_VARIANCE),
+    "tcpinfo_snd_cwnd": _tcp_info(SEND_WINDOW),
     "time_iso8601": lambda x: x.client.endpoint.clock.iso8601,
     "time_local": lambda x: x.client.endpoint.clock.local,
     "uri": lambda x: x.uri or None,

@@ -61,7 +61,6 @@ class Compiler:
         http = block[HttpSettings]
         settings = block[LocationSettings]
         proxied = block[ProxySettings].pass_
-        lingering = http.lingering_close != "off"
         return Location(
             name=name,
             content=self._content(block, settings),
@@ -83,7 +82,13 @@ class Compiler:
             keepalive_line=_keepalive_line(http.keepalive_header),
             keepalive_requests=http.keepalive_requests,
             keepalive_time=http.keepalive_time,
-            lingering_timeout=http.lingering_timeout if lingering else 0.0,
+            keepalive_min_timeout=http.keepalive_min_timeout,
+            disable_msie6="msie6" in http.keepalive_disable,
+            disable_safari="safari" in http.keepalive_disable,
+            lingering_close=http.lingering_close,
+            lingering_time=http.lingering_time,
+            lingering_timeout=http.lingering_timeout,
+            reset_timedout=http.reset_timedout_connection,
             internal=settings.internal or settings.is_named,
         )
 

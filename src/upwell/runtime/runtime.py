@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from upwell.check.spec import CheckSpec
 from upwell.config.model import Block
 from upwell.http1.fields import FieldReader
+from upwell.http1.limits import HeadLimits
 from upwell.log import ALERT, DEBUG, WARN, ErrorLog, ErrorLogs
 from upwell.lua import phase
 from upwell.lua import vm as lua_vm
@@ -257,7 +258,7 @@ class Runtime:
                 if isinstance(other, tuple) and other[1] == address[1] and other[0] not in _ANY
             }
         settings = first[address][ServerSettings]
-        number, size = settings.large_client_header_buffers
+        limits = HeadLimits(settings.client_header_buffer_size, *settings.large_client_header_buffers)
         endpoint = Endpoint(
             self._loop,
             self._timers,
@@ -270,10 +271,14 @@ class Runtime:
             self._report,
             self._connections,
             limit=self._plan.worker_connections,
-            reader=FieldReader(settings.underscores_in_headers, settings.ignore_invalid_headers, size),
+            reader=FieldReader(
+                settings.underscores_in_headers,
+                settings.ignore_invalid_headers,
+                limits.line,
+                max_fields=settings.max_headers,
+            ),
             header_timeout=settings.client_header_timeout,
-            max_line=size,
-            max_head=number * size + settings.client_header_buffer_size,
+            limits=limits,
             merge_slashes=settings.merge_slashes,
         )
         endpoint.on_close = self._connection_closed
