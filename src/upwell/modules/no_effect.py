@@ -48,12 +48,9 @@ open_file_cache_valid time http server location
 open_log_file_cache 1-4 http server location
 output_buffers 2 http server location
 postpone_output size http server location
-proxy_busy_buffers_size size http server location
 proxy_headers_hash_bucket_size number http server location
 proxy_headers_hash_max_size number http server location
-proxy_max_temp_file_size size http server location
 proxy_send_lowat size http server location
-proxy_temp_file_write_size size http server location
 proxy_temp_path 1-4 http server location
 read_ahead size http server location
 request_pool_size size http server
@@ -81,17 +78,13 @@ gzip =off http server location
 gzip_static =off http server location
 http2 =off http server
 http3 =off http server
-limit_rate =0 http server location
 log_subrequest =off http server location
 port_in_redirect =on http server location
 proxy_bind =off http server location
 proxy_cache =off http server location
 proxy_force_ranges =off http server location
-proxy_intercept_errors =off http server location
-proxy_limit_rate =0 http server location
 proxy_pass_trailers =off http server location
 proxy_store =off http server location
-recursive_error_pages =off http server location
 rewrite_log =off http server location
 satisfy =all http server location
 server_name_in_redirect =off http server location
@@ -172,8 +165,8 @@ def _check_flag(directive: Directive) -> None:
 
 _FLAGS = words(
     """absolute_redirect autoindex chunked_transfer_encoding gunzip gzip http2 http3 log_subrequest port_in_redirect
-    proxy_force_ranges proxy_intercept_errors proxy_pass_trailers
-    recursive_error_pages rewrite_log server_name_in_redirect ssi lua_code_cache
+    proxy_force_ranges proxy_pass_trailers
+    rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""
 )

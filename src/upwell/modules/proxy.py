@@ -9,12 +9,12 @@ from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.regex import compile_regex
 from upwell.config.slots import buffers, flag, number, once, size, time
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, parse_address
 from upwell.modules.location import LocationSettings
+from upwell.modules.replacement import read_regex
 from upwell.modules.upstream import find_upstream, implicit_upstream
 
 _LEVELS = "http server location"
@@ -229,10 +229,7 @@ def _redirect(block: Block, directive: Directive) -> None:
     replacement = block.template(directive, 1)
     if first.startswith("~"):
         caseless = first.startswith("~*")
-        try:
-            regex = compile_regex(first[2 if caseless else 1 :], caseless)
-        except ValueError as error:
-            raise directive.error(str(error), 0) from None
+        regex = read_regex(block, directive, first[2 if caseless else 1 :], caseless)
         own["redirects"] = (*known, Redirect(None, regex, replacement))
     else:
         own["redirects"] = (*known, Redirect(block.template(directive, 0), None, replacement))

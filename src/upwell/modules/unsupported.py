@@ -26,7 +26,7 @@ UNSUPPORTED = words(
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
     echo_foreach_split echo_location echo_location_async echo_read_request_body echo_request_body echo_reset_timer
     echo_sleep echo_status echo_subrequest echo_subrequest_async empty_gif encrypted_session_iv
-    encrypted_session_key epoll_events error_page etag eval exit_worker_by_lua_block exit_worker_by_lua_file
+    encrypted_session_key epoll_events etag eval exit_worker_by_lua_block exit_worker_by_lua_file
     external_account_key f4f f4f_buffer_size fancyindex fastcgi_bind fastcgi_buffer_size fastcgi_buffering
     fastcgi_buffers fastcgi_busy_buffers_size fastcgi_cache fastcgi_cache_background_update fastcgi_cache_bypass
     fastcgi_cache_key fastcgi_cache_lock fastcgi_cache_lock_age fastcgi_cache_lock_timeout
@@ -61,7 +61,7 @@ UNSUPPORTED = words(
     js_fetch_verify_depth js_filter js_header_filter js_import js_include js_load_http_native_module
     js_load_stream_native_module js_path js_periodic js_preload_object js_preread js_set js_shared_dict_zone js_var
     keyval keyval_zone least_conn least_time license_token limit_conn limit_conn_dry_run
-    limit_conn_log_level limit_conn_status limit_conn_zone limit_except limit_rate_after limit_req limit_req_dry_run
+    limit_conn_log_level limit_conn_status limit_conn_zone limit_except limit_req limit_req_dry_run
     limit_req_log_level limit_req_status limit_req_zone limit_zone load_module lua_add_variable
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
@@ -82,8 +82,7 @@ UNSUPPORTED = words(
     proxy_bind_dynamic proxy_buffer proxy_cache_background_update proxy_cache_bypass proxy_cache_convert_head
     proxy_cache_key proxy_cache_lock proxy_cache_lock_age proxy_cache_lock_timeout proxy_cache_max_range_offset
     proxy_cache_methods proxy_cache_min_uses proxy_cache_path proxy_cache_purge proxy_cache_revalidate
-    proxy_cache_use_stale proxy_cache_valid proxy_cookie_domain proxy_cookie_flags proxy_cookie_path
-    proxy_download_rate proxy_downstream_buffer proxy_half_close proxy_ignore_headers proxy_no_cache
+    proxy_cache_use_stale proxy_cache_valid proxy_download_rate proxy_downstream_buffer proxy_half_close proxy_no_cache
     proxy_pass_error_message proxy_protocol proxy_protocol_timeout proxy_requests proxy_responses proxy_ssl
     proxy_ssl_alpn proxy_ssl_certificate
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from upwell.http1.fields import HOP_BY_HOP, FieldSection
 from upwell.http1.head import ResponseHead
+from upwell.proxy import accel
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.forward import ForwardSpec
 
 HIDDEN = frozenset(
     (
@@ -31,45 +33,57 @@ HIDDEN = frozenset(
 
 Redirect = Callable[["Exchange", bytes, bytes], bytes]
 """What becomes of the value of a Location or Refresh field, by the field's lower-case name."""
+Cookies = Callable[["Exchange", bytes], bytes]
+"""What becomes of the value of a Set-Cookie field."""
+
+_CHANGEABLE = frozenset((b"location", b"refresh", b"set-cookie")) | accel.OBEYED
+_EMPTY = frozenset((204, 304))
 
 
 class Form:
     """How a response's field section goes to the client from a location: worked out once, remembered with the section.
 
     `first` are the lines before Connection (the content's type and length), `rest` those after it with the empty line.
-    `length` is None when the client's framing must be chosen; `moves`: there is a Location or Refresh; `server` and
-    `date`: the peer's own is passed on (proxy_pass_header).
+    `length` is None when the client's framing must be chosen; `server` and `date`: the peer's own is passed on
+    (proxy_pass_header). `changeable` are the names in it that a location may not pass on as they are.
     """
 
-    __slots__ = ("date", "first", "length", "moves", "rest", "server")
+    __slots__ = ("changeable", "date", "first", "length", "rest", "server")
 
     def __init__(self, section: FieldSection, hide: frozenset[bytes]) -> None:
         values = section.values
         unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
         pairs = zip(section.fields, section.wires, strict=True)
-        first = [wire for (name, _), wire in pairs if name == b"content-type"]
+        first = [wire for (name, _), wire in pairs if name == b"content-type" and name not in hide]
         self.length = section.content_length
         if self.length is not None:
             first.append(b"Content-Length: %d\r\n" % self.length)
         self.first = b"".join(first)
         self.rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
-        self.moves = b"location" in values or b"refresh" in values
+        self.changeable = _CHANGEABLE.intersection(values)
         self.server = b"server" in values and b"server" not in hide
         self.date = b"date" in values and b"date" not in hide
 
 
-def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None) -> None:
-    """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed."""
+def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
+    """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed.
+
+    False when something else answers, an error page or another location: the peer's content is for nobody then.
+    """
     exchange.status = head.status
     section = exchange.answered = head.section
+    hide = spec.hide
     form = section.rendered.get(hide)
     if form is None:
         form = section.rendered[hide] = Form(section, hide)
     location = exchange.location
-    special = exchange.capture is not None or (form.moves and redirect is not None) or head.status == 204
-    if special or location.header_filters:
-        answer_through_filters(exchange, head, hide, redirect)
-        return
+    if (
+        exchange.special
+        or (form.changeable and not spec.changes.isdisjoint(form.changeable))
+        or head.status in spec.unusual
+        or location.header_filters
+    ):
+        return answer_through_filters(exchange, head, spec)
     exchange.head_sent = True
     framing = b""
     if exchange.header_only or head.status == 304:
@@ -87,21 +101,32 @@ def answer(exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redir
     data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, form.first, framing, connection, form.rest))
     exchange.head_bytes_sent = len(data)
     client.out.append(data)
+    return True
 
 
-def answer_through_filters(
-    exchange: Exchange, head: ResponseHead, hide: frozenset[bytes], redirect: Redirect | None
-) -> None:
+def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     """The slow way, over `exchange.out`: for captures and where response fields are changed."""
     section = head.section
+    if head.status in spec.intercepted:
+        challenge = [(b"WWW-Authenticate", value) for name, value in section.fields if name == b"www-authenticate"]
+        exchange.respond_error(head.status, challenge if head.status == 401 else ())
+        return False
+    if not spec.obeyed.isdisjoint(section.values) and accel.obey(exchange, section, spec):
+        return False
     exchange.status_text = head.line
-    unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
-    exchange.content_type = section.values.get(b"content-type")
+    unwanted = spec.hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
+    if b"content-type" in section.values and b"content-type" not in spec.hide:
+        exchange.content_type = section.values[b"content-type"]
     exchange.content_length = section.content_length
+    if exchange.forced_status and head.status in _EMPTY:
+        exchange.content_length = 0  # what it says is of content that it does not have
+    redirect, cookies = spec.redirect, spec.cookies
     for (name, value), wire in zip(section.fields, section.wires, strict=True):
         if name not in unwanted:
             if redirect is not None and name in (b"location", b"refresh"):
-                exchange.out.append((wire[: len(name)], redirect(exchange, name, value)))
-            else:
-                exchange.out.append((wire[: len(name)], value))
+                value = redirect(exchange, name, value)
+            elif cookies is not None and name == b"set-cookie":
+                value = cookies(exchange, value)
+            exchange.out.append((wire[: len(name)], value))
     exchange.send_head()
+    return True

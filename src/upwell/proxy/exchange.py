@@ -14,10 +14,13 @@ from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
 from upwell.http1.framing import LAST_CHUNK, chunk
 from upwell.http1.head import RequestHead
-from upwell.http1.respond import error_page, status_line
+from upwell.http1.respond import error_page as built_in_page
+from upwell.http1.respond import status_line
 from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO
+from upwell.proxy.accel import with_charset
 from upwell.proxy.body import RequestBody
+from upwell.proxy.error_page import has_page, show
 from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.suspension import suspend
 
@@ -64,6 +67,20 @@ class Exchange:
     internal: bool = False
     depth: int = 0
     destination: Destination | None = None
+    # Rare turns of an answer. `special`: its head must go through send_head; `forced_status`: what the client gets
+    # whatever the handlers say (nginx: err_status); `kept`: fields that survive internal redirects; `changes`: how
+    # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
+    # further internal redirect begin; `limit_rate` and `charset` are what a peer asked for; `onward`: what is to be
+    # done instead of ending.
+    special: bool = False
+    forced_status: int = 0
+    kept: tuple[tuple[bytes, bytes], ...] = ()
+    changes: int = 0
+    paged: bool = False
+    groups: tuple[int, ...] = ()
+    limit_rate: int | None = None
+    charset: bytes | None = None
+    onward: Callable[[], None] | None = None
     _filtered: bool = False
 
     __slots__ = (
@@ -190,6 +207,9 @@ class Exchange:
         if self.head_sent:
             return
         self.status = self.status or 200
+        if self.forced_status:
+            self.status = self.forced_status
+            self.status_text = None
         if not self._filtered:
             self._filtered = True  # before: a filter that fails is not run again for the page that tells of it
             for handler in self.location.header_filters:
@@ -202,6 +222,8 @@ class Exchange:
         client = self.client
         fields = []
         if self.content_type is not None and status != 204:
+            if self.charset is not None:
+                self.content_type = with_charset(self.content_type, self.charset)
             fields.append(b"Content-Type: %b\r\n" % self.content_type)
         if status < 200 or status in _NO_CONTENT:
             self.header_only = True
@@ -237,7 +259,11 @@ class Exchange:
 
     @property
     def default_type(self) -> bytes | None:
-        """The media type of an answer made here: by the extension of the URI (`types`), else `default_type`."""
+        """The media type of an answer made here: one that is set already (X-Accel-Redirect), that of the URI's
+        extension (`types`), `default_type`.
+        """
+        if self.content_type is not None:
+            return self.content_type
         location = self.location
         _, dot, extension = self.uri.rpartition(b"/")[2].rpartition(b".")
         found = location.types.get(extension.lower()) if dot else None
@@ -245,7 +271,7 @@ class Exchange:
 
     def sent_field(self, name: bytes) -> bytes | None:
         """The value of a field of the answer by its lower-case name (nginx: $sent_http_name)."""
-        if self.answered is not None and not self.out and name not in _MADE_HERE:
+        if self.answered is not None and name not in _MADE_HERE and not (self.out or self.content_length is not None):
             return self.answered.values.get(name)  # passed on as it came
         if name == b"content-type":
             return None if self.status == 204 else self.content_type
@@ -314,15 +340,42 @@ class Exchange:
         self.finish()
 
     def respond_error(self, status: int, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """nginx's built-in page for `status`; on a head already sent, the connection is cut off instead."""
+        """The location's error page for `status`, else nginx's built-in one, with `fields` besides; on a head already
+        sent, the connection is cut off instead.
+        """
         if self.head_sent:
             self.abort()
             return
         if status in _CLOSING:
             self.keepalive = False
-        page = error_page(status, self.location.signature)
-        self.out = [line for line in self.out if line[0] == b"Location"]
-        self.respond(status, page or b"", fields=fields)
+        pages = self.location.error_pages
+        if pages is not None:
+            page = has_page(self, pages, status)
+            if page is not None:
+                show(self, page, status, fields)
+                return
+        self.forced_status = 0
+        self.respond_with_page(status, fields)
+
+    def respond_with_page(self, status: int, fields: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """nginx's built-in page for `status`."""
+        self.keep(fields)
+        self.out = [line for line in self.kept if line[0].lower() != b"accept-ranges"]
+        page = built_in_page(status, self.location.signature)
+        self.respond(status, page or b"")
+
+    def keep(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Have `fields`, and a Location that is there, go out with whatever answers in the end."""
+        mine = [line for line in self.out if line[0] == b"Location"]
+        self.kept = (*self.kept, *(line for line in (*mine, *fields) if line not in self.kept))
+
+    def start_answer(self, status: int) -> None:
+        """Answer with `status` where no handler is running."""
+
+        async def answer() -> None:
+            self.respond_error(status)
+
+        self.start(answer())
 
     def abort(self) -> None:
         """End an answer that cannot be completed so that the client does not take it for complete."""
@@ -387,6 +440,7 @@ class Exchange:
 
     def _fail(self, error: Exception) -> None:
         """The coroutine let an exception out: answer for it."""
+        self.onward = None
         if isinstance(error, ClientClosed):
             self.keepalive = False
             self.finished = self.cut = True
@@ -404,19 +458,32 @@ class Exchange:
     def _end(self) -> None:
         if self._ended:
             return
-        self._ended = True
         self._coro = None
         if not self.finished:
             if self.head_sent:
                 self.finish()
             else:
                 self.respond_error(500)
+        if self.onward is not None:
+            self._go_on(self.onward)
+            return
+        self._ended = True
         if self.on_done is not None:
             if self.capture is not None:
                 self.capture.body = b"".join(self.capture.pieces)
             self.on_done(self)
         else:
             self.client.exchange_done(self)
+
+    def _go_on(self, onward: Callable[[], None]) -> None:
+        """The coroutine has ended, the exchange has not: go on with what was asked for."""
+        self.onward = None
+        self.finished = False
+        self._filtered = False
+        try:
+            onward()
+        except Exception as error:
+            self.start_failing(error)
 
     async def sleep(self, seconds: float) -> None:
         """Wait; other exchanges go on."""
@@ -473,6 +540,7 @@ class Exchange:
         inner.internal = True
         inner.depth = self.depth + 1
         inner.capture = Captured()
+        inner.special = True
         inner.variables = dict(self.variables) if self.variables else None
         if fields is not None:
             inner.set_fields(fields)

@@ -7,14 +7,15 @@ peer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, WARN
 from upwell.peers.upstream import Peer, Upstream
-from upwell.proxy.answer import Redirect, answer
+from upwell.proxy import accel
+from upwell.proxy.answer import Cookies, Redirect, answer
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.suspension import suspend
 from upwell.proxy.tunnel import switch
@@ -36,10 +37,14 @@ class ForwardSpec:
     `request_head(exchange, length, chunked)` makes the bytes of the request's head: `length` is the Content-Length to
     announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
     `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the
-    value of Location and Refresh (nginx: proxy_redirect). `keeps`: connections may be used again (not with HTTP/1.0).
+    value of Location and Refresh (nginx: proxy_redirect), `cookies` that of Set-Cookie. `keeps`: connections may be
+    used again (not with HTTP/1.0).
     `upgrade` gives the value of the Upgrade field in the request's head, empty for none; None: there never is one.
     `method` gives the method that `request_head` sends, None: the client's; `content` what is sent in place of the
     client's content.
+    `obeyed` are the X-Accel-* fields that are not ignored, `intercepted` the statuses that an error page answers in the
+    peer's place. `hold`: how much content waits for a slow client without and with buffering, for X-Accel-Buffering.
+    `changes` and `unusual`: field names and statuses that need more than a look.
     """
 
     upstream: Upstream
@@ -58,6 +63,21 @@ class ForwardSpec:
     content: Callable[[Exchange], bytes] | None = None
     ignore_client_abort: bool = False
     upgrade: Callable[[Exchange], bytes] | None = None
+    cookies: Cookies | None = None
+    obeyed: frozenset[bytes] = accel.OBEYED
+    intercepted: frozenset[int] = frozenset()
+    hold: tuple[int, int] = (DEFAULT_LIMITS.head_size, DEFAULT_LIMITS.buffered)
+    changes: frozenset[bytes] = field(init=False)
+    unusual: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        changed = self.obeyed
+        if self.redirect is not None:
+            changed |= {b"location", b"refresh"}
+        if self.cookies is not None:
+            changed |= {b"set-cookie"}
+        object.__setattr__(self, "changes", changed)
+        object.__setattr__(self, "unusual", self.intercepted | {204})
 
 
 async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
@@ -97,7 +117,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 await switch(exchange, spec, connection, head)
                 return
             method = exchange.method if spec.method is None else _method_sent(exchange, spec.method)
-            answer(exchange, head, spec.hide, spec.redirect)
+            if not answer(exchange, head, spec):
+                connection.drop(head, method)
+                return
             if not connection.relay(head, method):
                 await suspend()
             exchange.finish()
@@ -160,8 +182,9 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
         request = spec.request_head(exchange, len(content) if announced else None, False)
         connection.begin(exchange, request, content, False, False, spec.limits)
     elif body is None:
-        # That there is nothing is said if the client said so (RFC 9110, 8.6); a subrequest has a content of its own.
-        length = 0 if exchange.capture is None and exchange.head.section.content_length == 0 else None
+        # That there is nothing is said if the client spoke of content (RFC 9110, 8.6): there was none, or it was thrown
+        # away before an internal redirect. A subrequest has a content of its own.
+        length = 0 if exchange.capture is None and exchange.head.section.content_length is not None else None
         request = spec.request_head(exchange, length, False)
         connection.begin(exchange, request, b"", False, False, spec.limits)
     else:

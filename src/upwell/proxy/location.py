@@ -13,6 +13,7 @@ from upwell.http1.respond import SERVER
 from upwell.log import ErrorLog
 
 if TYPE_CHECKING:
+    from upwell.proxy.error_page import ErrorPages
     from upwell.proxy.exchange import Exchange
 
 Content = Callable[["Exchange"], Awaitable[None]]
@@ -32,6 +33,7 @@ class Location:
     `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
     there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
     its head is sent; `log` handlers run at the end. `disable_msie6` and `disable_safari` are nginx's keepalive_disable.
+    `error_pages` answer in place of a status.
     """
 
     name: str = ""
@@ -41,6 +43,7 @@ class Location:
     header_filters: tuple[Filter, ...] = ()
     log: tuple[Filter, ...] = ()
     error_log: ErrorLog | None = None
+    error_pages: ErrorPages | None = None
     default_type: bytes = b"text/plain"
     types: Mapping[bytes, bytes] = field(default_factory=dict)
     signature: bytes = SERVER

@@ -6,12 +6,13 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING
 
 from upwell.log import ERROR
-from upwell.proxy.location import Access
+from upwell.proxy.location import Access, Location
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_MOST_REWRITES = 10
+MOST_CHANGES = 10
+"""How often a request may get another URI: by the rewrite phase and by internal redirects together."""
 STAYS = "stays"
 _CLOSE = 444  # nginx's own status: the connection is closed and nothing is said
 
@@ -34,13 +35,24 @@ def begin(exchange: Exchange) -> None:
         exchange.start(_run(exchange))
 
 
+def begin_named(exchange: Exchange, location: Location) -> None:
+    """Start the answer of `exchange` in a named location: the server's own rewrite phase is not run again."""
+    exchange.start(_search(exchange, location))
+
+
 async def _run(exchange: Exchange) -> None:
-    """All phases, once more for each change of the URI, ten times at most."""
-    if await _decide(exchange, exchange.server.rewrite):
-        return
-    for _ in range(_MOST_REWRITES + 1):
+    """All phases."""
+    if not await _decide(exchange, exchange.server.rewrite):
+        await _search(exchange, None)
+
+
+async def _search(exchange: Exchange, found: Location | None) -> None:
+    """The phases of a location (`found`, or that of the URI), once more for each change of the URI, ten times at
+    most.
+    """
+    while True:
         uri = exchange.uri
-        location = exchange.location = exchange.server.locate(exchange)
+        location = exchange.location = found if found is not None else exchange.server.locate(exchange)
         if location.internal and not exchange.internal:
             exchange.respond_error(404)
             return
@@ -50,12 +62,13 @@ async def _run(exchange: Exchange) -> None:
             return
         if exchange.uri == uri or _stays(exchange):
             break
-    else:
-        exchange.log(
-            ERROR, f'rewrite or internal redirection cycle while processing "{exchange.uri.decode("latin-1")}"'
-        )
-        exchange.respond_error(500)
-        return
+        found = None
+        exchange.changes += 1
+        if exchange.changes > MOST_CHANGES:
+            shown = exchange.uri.decode("latin-1")
+            exchange.log(ERROR, f'rewrite or internal redirection cycle while processing "{shown}"')
+            exchange.respond_error(500)
+            return
     if await _decide(exchange, location.access):
         return
     await location.content(exchange)

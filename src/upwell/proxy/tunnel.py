@@ -48,7 +48,8 @@ async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConn
     upgrade = head.section.values.get(b"upgrade")
     if upgrade is not None:
         exchange.out.append((b"Upgrade", upgrade))
-    answer_through_filters(exchange, head, spec.hide, spec.redirect)
+    if not answer_through_filters(exchange, head, spec):
+        return  # something else answers (X-Accel-Redirect)
     tunnel = Tunnel(exchange, connection, spec)
     if tunnel.begin():
         try:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from upwell.errors import MessageError, UpstreamError
@@ -362,6 +362,24 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self.pool.timers.arm(self, self._limits.read_timeout)
         return False
+
+    def drop(self, head: ResponseHead, method: bytes) -> None:
+        """Nobody wants the response's content: the connection may be used again only where all of it is here."""
+        section = head.section
+        data, self._buffer = self._buffer, b""
+        reader = response_reader(head, method)
+        rest: bytes | None = data
+        if not reader.complete:
+            try:
+                _, rest = reader.feed(data)
+            except MessageError:
+                rest = None
+        keepable = not section.close and (head.version == 11 or section.keep_alive)
+        self.reusable = keepable and rest == b"" and self._content_sent
+
+    def hold(self, size: int) -> None:
+        """How much of this response's content may wait for a slow client."""
+        self._limits = replace(self._limits, buffered=size)
 
     def _relay(self, data: bytes) -> None:
         exchange = self.exchange

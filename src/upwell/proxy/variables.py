@@ -150,7 +150,10 @@ def _remote_user(exchange: Exchange) -> bytes | None:
 def _request_uri(exchange: Exchange) -> bytes | None:
     if not exchange.uri:
         return None  # a request that was refused for its target
-    return exchange.path if exchange.target.startswith((b"http", b"HTTP")) else exchange.target
+    if not exchange.target.startswith((b"http", b"HTTP")):
+        return exchange.target
+    parsed = exchange.head.parsed
+    return exchange.path if parsed is None else parsed.path
 
 
 def _seconds(value: float) -> bytes:
@@ -197,9 +200,21 @@ def _over_tries(of: Callable[[Try], bytes]) -> Variable:
 
     def values(exchange: Exchange) -> bytes | None:
         tries = exchange.tries
-        return None if tries is None else b", ".join([of(one) for one in tries])
+        if tries is None:
+            return None
+        if exchange.groups:
+            return _in_groups([of(one) for one in tries], exchange.groups)
+        return b", ".join([of(one) for one in tries])
 
     return values
+
+
+def _in_groups(values: list[bytes], starts: tuple[int, ...]) -> bytes:
+    """nginx puts " : " where an internal redirect has led to another upstream."""
+    out = values[0]
+    for index, value in enumerate(values[1:], 1):
+        out += (b" : " if index in starts else b", ") + value
+    return out
 
 
 def _span(start: str, end: str) -> Callable[[Try], bytes]:

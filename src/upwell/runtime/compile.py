@@ -14,6 +14,7 @@ from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
 from upwell.modules.access_log import AccessLog, AccessLogSettings
 from upwell.modules.core import ErrorLogSettings, LogTarget
+from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
 from upwell.modules.http import HttpSettings
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
@@ -69,6 +70,7 @@ class Compiler:
             header_filters=self._header_filters(block),
             log=self._log(block),
             error_log=self._error_logs.get(block[ErrorLogSettings].logs),
+            error_pages=compile_error_pages(block[ErrorPageSettings], render),
             default_type=http.default_type.encode(),
             types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,

@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from upwell import pcre
 from upwell.config.model import Block
 from upwell.config.template import Template
 from upwell.http1.target import escape_uri, one_target
+from upwell.modules.error_page import ErrorPageSettings
 from upwell.modules.location import LocationSettings
 from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
+from upwell.modules.proxy_cookie import ProxyCookieSettings, compile_cookies
 from upwell.modules.proxy_request import ProxyRequestSettings
+from upwell.modules.proxy_response import ProxyResponseSettings
+from upwell.modules.replacement import whole_by_regex
 from upwell.modules.return_ import absolute
+from upwell.proxy.accel import OBEYED
 from upwell.proxy.answer import HIDDEN
 from upwell.proxy.answer import Redirect as Redirecting
 from upwell.proxy.destination import host_of_destination, path_of_destination
@@ -51,6 +55,7 @@ def compile_forward(
         path = _replaced_path(settings, target.uri)
     method = None if asked.method is None else method_renderer(render(asked.method))
     instead = _content(asked)
+    sizes = (proxy.buffer_size, proxy.buffers[0] * proxy.buffers[1])
     make = partial(
         ForwardSpec,
         request_head=request_renderer(
@@ -69,7 +74,7 @@ def compile_forward(
             read_timeout=proxy.read_timeout,
             send_timeout=proxy.send_timeout,
             head_size=proxy.buffer_size,
-            buffered=proxy.buffers[0] * proxy.buffers[1] if proxy.buffering else proxy.buffer_size,
+            buffered=sizes[proxy.buffering],
             tcp_keepalive=proxy.socket_keepalive,
         ),
         next_on=proxy.next_upstream,
@@ -82,6 +87,10 @@ def compile_forward(
         upgrade=_upgrade(proxy),
         method=method,
         content=instead,
+        cookies=compile_cookies(block[ProxyCookieSettings], render),
+        obeyed=OBEYED - {name.encode() for name in block[ProxyResponseSettings].ignore_headers},
+        intercepted=_intercepted(block),
+        hold=sizes,
     )
     if target.template is not None:
         return forward_by_value(render(target.template), destinations, make)
@@ -110,6 +119,13 @@ def _content(asked: ProxyRequestSettings) -> Render | None:
     return None if asked.pass_body else render(Template(()))
 
 
+def _intercepted(block: Block) -> frozenset[int]:
+    """The statuses that an error page of the location answers in the peer's place (proxy_intercept_errors)."""
+    if not block[ProxyResponseSettings].intercept_errors:
+        return frozenset()
+    return frozenset(page.status for page in block[ErrorPageSettings].pages)
+
+
 def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange], bytes]:
     """The target for `proxy_pass http://x/uri`: the part of the path that the location matched is replaced."""
     front = one_target(uri.encode("utf-8", "surrogateescape"))
@@ -136,8 +152,10 @@ def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Redirecting 
     def rewrite(exchange: Exchange, name: bytes, value: bytes) -> bytes:
         front, address = b"", value
         if name == b"refresh":  # "5; url=http://..."
-            front, equals, address = value.partition(b"=")
-            front += equals
+            at = value.lower().find(b"url=")
+            if at < 0:
+                return value
+            front, address = value[: at + 4], value[at + 4 :]
         for one in compiled:
             changed = one(exchange, address)
             if changed is not None:
@@ -149,20 +167,8 @@ def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Redirecting 
 
 def _redirect(pair: Redirect) -> Callable[[Exchange, bytes], bytes | None]:
     replacement = render(pair.replacement)
-    regex = pair.regex
-    if regex is not None:
-
-        def by_regex(exchange: Exchange, value: bytes) -> bytes | None:
-            match = pcre.search(regex, value)
-            if match is None:
-                return None
-            before, exchange.match = exchange.match, match
-            try:
-                return value[: match.start()] + replacement(exchange) + value[match.end() :]
-            finally:
-                exchange.match = before
-
-        return by_regex
+    if pair.regex is not None:
+        return whole_by_regex(pair.regex, replacement)
     assert pair.source is not None
     source = render(pair.source)
 

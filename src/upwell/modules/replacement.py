@@ -1,0 +1,51 @@
+"""What `proxy_redirect`, `proxy_cookie_domain` and `proxy_cookie_path` share: an expression and its replacement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from upwell import pcre
+from upwell.config.directive import Directive
+from upwell.config.model import Block
+from upwell.config.regex import compile_regex
+from upwell.modules.variables import declare
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+Render = Callable[["Exchange"], bytes]
+Change = Callable[["Exchange", bytes], "bytes | None"]
+
+
+def read_regex(block: Block, directive: Directive, pattern: str, caseless: bool) -> re.Pattern[bytes]:
+    """Compile the expression in the first argument; its named groups become variables."""
+    try:
+        regex = compile_regex(pattern, caseless)
+    except ValueError as error:
+        raise directive.error(str(error), 0) from None
+    for group in regex.groupindex:
+        declare(block, group)
+    return regex
+
+
+def whole_by_regex(regex: re.Pattern[bytes], replacement: Render) -> Change:
+    """Replaces a text that `regex` fits, all of it (nginx: ngx_http_proxy_rewrite_regex_handler), else gives None."""
+
+    def change(exchange: Exchange, text: bytes) -> bytes | None:
+        match = pcre.search(regex, text)
+        if match is None:
+            return None
+        named = match.groupdict()
+        if named:
+            if exchange.variables is None:
+                exchange.variables = {}
+            exchange.variables.update((name, value or b"") for name, value in named.items())
+        before, exchange.match = exchange.match, match
+        try:
+            return replacement(exchange)
+        finally:
+            exchange.match = before
+
+    return change

@@ -1,0 +1,89 @@
+"""What a peer asks of the proxy by X-Accel-* fields: another location, a rate, no buffering, a charset (nginx).
+
+Knows those fields; which of them a location obeys is decided at load time (proxy_ignore_headers).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from upwell.http1.fields import FieldSection
+from upwell.log import ERROR
+from upwell.proxy.redirect import redirect, redirect_to_named
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+    from upwell.proxy.forward import ForwardSpec
+
+REDIRECT = b"x-accel-redirect"
+LIMIT_RATE = b"x-accel-limit-rate"
+BUFFERING = b"x-accel-buffering"
+CHARSET = b"x-accel-charset"
+OBEYED = frozenset((REDIRECT, LIMIT_RATE, BUFFERING, CHARSET))
+"""X-Accel-Expires is for a cache: with none, it is hidden and that is all."""
+
+_SURVIVE = frozenset((b"set-cookie", b"content-disposition", b"cache-control", b"expires", b"accept-ranges"))
+_CLIMBS = re.compile(rb"(?:^|/)\.\.(?:/|$)")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_CHARSET = re.compile(rb"; *charset=([^;]*)", re.IGNORECASE)
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+
+
+def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
+    """Do what the fields of `section` ask for; true when the answer comes from elsewhere."""
+    values = section.values
+    obeyed = spec.obeyed
+    if LIMIT_RATE in obeyed:
+        rate = values.get(LIMIT_RATE)
+        if rate is not None and _NUMBER.fullmatch(rate) is not None:
+            exchange.limit_rate = int(rate)
+    if BUFFERING in obeyed and exchange.source is not None:
+        word = values.get(BUFFERING, b"").lower()
+        if word in (b"yes", b"no"):
+            exchange.source.hold(spec.hold[word == b"yes"])
+    if CHARSET in obeyed and exchange.status not in (301, 302):  # nginx gives these none
+        charset = values.get(CHARSET)
+        if charset is not None and _TOKEN.fullmatch(charset) is not None:
+            exchange.charset = charset
+    target = values.get(REDIRECT)
+    if target is None or REDIRECT not in obeyed:
+        return False
+    _redirect(exchange, section, spec, target)
+    return True
+
+
+def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, target: bytes) -> None:
+    fields = []
+    for (name, value), wire in zip(section.fields, section.wires, strict=True):
+        if name in _SURVIVE:
+            if name == b"set-cookie" and spec.cookies is not None:
+                value = spec.cookies(exchange, value)
+            fields.append((wire[: len(name)], value))
+    exchange.kept = (*exchange.kept, *fields)
+    media = section.values.get(b"content-type")
+    if media is not None:
+        exchange.content_type = media
+        exchange.charset = charset_of(media) or exchange.charset
+    if target.startswith(b"@"):
+        redirect_to_named(exchange, target)
+        return
+    uri, _, args = target.partition(b"?")
+    path = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), uri)
+    if not path.startswith(b"/") or b"\0" in path or _CLIMBS.search(path) is not None:
+        exchange.log(ERROR, f'unsafe URI "{target.decode("latin-1")}" was detected')
+        exchange.respond_error(404)
+        return
+    redirect(exchange, path, args)
+
+
+def with_charset(media: bytes, charset: bytes) -> bytes:
+    """A Content-Type with `charset`, unless it names one."""
+    return media if charset_of(media) is not None else b"%b; charset=%b" % (media, charset)
+
+
+def charset_of(media: bytes) -> bytes | None:
+    """The charset that a Content-Type names."""
+    match = _CHARSET.search(media)
+    return None if match is None else match[1].strip(b'"')

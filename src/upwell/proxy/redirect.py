@@ -1,0 +1,108 @@
+"""Internal redirects: a request goes on at another URI, or at a named location of its server (nginx's mechanism).
+
+Whoever asks for one has answered: the exchange counts as finished until its coroutine has ended, and then starts anew.
+Knows what of an exchange survives that; where the request goes is decided by who asks (error_page, X-Accel-Redirect).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from upwell.log import ERROR
+from upwell.proxy.phases import MOST_CHANGES, begin, begin_named
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_NO_CONTENT_NEEDED = frozenset((b"GET", b"HEAD"))
+
+
+def redirect(exchange: Exchange, uri: bytes, args: bytes) -> None:
+    """Look for a location for the decoded `uri` with `args`, as a GET unless it is a HEAD."""
+
+    def go() -> None:
+        if not holds_content(exchange):
+            drop_content(exchange)
+        exchange.aim(uri, args)
+        begin(exchange)
+
+    if exchange.method != b"HEAD":
+        exchange.method = b"GET"
+    _leave(exchange, go, f'internally redirecting to "{_text(uri)}"')
+
+
+def redirect_to_named(exchange: Exchange, name: bytes) -> None:
+    """Go on in the named location; method, URI and arguments stay what they are."""
+    location = exchange.server.named.get(_text(name))
+
+    def go() -> None:
+        if not exchange.uri:
+            exchange.log(ERROR, f'empty URI in redirect to named location "{_text(name)}"')
+        elif location is None:
+            exchange.log(ERROR, f'could not find named location "{_text(name)}"')
+        elif not holds_content(exchange):
+            exchange.log(ERROR, f'the content is not held any more to redirect to named location "{_text(name)}"')
+        else:
+            begin_named(exchange, location)
+            return
+        exchange.start_answer(500)
+
+    if exchange.method in _NO_CONTENT_NEEDED and not holds_content(exchange):
+        drop_content(exchange)
+    _leave(exchange, go, f'redirect to named location "{_text(name)}"')
+
+
+def _leave(exchange: Exchange, go: Callable[[], None], doing: str) -> None:
+    """Have `go` called when the coroutine that runs now has ended, unless there were too many changes already."""
+    exchange.changes += 1
+    if exchange.changes > MOST_CHANGES:
+        exchange.log(ERROR, f"rewrite or internal redirection cycle while {doing}")
+        exchange.respond_error(500)
+        return
+    exchange.finished = True
+
+    def onward() -> None:
+        _forget(exchange)
+        go()
+
+    exchange.onward = onward
+
+
+def _forget(exchange: Exchange) -> None:
+    """Put off what belongs to the location that the exchange leaves (nginx clears the modules' contexts)."""
+    exchange.internal = True
+    exchange.special = True
+    exchange.module = None
+    exchange.destination = None
+    exchange.status = 0
+    exchange.content_length = None
+    exchange.status_text = None
+    exchange.out = list(exchange.kept)
+    exchange.header_only = exchange.method == b"HEAD"
+    exchange.proxying = False
+    exchange.abortable = False
+    if exchange.tries is not None:
+        exchange.groups = (*exchange.groups, len(exchange.tries))
+
+
+def holds_content(exchange: Exchange) -> bool:
+    """Whether the request's content, if any, can be sent once more: all of it that has come is here, the rest comes."""
+    body = exchange.body
+    if body is None:
+        return True
+    return not body.discarding and body.total == body.size and (body.complete or exchange.client.body is body)
+
+
+def drop_content(exchange: Exchange) -> None:
+    """From here on the request has no content; what still comes of it is thrown away."""
+    body = exchange.body
+    if body is not None:
+        body.discard()
+        if body.expects:
+            exchange.keepalive = False  # nobody knows whether the client will send it
+        exchange.body = None
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
