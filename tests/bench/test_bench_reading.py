@@ -9,7 +9,7 @@ import pytest
 
 from bench.cases import CASES, GOALS, BadRun, Load, quantile
 from bench.contenders import CONTENDERS
-from bench.cpu import cpu_ticks, memory, process_seconds, tree
+from bench.cpu import cpu_ticks, forget_peak, memory, peak, process_seconds, tree
 from bench.measure import Cell, Figures, medians
 from bench.report import as_json, cpu_section, goal_rows, probes_section, report, table, workers_section
 from bench.steady import Work
@@ -151,3 +151,13 @@ def test_the_version_is_what_nginx_says() -> None:
     assert nginx_version("nginx version: nginx/1.31.4 (upwell/0.1)\nbuilt\n") == "nginx/1.31.4 (upwell/0.1)"
     with pytest.raises(ValueError, match="Traceback"):
         nginx_version("Traceback")
+
+
+def test_the_peak_of_memory_is_seen_after_it_passed() -> None:
+    forget_peak(os.getpid())
+    before = peak(os.getpid())
+    held = b"x" * 60_000_000
+    del held
+    assert peak(os.getpid()) - before > 40_000_000
+    forget_peak(os.getpid())
+    assert peak(os.getpid()) - before < 40_000_000
