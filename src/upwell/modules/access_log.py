@@ -1,16 +1,18 @@
-"""`log_format` and `access_log`. Writing the lines is the runtime's."""
+"""`log_format`, `access_log` and `open_log_file_cache`. Writing the lines is the runtime's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
+from upwell.config.slots import once, parse_number
 from upwell.config.template import Template, Variable, compile_template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import full_path
+from upwell.modules.syslog import Syslog, parse_syslog
 from upwell.units import parse_size, parse_time
 
 _LEVELS = "http server location"
@@ -37,7 +39,8 @@ COMBINED = LogFormat("combined", compile_template(_COMBINED))
 class AccessLog:
     """One `access_log`: a full path, its format, a `buffer` in bytes (0: none), `flush` in seconds (0: never by time).
 
-    `condition` is the template of `if=`: no line when it is empty or "0".
+    `condition` is the template of `if=`: no line when it is empty or "0". A path with variables has a `template`;
+    `syslog` is where lines go instead of to a file.
     """
 
     path: str
@@ -46,6 +49,26 @@ class AccessLog:
     flush: float = 0.0
     condition: Template | None = None
     position: Position | None = None
+    template: Template | None = None
+    syslog: Syslog | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is one file, opened at the start."""
+        return self.template is None and self.syslog is None
+
+
+@dataclass(frozen=True, slots=True)
+class LogFileCache:
+    """`open_log_file_cache`: how many files with variables in their paths stay open (0: none), and for how long.
+
+    A file stays open when it was written `min_uses` times in `inactive` seconds, and is looked for anew after `valid`.
+    """
+
+    most: int = 0
+    inactive: float = 10.0
+    min_uses: int = 1
+    valid: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +76,7 @@ class AccessLogSettings:
     """`access_log` of a level; empty for `off`. Without any it is logs/access.log in the combined format."""
 
     logs: tuple[AccessLog, ...] = ()
+    cache: LogFileCache = LogFileCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +112,15 @@ def _access_log(block: Block, directive: Directive) -> None:
             raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
         block.set(AccessLogSettings, "logs", ())
         return
+    syslog, template = None, None
     if path.startswith("syslog:"):
-        raise directive.error('"access_log syslog:" is not supported by upwell', 0)
-    if "$" in path:
-        raise directive.error('"access_log" with variables in its path is not supported by upwell', 0)
+        syslog = parse_syslog(block, directive)
+    else:
+        path = full_path(block, path)
+        if "$" in path:
+            if "/../" in path:
+                raise directive.error('"access_log" with variables and ".." in its path is not supported by upwell', 0)
+            template = block.template(directive, 0, path)
     format_ = COMBINED
     if len(directive.args) > 1:
         format_ = _find_format(block, directive)
@@ -120,9 +149,39 @@ def _access_log(block: Block, directive: Directive) -> None:
         else:
             raise directive.error(f'invalid parameter "{parameter}"', index)
     if flush and not buffer:
-        raise directive.error(f'no buffer is defined for access_log "{path}"')
-    log = AccessLog(full_path(block, path), format_, buffer, flush, condition, directive.position)
+        raise directive.error(f'no buffer is defined for access_log "{directive.args[0]}"')
+    if buffer and template is not None:
+        raise directive.error("buffered logs cannot have variables in name")
+    if buffer and syslog is not None:
+        raise directive.error("logs to syslog cannot be buffered")
+    log = AccessLog(path, format_, buffer, flush, condition, directive.position, template, syslog)
     block.append(AccessLogSettings, "logs", log)
+
+
+def _log_file_cache(block: Block, directive: Directive) -> None:
+    once(block, directive, AccessLogSettings, "cache")
+    if directive.args == ("off",):
+        block.set(AccessLogSettings, "cache", LogFileCache())
+        return
+    cache = LogFileCache()
+    for index, parameter in enumerate(directive.args):
+        name, _, value = parameter.partition("=")
+        try:
+            if name == "max":
+                cache = replace(cache, most=parse_number(value))
+            elif name == "inactive":
+                cache = replace(cache, inactive=parse_time(value))
+            elif name == "min_uses":
+                cache = replace(cache, min_uses=parse_number(value))
+            elif name == "valid":
+                cache = replace(cache, valid=parse_time(value))
+            else:
+                raise ValueError
+        except ValueError:
+            raise directive.error(f'invalid "open_log_file_cache" parameter "{parameter}"', index) from None
+    if not cache.most:
+        raise directive.error('"open_log_file_cache" must have "max" parameter')
+    block.set(AccessLogSettings, "cache", cache)
 
 
 def _find_format(block: Block, directive: Directive) -> LogFormat:
@@ -139,6 +198,8 @@ def _close_http(block: Block) -> None:
     paths: dict[str, AccessLog] = {}
     for inner in block.walk():
         for log in inner.own(AccessLogSettings).get("logs", ()):
+            if not log.is_file:
+                continue
             known = paths.setdefault(log.path, log)
             if (known.buffer, known.flush) != (log.buffer, log.flush) and known.buffer and log.buffer:
                 block.loading.errors.append(
@@ -151,6 +212,7 @@ MODULE = Module(
     (
         command("log_format", "http", (2, None), _log_format),
         command("access_log", _LEVELS, (1, None), _access_log),
+        command("open_log_file_cache", _LEVELS, (1, 4), _log_file_cache),
     ),
     {"http": _close_http},
 )

@@ -45,7 +45,6 @@ open_file_cache 1-2 http server location
 open_file_cache_errors flag http server location
 open_file_cache_min_uses number http server location
 open_file_cache_valid time http server location
-open_log_file_cache 1-4 http server location
 output_buffers 2 http server location
 postpone_output size http server location
 proxy_headers_hash_bucket_size number http server location

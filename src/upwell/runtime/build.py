@@ -111,7 +111,7 @@ def _access_logs(http: Block) -> Iterator[AccessLogFile]:
         # A log that nobody inherits is not opened, unless the http block names it itself.
         if block.kind in ("http", "server", "location"):
             for log in block[AccessLogSettings].logs:
-                if block.kind == "http" and log.position is None:
+                if not log.is_file or (block.kind == "http" and log.position is None):
                     continue
                 known = files.get(log.path)
                 if known is None or (log.buffer and not known.buffer):

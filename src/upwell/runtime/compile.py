@@ -12,7 +12,7 @@ from upwell.http1.target import escape_uri
 from upwell.log import ErrorLog
 from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
-from upwell.modules.access_log import AccessLog, AccessLogSettings
+from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
 from upwell.modules.http import HttpSettings
@@ -24,9 +24,9 @@ from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.runtime import proxying
+from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.destinations import Destinations
-from upwell.runtime.logs import AccessLogFile
-from upwell.runtime.render import Render, log_line, render
+from upwell.runtime.render import Render, render
 
 if TYPE_CHECKING:
     from upwell.lua.run import Chunk
@@ -40,12 +40,12 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_destinations", "_error_logs", "_formats", "_keepalives", "_logs", "_upstreams", "_vm")
+    __slots__ = ("_destinations", "_error_logs", "_keepalives", "_logs", "_upstreams", "_vm")
 
     def __init__(
         self,
         upstreams: Mapping[str, tuple[Upstream, Keepalive]],
-        logs: Mapping[str, AccessLogFile],
+        logs: AccessLogs,
         vm: Vm | None,
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
         destinations: Destinations,
@@ -55,7 +55,6 @@ class Compiler:
         self._logs = logs
         self._vm = vm
         self._error_logs = error_logs
-        self._formats: dict[object, Render] = {}
 
     def location(self, block: Block, name: str) -> Location:
         """The compiled form of a `location` block, or of a `server` block's own level."""
@@ -149,26 +148,12 @@ class Compiler:
         return () if code is None else (phase.header_filter(*self._chunk(code)),)
 
     def _log(self, block: Block) -> tuple[Filter, ...]:
-        handlers: list[Filter] = [self._access_log(log) for log in block[AccessLogSettings].logs]
+        settings = block[AccessLogSettings]
+        handlers = [self._logs.handler(log, settings.cache) for log in settings.logs]
         code = block[LuaSettings].log
         if code is not None:
             handlers.append(phase.log_handler(*self._chunk(code)))
         return tuple(handlers)
-
-    def _access_log(self, log: AccessLog) -> Filter:
-        write = self._logs[log.path].write
-        line = self._formats.get(log.format)
-        if line is None:
-            line = self._formats[log.format] = log_line(log.format.template, log.format.escape)
-        if log.condition is None:
-            return lambda exchange: write(line(exchange))
-        condition = render(log.condition)
-
-        def conditional(exchange: Exchange) -> None:
-            if condition(exchange) not in (b"", b"0"):
-                write(line(exchange))
-
-        return conditional
 
 
 def _keepalive_line(seconds: float | None) -> bytes:

@@ -32,6 +32,7 @@ from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.listen import ListenSpec
 from upwell.proxy.location import Location, Server
 from upwell.proxy.timers import Timers
+from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import Plan
 from upwell.runtime.compile import Compiler
 from upwell.runtime.destinations import Destinations
@@ -98,14 +99,13 @@ class Runtime:
             )
             self._upstreams[spec.name] = (upstream, pool)
         self._destinations = Destinations(self._upstreams, loop, self._timers)
-        for log_file in plan.access_logs:
-            log_file.use(loop)
+        self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
         if self._http is not None:
             compiler = Compiler(
                 self._upstreams,
-                {file.path: file for file in plan.access_logs},
+                self._access_logs,
                 self._vm,
                 self._error_logs(),
                 self._destinations,
@@ -173,8 +173,7 @@ class Runtime:
         self._clock.stop()
         if self._publishing is not None:
             self._publishing.cancel()
-        for log_file in self._plan.access_logs:
-            log_file.write_out()
+        self._access_logs.close()
         for shared in self._dicts.values():
             shared.close()
 
