@@ -7,7 +7,7 @@ goes on, and once it ended the bytes behind it. `complete` says whether the end 
 from __future__ import annotations
 
 from upwell.errors import MessageError
-from upwell.http1.fields import FieldReader
+from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.syntax import BARE_LF, CHUNK_HEAD
 
 _MAX_CHUNK_HEAD = 256  # a size line with its extensions; longer ones are an attack on the reader's patience
@@ -110,7 +110,8 @@ class ChunkedReader:
                 end += 2
                 if end - at > _MAX_TRAILERS:
                     raise MessageError(400, "too large trailers")
-                self.trailers = _check_trailers(data[at:end])
+                self.trailers = data[at:end]
+                read_trailers(self.trailers)
             self.complete = True
             return b"".join(out), data[end + 2 :]
         return out[0] if len(out) == 1 else b"".join(out), None
@@ -124,17 +125,22 @@ class ChunkedReader:
         self._buffer = rest
 
 
-_TRAILER_READER = FieldReader(ignore_invalid=False, too_large=400)
+_TRAILER_READER = FieldReader(ignore_invalid=False, too_large=400, request=False)
 
 
-def _check_trailers(block: bytes) -> bytes:
-    _TRAILER_READER.read(block)
-    return block
+def read_trailers(block: bytes) -> FieldSection:
+    """The field lines of a trailer section, checked. Raises MessageError(400)."""
+    return _TRAILER_READER.read(block)
 
 
 Reader = LengthReader | CloseReader | ChunkedReader
 
 LAST_CHUNK = b"0\r\n\r\n"
+
+
+def last_chunk(trailers: bytes) -> bytes:
+    """The end of chunked content with the field lines `trailers`."""
+    return b"0\r\n" + trailers + b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:

@@ -43,6 +43,7 @@ class HttpSettings:
     lingering_timeout: float = 5.0
     reset_timedout_connection: bool = False
     server_tokens: str = "on"
+    chunked_transfer_encoding: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ MODULE = Module(
         command("lingering_close", _LEVELS, 1, choice(HttpSettings, "lingering_close", _same("off", "on", "always"))),
         command("lingering_time", _LEVELS, 1, time(HttpSettings, "lingering_time")),
         command("lingering_timeout", _LEVELS, 1, time(HttpSettings, "lingering_timeout")),
+        command("chunked_transfer_encoding", _LEVELS, 1, flag(HttpSettings, "chunked_transfer_encoding")),
         command("server_tokens", _LEVELS, 1, choice(HttpSettings, "server_tokens", _same("off", "on", "build"))),
     ),
 )

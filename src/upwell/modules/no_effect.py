@@ -69,7 +69,6 @@ absolute_redirect =on http server location
 auth_basic =off http server location
 autoindex =off http server location
 charset =off http server location
-chunked_transfer_encoding =on http server location
 client_body_in_file_only =off http server location
 expires =off http server location
 gunzip =off http server location
@@ -82,7 +81,6 @@ port_in_redirect =on http server location
 proxy_bind =off http server location
 proxy_cache =off http server location
 proxy_force_ranges =off http server location
-proxy_pass_trailers =off http server location
 proxy_store =off http server location
 rewrite_log =off http server location
 satisfy =all http server location
@@ -163,8 +161,8 @@ def _check_flag(directive: Directive) -> None:
 
 
 _FLAGS = words(
-    """absolute_redirect autoindex chunked_transfer_encoding gunzip gzip http2 http3 log_subrequest port_in_redirect
-    proxy_force_ranges proxy_pass_trailers
+    """absolute_redirect autoindex gunzip gzip http2 http3 log_subrequest port_in_redirect
+    proxy_force_ranges
     rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""

@@ -78,6 +78,7 @@ class ProxySettings:
     redirects: tuple[Redirect, ...] | None = None
     socket_keepalive: bool = False
     ignore_client_abort: bool = False
+    pass_trailers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,7 @@ MODULE = Module(
         command("proxy_buffers", _LEVELS, 2, _buffers),
         command("proxy_request_buffering", _LEVELS, 1, flag(ProxySettings, "request_buffering")),
         command("proxy_pass_header", _LEVELS, 1, _pass_header),
+        command("proxy_pass_trailers", _LEVELS, 1, flag(ProxySettings, "pass_trailers")),
         command("proxy_hide_header", _LEVELS, 1, _hide_header),
         command("proxy_redirect", _LEVELS, (1, 2), _redirect),
         command("proxy_socket_keepalive", _LEVELS, 1, flag(ProxySettings, "socket_keepalive")),

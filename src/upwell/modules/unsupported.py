@@ -22,7 +22,7 @@ UNSUPPORTED = words(
     break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge charset_map charset_types check
     check_fastcgi_param check_http_expect_alive check_http_send check_keepalive_requests check_shm_size check_status
     client_auth client_id client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
-    dav_access dav_methods disable_symlinks drizzle_pass dyups_upstream_conf early_hints echo echo_abort_parent
+    dav_access dav_methods disable_symlinks drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
     echo_foreach_split echo_location echo_location_async echo_read_request_body echo_request_body echo_reset_timer
     echo_sleep echo_status echo_subrequest echo_subrequest_async empty_gif encrypted_session_iv

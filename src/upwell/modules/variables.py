@@ -23,7 +23,16 @@ SUPPORTED = words(
 )
 """The variables that `exchange.variable` answers by name."""
 
-PREFIXES = ("arg_", "cookie_", "http_", "sent_http_", "upstream_cookie_", "upstream_http_")
+PREFIXES = (
+    "arg_",
+    "cookie_",
+    "http_",
+    "sent_http_",
+    "sent_trailer_",
+    "upstream_cookie_",
+    "upstream_http_",
+    "upstream_trailer_",
+)
 """The families that `exchange.variable` answers: any name may follow."""
 
 UNSUPPORTED = words(
@@ -43,7 +52,7 @@ UNSUPPORTED = words(
 )
 """Variables of nginx's standard modules that upwell lacks."""
 
-UNSUPPORTED_PREFIXES = ("jwt_", "proxy_protocol_tlv_", "sent_trailer_", "ssl_", "upstream_trailer_")
+UNSUPPORTED_PREFIXES = ("jwt_", "proxy_protocol_tlv_", "ssl_")
 
 CHANGEABLE_PREFIXES = PREFIXES
 """Families of which `set` may make one's own variable, which then hides the request's."""

@@ -89,7 +89,7 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     if exchange.header_only or head.status == 304:
         exchange.header_only = True
     elif form.length is None:
-        if exchange.version == 11:
+        if exchange.version == 11 and location.chunks:
             exchange.chunked = True
             framing = b"Transfer-Encoding: chunked\r\n"
         else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
-from upwell.http1.framing import LAST_CHUNK, chunk
+from upwell.http1.framing import LAST_CHUNK, chunk, last_chunk
 from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page as built_in_page
 from upwell.http1.respond import status_line
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
     from upwell.proxy.destination import Destination
     from upwell.proxy.location import Location, Server
+    from upwell.proxy.trailers import Trailers
     from upwell.proxy.upstream import Try, UpstreamConnection
 
 _UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
@@ -60,6 +61,7 @@ class Exchange:
     content_length: int | None = None
     chunked: bool = False
     cut: bool = False
+    trailers: Trailers | None = None
     variables: dict[str, bytes] | None = None
     module: dict[str, Any] | None = None
     capture: Captured | None = None
@@ -230,7 +232,7 @@ class Exchange:
         elif self.content_length is not None:
             fields.append(b"Content-Length: %d\r\n" % self.content_length)
         elif not self.header_only:
-            if self.version == 11:
+            if self.version == 11 and self.location.chunks:
                 self.chunked = True
                 fields.append(b"Transfer-Encoding: chunked\r\n")
             else:
@@ -320,8 +322,9 @@ class Exchange:
             self.send_head()
         self.finished = True
         if self.chunked and not self.header_only:
-            self.client.out.append(LAST_CHUNK)
-            self.body_bytes_sent += len(LAST_CHUNK)
+            end = LAST_CHUNK if self.trailers is None else last_chunk(self.trailers.wire)
+            self.body_bytes_sent += len(end)
+            self.client.out.append(end)
 
     def respond(
         self,

@@ -15,6 +15,7 @@ from upwell.log import ErrorLog
 if TYPE_CHECKING:
     from upwell.proxy.error_page import ErrorPages
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.hints import Hints
 
 Content = Callable[["Exchange"], Awaitable[None]]
 Access = Callable[["Exchange"], "int | Awaitable[int | None] | None"]
@@ -32,8 +33,9 @@ class Location:
 
     `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
     there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
-    its head is sent; `log` handlers run at the end. `disable_msie6` and `disable_safari` are nginx's keepalive_disable.
-    `error_pages` answer in place of a status.
+    its head is sent; `log` handlers run at the end; `early_hints` gets a peer's 103. `disable_msie6` and
+    `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status. `chunks`: content of
+    unknown length goes out in chunks (else it ends with the connection).
     """
 
     name: str = ""
@@ -65,6 +67,8 @@ class Location:
     lingering_timeout: float = 5.0
     reset_timedout: bool = False
     internal: bool = False
+    chunks: bool = True
+    early_hints: Hints | None = None
     simple: bool = False
     server_line: bytes = field(default=b"")
 

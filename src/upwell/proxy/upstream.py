@@ -36,6 +36,7 @@ class Limits:
 
     `head_size` bounds the response's head (nginx: proxy_buffer_size); `buffered` is how much content may wait for a
     slow client before the peer is no longer read (proxy_buffers). `tcp_keepalive` is proxy_socket_keepalive.
+    `trailers(exchange, lines)` gets the trailer section of the answer (proxy_pass_trailers).
     """
 
     connect_timeout: float = 60.0
@@ -44,6 +45,7 @@ class Limits:
     head_size: int = 4096
     buffered: int = 32_768
     tcp_keepalive: bool = False
+    trailers: Callable[[Exchange, bytes], None] | None = None
 
 
 DEFAULT_LIMITS = Limits()
@@ -315,6 +317,9 @@ class UpstreamConnection(asyncio.Protocol):
             if self._interim > _MOST_INTERIM:
                 self._break("invalid_header", "upstream sent unexpected interim response", sent=True)
                 return
+            exchange = self.exchange
+            if head.status == 103 and exchange is not None and exchange.location.early_hints is not None:
+                exchange.location.early_hints(exchange, head)
             data = data[head.end :]
             if not data:
                 self._buffer = b""
@@ -414,6 +419,8 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.write(content)
         if rest is None:
             return False
+        if self._limits.trailers is not None and isinstance(reader, ChunkedReader) and reader.trailers:
+            self._limits.trailers(exchange, reader.trailers)
         self.reusable = self._keepable and not rest and self._content_sent
         return True
 

@@ -123,10 +123,22 @@ def _capture(number: int) -> Variable:
     return capture
 
 
+def _upstream_trailer(name: str) -> Variable:
+    wanted = name.replace("_", "-").encode()
+    return lambda exchange: None if exchange.trailers is None else exchange.trailers.received.get(wanted)
+
+
+def _sent_trailer(name: str) -> Variable:
+    wanted = name.replace("_", "-").encode()
+    return lambda exchange: None if exchange.trailers is None else exchange.trailers.sent.get(wanted)
+
+
 PREFIXES: dict[str, Callable[[str], Variable]] = {
     "upstream_http_": _upstream_field,
     "upstream_cookie_": _upstream_cookie,
     "sent_http_": _sent_field,
+    "upstream_trailer_": _upstream_trailer,
+    "sent_trailer_": _sent_trailer,
     "http_": _request_field,
     "cookie_": _cookie,
     "arg_": _argument,

@@ -14,6 +14,7 @@ from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.core import ErrorLogSettings, LogTarget
+from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
 from upwell.modules.http import HttpSettings
 from upwell.modules.location import LocationSettings
@@ -91,6 +92,8 @@ class Compiler:
             lingering_timeout=http.lingering_timeout,
             reset_timedout=http.reset_timedout_connection,
             internal=settings.internal or settings.is_named,
+            chunks=http.chunked_transfer_encoding,
+            early_hints=proxying.compile_early_hints(block[EarlyHintsSettings], block[ProxySettings]),
         )
 
     def slash_redirect(self, block: Block, pattern: str) -> Location:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from upwell.config.model import Block
 from upwell.config.template import Template
 from upwell.http1.target import escape_uri, one_target
+from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings
 from upwell.modules.location import LocationSettings
 from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
@@ -22,9 +23,11 @@ from upwell.proxy.answer import HIDDEN
 from upwell.proxy.answer import Redirect as Redirecting
 from upwell.proxy.destination import host_of_destination, path_of_destination
 from upwell.proxy.forward import ForwardSpec, forward
+from upwell.proxy.hints import Hints, hinting
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Content
 from upwell.proxy.request import method_renderer, path_as_sent, request_renderer
+from upwell.proxy.trailers import passing
 from upwell.proxy.upstream import Limits
 from upwell.runtime.destinations import Destinations, forward_by_value
 from upwell.runtime.render import Render, constant_or_render, render
@@ -55,6 +58,7 @@ def compile_forward(
         path = _replaced_path(settings, target.uri)
     method = None if asked.method is None else method_renderer(render(asked.method))
     instead = _content(asked)
+    hide = _hidden(proxy)
     sizes = (proxy.buffer_size, proxy.buffers[0] * proxy.buffers[1])
     make = partial(
         ForwardSpec,
@@ -66,9 +70,7 @@ def compile_forward(
             passes_fields=asked.pass_headers,
         ),
         request_path=path,
-        hide=frozenset(
-            (HIDDEN | {name.encode() for name in proxy.hide_headers}) - {name.encode() for name in proxy.pass_headers}
-        ),
+        hide=hide,
         limits=Limits(
             connect_timeout=proxy.connect_timeout,
             read_timeout=proxy.read_timeout,
@@ -76,6 +78,7 @@ def compile_forward(
             head_size=proxy.buffer_size,
             buffered=sizes[proxy.buffering],
             tcp_keepalive=proxy.socket_keepalive,
+            trailers=passing(hide) if proxy.pass_trailers else None,
         ),
         next_on=proxy.next_upstream,
         next_tries=proxy.next_upstream_tries,
@@ -100,6 +103,24 @@ def compile_forward(
         return forward(exchange, spec)
 
     return content  # type: ignore[return-value]  # it returns forward()'s coroutine, one coroutine less to make
+
+
+def _hidden(proxy: ProxySettings) -> frozenset[bytes]:
+    return frozenset(
+        (HIDDEN | {name.encode() for name in proxy.hide_headers}) - {name.encode() for name in proxy.pass_headers}
+    )
+
+
+def compile_early_hints(settings: EarlyHintsSettings, proxy: ProxySettings) -> Hints | None:
+    """What a location does with a 103; None: nothing."""
+    values = [render(value) for value in settings.values if value.literal not in ("", "0")]
+    if not values:
+        return None
+
+    def wanted(exchange: Exchange) -> bool:
+        return any(value(exchange) not in (b"", b"0") for value in values)
+
+    return hinting(wanted, _hidden(proxy))
 
 
 def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
