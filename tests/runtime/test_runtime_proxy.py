@@ -111,7 +111,7 @@ def test_the_default_fields(serving: Serving) -> None:
     with serving:
         assert _sent(serving, "X: y", "Connection: close", "TE: trailers", path="/x") == [b"Host: o", b"X: y"]
         assert _sent(serving, path="/address/") == [b"Host: 10.0.0.2"]
-        assert set(_sent(serving, path="/old/")) == {b"Host: o", b"Connection: close"}
+        assert _sent(serving, path="/old/") == [b"Host: o"]  # HTTP/1.0 closes without being told (nginx 1.29.7)
 
 
 def test_set_fields_replace_the_clients(serving: Serving) -> None:

@@ -22,6 +22,7 @@ _ONCE = frozenset((b"content-length", b"host", b"transfer-encoding"))
 
 _ONCE_IN_REQUESTS = _ONCE | {
     b"authorization",
+    b"content-range",
     b"expect",
     b"if-match",
     b"if-modified-since",

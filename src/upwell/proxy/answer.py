@@ -40,6 +40,25 @@ _CHANGEABLE = frozenset((b"location", b"refresh", b"set-cookie")) | accel.OBEYED
 _EMPTY = frozenset((204, 304))
 
 
+_FIRST_ONLY = frozenset(
+    (b"content-type", b"date", b"etag", b"expires", b"last-modified", b"location", b"refresh", b"server")
+)
+"""Response fields that have one value: of several lines nginx passes the first on."""
+
+
+def _passed(section: FieldSection, unwanted: frozenset[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+    """Name in lower case, value and wire form of the fields that are not `unwanted`, each that has one value once."""
+    out = []
+    seen: set[bytes] = set()
+    for (name, value), wire in zip(section.fields, section.wires, strict=True):
+        if name in unwanted or name in seen:
+            continue
+        if name in _FIRST_ONLY:
+            seen.add(name)
+        out.append((name, value, wire))
+    return out
+
+
 class Form:
     """How a response's field section goes to the client from a location: worked out once, remembered with the section.
 
@@ -52,14 +71,13 @@ class Form:
 
     def __init__(self, section: FieldSection, hide: frozenset[bytes]) -> None:
         values = section.values
-        unwanted = hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
-        pairs = zip(section.fields, section.wires, strict=True)
-        first = [wire for (name, _), wire in pairs if name == b"content-type" and name not in hide]
+        passed = _passed(section, hide | HOP_BY_HOP | section.options | {b"content-length"})
+        first = [b"Content-Type: %b\r\n" % value for name, value, _ in passed if name == b"content-type"]
         self.length = section.content_length
         if self.length is not None:
             first.append(b"Content-Length: %d\r\n" % self.length)
         self.first = b"".join(first)
-        self.rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
+        self.rest = b"".join([wire for name, _, wire in passed if name != b"content-type"]) + b"\r\n"
         self.changeable = _CHANGEABLE.intersection(values)
         self.server = b"server" in values and b"server" not in hide
         self.date = b"date" in values and b"date" not in hide
@@ -114,15 +132,14 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
     if not spec.obeyed.isdisjoint(section.values) and accel.obey(exchange, section, spec):
         return False
     exchange.status_text = head.line
-    unwanted = spec.hide | HOP_BY_HOP | section.options | {b"content-length", b"content-type"}
-    if b"content-type" in section.values and b"content-type" not in spec.hide:
-        exchange.content_type = section.values[b"content-type"]
     exchange.content_length = section.content_length
     if exchange.forced_status and head.status in _EMPTY:
         exchange.content_length = 0  # what it says is of content that it does not have
     redirect, cookies = spec.redirect, spec.cookies
-    for (name, value), wire in zip(section.fields, section.wires, strict=True):
-        if name not in unwanted:
+    for name, value, wire in _passed(section, spec.hide | HOP_BY_HOP | section.options | {b"content-length"}):
+        if name == b"content-type":
+            exchange.content_type = value
+        else:
             if redirect is not None and name in (b"location", b"refresh"):
                 value = redirect(exchange, name, value)
             elif cookies is not None and name == b"set-cookie":

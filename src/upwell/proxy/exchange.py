@@ -223,7 +223,7 @@ class Exchange:
             return
         client = self.client
         fields = []
-        if self.content_type is not None and status != 204:
+        if self.content_type is not None and (status != 204 or self.status_text is not None):
             if self.charset is not None:
                 self.content_type = with_charset(self.content_type, self.charset)
             fields.append(b"Content-Type: %b\r\n" % self.content_type)

@@ -51,8 +51,6 @@ def compile_forward(
     given = {name.lower() for name, _ in fields}
     if b"host" not in given:
         fields.append((b"Host", host_of_destination if by_value else target.host.encode()))
-    if b"connection" not in given and proxy.http_version == 10:
-        fields.append((b"Connection", b"close"))
     path: Render = path_of_destination if by_value else path_as_sent
     if target.uri is not None:
         path = _replaced_path(settings, target.uri)
