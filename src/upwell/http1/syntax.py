@@ -19,9 +19,10 @@ REQUEST_LINE_BEGUN = re.compile(
 STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 # One field line without its CRLF: token ":" OWS value OWS (RFC 9112, 5). No control character but the tab is allowed
-# in a value, so a bare CR, a bare LF, a NUL and obs-fold all fail here.
+# in a value, so a bare CR, a bare LF, a NUL and obs-fold all fail here. The blanks before the value are not given back:
+# else a line of thousands of blanks and one bad byte takes quadratic time.
 FIELD_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+"
     rb"((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
 
