@@ -1,0 +1,72 @@
+"""How many connections a peer sees: upstream keep-alive and its bounds, beside nginx."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import pytest
+
+from tests.system.configurations import proxying
+from tests.system.conftest import StartBalancer
+from tests.system.wire import Client, Origin, ask, get, response
+from upwell.contrib.processes import await_condition, free_ports
+
+CASES = {
+    # directives of the upstream, of the location, further connections that six requests in a row make
+    "by default": ("", "", 0),
+    "bounded": ("keepalive 4;", "", 0),
+    "local": ("keepalive 4 local;", "", 0),
+    "none": ("keepalive 0;", "", 6),
+    "two requests each": ("keepalive 4; keepalive_requests 2;", "", 3),
+    "told to close, and the peer does": ("keepalive 4;", "proxy_set_header Connection close;", 6),
+    "HTTP/1.0, and the peer closes": ("keepalive 4;", "proxy_http_version 1.0;", 6),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_connections_are_kept_as_nginx_keeps_them(name: str, start: StartBalancer, nginx: tuple[str, ...]) -> None:
+    upstream, location, further = CASES[name]
+    closes = "peer" in name
+    fronts = free_ports(2)
+    for front, command in zip(fronts, (nginx, None), strict=True):
+        with Origin(response(b"fine", *(["Connection: close"] if closes else []))) as origin:
+            configuration = proxying(front, [origin.port], location, upstream)
+            balancer = start(configuration, [front], command) if command else start(configuration, [front])
+            assert len(balancer.workers) >= 1
+            # An even number of requests first, so that the bound on requests starts anew.
+            for _ in range(2):
+                assert ask(front, get()).body == b"fine"
+            before = origin.connections
+            for _ in range(6):
+                assert ask(front, get()).body == b"fine"
+            assert origin.connections - before == further, f"{front} of {fronts}"
+
+
+def _has_one(origin: Origin) -> bool:
+    return len(origin._open) == 1
+
+
+def test_the_oldest_idle_connection_goes_when_there_are_too_many(start: StartBalancer, nginx: tuple[str, ...]) -> None:
+    for command in (nginx, None):
+        (front,) = free_ports(1)
+        gate = threading.Barrier(3)
+
+        def together(*_: object, gate: threading.Barrier = gate) -> bytes:
+            gate.wait(10)
+            return response(b"fine")
+
+        with Origin(together) as origin:
+            origin_has_one = functools.partial(_has_one, origin)
+            configuration = proxying(front, [origin.port], upstream="keepalive 1;")
+            start(configuration, [front], command) if command else start(configuration, [front])
+            with Client(front) as one, Client(front) as other:
+                one.send(get())
+                other.send(get())
+                gate.wait(10)
+                assert one.answer().body == other.answer().body == b"fine"
+                assert origin.connections == 2
+                await_condition(origin_has_one, "one connection to be closed", 10.0)
+                origin.respond(response(b"fine"))
+                assert one.ask(get()).body == b"fine"
+                assert origin.connections == 2
