@@ -160,14 +160,14 @@ def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:
-        if len(data) > max_head:
+        if len(data) >= max_head:
             raise MessageError(502, "too big header")
         if BARE_LF.search(data) is not None:
             raise MessageError(502, "bare LF in header")
         if len(data) >= 9 and not data.startswith(b"HTTP/1."):
             raise MessageError(502, "no valid HTTP/1.0 header")
         return None
-    if end > max_head:
+    if end + 4 > max_head:  # the whole head is to fit into nginx's proxy_buffer_size
         raise MessageError(502, "too big header")
     head = data if end + 4 == len(data) else data[: end + 4]
     known = reader.heads.get(head)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from upwell.config.command import Module, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.slots import once, read_size
 from upwell.config.template import Template
+from upwell.log import ERROR
+from upwell.units import parse_size
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+RenderTemplate = Callable[[Template], Callable[["Exchange"], bytes]]
 
 _LEVELS = "http server location"
 
@@ -32,6 +41,54 @@ def size_or_template(settings: type[object], name: str) -> Setter:
         block.set(settings, name, template)
 
     return put
+
+
+def compile_size(template: Template | None, render: RenderTemplate) -> Callable[[Exchange], int] | None:
+    """The function that gives a size; a text that is none is logged and gives 0. None without a template, and for 0."""
+    if template is None or (template.literal is not None and parse_size(template.literal) == 0):
+        return None
+    text = render(template)
+
+    def value(exchange: Exchange) -> int:
+        given = text(exchange)
+        try:
+            return parse_size(given.decode("latin-1")) if given else 0
+        except ValueError:
+            exchange.log(ERROR, f'invalid size "{given.decode("latin-1")}"')
+            return 0
+
+    return value
+
+
+def take_rate(exchange: Exchange) -> None:
+    """A header filter of a location with limit_rate: its rate counts unless the answer has one already."""
+    rate = exchange.location.limit_rate
+    if rate is not None and exchange.limit_rate is None:
+        exchange.limit_rate = rate(exchange)
+
+
+def take_peer_rate(rate: Callable[[Exchange], int]) -> Callable[[Exchange], None]:
+    """A header filter for proxy_limit_rate: its rate counts for answers of peers."""
+
+    def take(exchange: Exchange) -> None:
+        if exchange.source is not None:
+            exchange.peer_rate = rate(exchange)
+
+    return take
+
+
+def set_rate(value: Callable[[Exchange], bytes]) -> Callable[[Exchange], None]:
+    """`set $limit_rate`."""
+
+    def assign(exchange: Exchange) -> None:
+        text = value(exchange).decode("latin-1")
+        try:
+            exchange.limit_rate = parse_size(text)
+            exchange.special = True
+        except ValueError:
+            exchange.log(ERROR, f'invalid $limit_rate "{text}"')
+
+    return assign
 
 
 MODULE = Module(

@@ -191,14 +191,12 @@ def _begin(block: Block, directive: Directive, name: str) -> bool:
     """Whether there is an entry to add; `off` is dealt with here."""
     own = block.own(ProxyCookieSettings)
     given = own.get(name)
-    if given == ():
-        return False  # after `off` nginx passes the others over
+    if given == () or (given is not None and directive.args == ("off",)):
+        raise directive.error(f'"{directive.name}" directive is duplicate')
     if len(directive.args) > 1:
         return True
     if directive.args[0] != "off":
         raise directive.error(f'invalid parameter "{directive.args[0]}"', 0)
-    if given is not None:
-        raise directive.error(f'"{directive.name}" directive is duplicate')
     own[name] = ()
     return False
 

@@ -11,7 +11,7 @@ from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
 from upwell.config.template import Template
 from upwell.errors import Position
-from upwell.modules.variables import CHANGEABLE_PREFIXES, SUPPORTED, declare, is_unsupported
+from upwell.modules.variables import CHANGEABLE, CHANGEABLE_PREFIXES, SUPPORTED, declare, is_unsupported
 
 _NAME = re.compile(r"\$([A-Za-z0-9_]+)")
 
@@ -42,6 +42,8 @@ def variable_name(block: Block, directive: Directive, index: int = 0) -> str:
     if match is None:
         raise directive.error(f'invalid variable name "{text}"', index)
     name = match[1]
+    if name in CHANGEABLE:
+        return name
     if name == "args" or (is_unsupported(name) and not name.startswith(CHANGEABLE_PREFIXES)):
         raise directive.error(f'"{directive.name} ${name}" is not supported by upwell', index)
     if name in SUPPORTED:

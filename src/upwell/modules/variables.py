@@ -17,7 +17,7 @@ SUPPORTED = words(
     request_body request_completion request_id request_length request_method request_port request_time request_uri
     scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar
     tcpinfo_snd_cwnd time_iso8601 time_local uri
-    upstream_addr upstream_bytes_received upstream_bytes_sent upstream_connect_time upstream_header_time
+    limit_rate upstream_addr upstream_bytes_received upstream_bytes_sent upstream_connect_time upstream_header_time
     upstream_response_length upstream_response_time upstream_status
     """
 )
@@ -42,7 +42,7 @@ UNSUPPORTED = words(
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
     geoip_org geoip_postal_code geoip_region geoip_region_name gzip_ratio http2 http3 invalid_referer
-    limit_conn_status limit_rate limit_req_status memcached_key modern_browser msie
+    limit_conn_status limit_req_status memcached_key modern_browser msie
     proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port
     realip_remote_addr realip_remote_port realpath_root request_body_file request_filename secure_link
     secure_link_expires slice_range uid_got
@@ -53,6 +53,9 @@ UNSUPPORTED = words(
 """Variables of nginx's standard modules that upwell lacks."""
 
 UNSUPPORTED_PREFIXES = ("jwt_", "proxy_protocol_tlv_", "ssl_")
+
+CHANGEABLE = frozenset(("limit_rate",))
+"""Variables of every request that `set` may change."""
 
 CHANGEABLE_PREFIXES = PREFIXES
 """Families of which `set` may make one's own variable, which then hides the request's."""

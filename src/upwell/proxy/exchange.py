@@ -18,6 +18,7 @@ from upwell.http1.respond import error_page as built_in_page
 from upwell.http1.respond import status_line
 from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO
+from upwell.proxy import pace
 from upwell.proxy.accel import with_charset
 from upwell.proxy.body import RequestBody
 from upwell.proxy.error_page import has_page, show
@@ -72,8 +73,8 @@ class Exchange:
     # Rare turns of an answer. `special`: its head must go through send_head; `forced_status`: what the client gets
     # whatever the handlers say (nginx: err_status); `kept`: fields that survive internal redirects; `changes`: how
     # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
-    # further internal redirect begin; `limit_rate` and `charset` are what a peer asked for; `onward`: what is to be
-    # done instead of ending.
+    # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
+    # peer; `charset` is what a peer asked for; `onward`: what is to be done instead of ending.
     special: bool = False
     forced_status: int = 0
     kept: tuple[tuple[bytes, bytes], ...] = ()
@@ -81,9 +82,10 @@ class Exchange:
     paged: bool = False
     groups: tuple[int, ...] = ()
     limit_rate: int | None = None
+    peer_rate: int = 0
     charset: bytes | None = None
     onward: Callable[[], None] | None = None
-    _filtered: bool = False
+    filtered: bool = False
 
     __slots__ = (
         "__dict__",
@@ -212,10 +214,12 @@ class Exchange:
         if self.forced_status:
             self.status = self.forced_status
             self.status_text = None
-        if not self._filtered:
-            self._filtered = True  # before: a filter that fails is not run again for the page that tells of it
+        if not self.filtered:
+            self.filtered = True  # before: a filter that fails is not run again for the page that tells of it
             for handler in self.location.header_filters:
                 handler(self)
+            if self.limit_rate or self.peer_rate:
+                pace.begin(self)
         self.head_sent = True
         status = self.status
         if self.capture is not None:
@@ -386,8 +390,10 @@ class Exchange:
         self.finished = self.cut = True
         if self.capture is not None:
             self.capture.truncated = True
-        else:
-            self.client.abort()
+            return
+        if self.head_sent and not self.chunked and (self.version == 10 or not self.location.chunks):
+            reset_on_close(self.client.transport)  # its end may be the connection's: a FIN would complete it
+        self.client.abort()
 
     def drop(self) -> None:
         """Close the connection and say nothing (nginx's own status 444, which ends it as a time-out does)."""
@@ -481,8 +487,6 @@ class Exchange:
     def _go_on(self, onward: Callable[[], None]) -> None:
         """The coroutine has ended, the exchange has not: go on with what was asked for."""
         self.onward = None
-        self.finished = False
-        self._filtered = False
         try:
             onward()
         except Exception as error:

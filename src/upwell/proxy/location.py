@@ -35,7 +35,8 @@ class Location:
     there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
     its head is sent; `log` handlers run at the end; `early_hints` gets a peer's 103. `disable_msie6` and
     `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status. `chunks`: content of
-    unknown length goes out in chunks (else it ends with the connection).
+    unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives bytes a second, 0 for no
+    limit; `limit_rate_after` how many are free.
     """
 
     name: str = ""
@@ -46,6 +47,8 @@ class Location:
     log: tuple[Filter, ...] = ()
     error_log: ErrorLog | None = None
     error_pages: ErrorPages | None = None
+    limit_rate: Callable[[Exchange], int] | None = None
+    limit_rate_after: Callable[[Exchange], int] | None = None
     default_type: bytes = b"text/plain"
     types: Mapping[bytes, bytes] = field(default_factory=dict)
     signature: bytes = SERVER

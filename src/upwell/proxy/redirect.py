@@ -71,6 +71,8 @@ def _leave(exchange: Exchange, go: Callable[[], None], doing: str) -> None:
 
 def _forget(exchange: Exchange) -> None:
     """Put off what belongs to the location that the exchange leaves (nginx clears the modules' contexts)."""
+    exchange.finished = False
+    exchange.filtered = False
     exchange.internal = True
     exchange.special = True
     exchange.module = None

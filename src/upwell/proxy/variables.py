@@ -272,6 +272,14 @@ def _proxy_host(exchange: Exchange) -> bytes | None:
     return exchange.location.proxy_host if destination is None else destination.host
 
 
+def _limit_rate(exchange: Exchange) -> bytes:
+    rate = exchange.limit_rate
+    if rate is None:
+        of_location = exchange.location.limit_rate
+        rate = 0 if of_location is None else of_location(exchange)
+    return b"%d" % rate
+
+
 def _proxy_port(exchange: Exchange) -> bytes | None:
     if not exchange.proxying:
         return None
@@ -308,6 +316,7 @@ VARIABLES: dict[str, Variable] = {
     "https": lambda x: b"on" if x.scheme == "https" else b"",
     "is_request_port": lambda x: b":" if _request_port(x) else b"",
     "is_args": lambda x: b"?" if x.args else b"",
+    "limit_rate": _limit_rate,
     "msec": lambda _: b"%.3f" % time.time(),
     "nginx_version": lambda _: NGINX_VERSION.encode(),
     "pid": lambda _: b"%d" % os.getpid(),

@@ -17,9 +17,11 @@ from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
 from upwell.modules.http import HttpSettings
+from upwell.modules.limit_rate import LimitRateSettings, compile_size, set_rate, take_peer_rate, take_rate
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
 from upwell.modules.proxy import ProxySettings
+from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.proxy.keepalive import Keepalive
@@ -71,6 +73,8 @@ class Compiler:
             log=self._log(block),
             error_log=self._error_logs.get(block[ErrorLogSettings].logs),
             error_pages=compile_error_pages(block[ErrorPageSettings], render),
+            limit_rate=compile_size(block[LimitRateSettings].rate, render),
+            limit_rate_after=compile_size(block[LimitRateSettings].after, render),
             default_type=http.default_type.encode(),
             types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,
@@ -147,8 +151,16 @@ class Compiler:
         return tuple(handlers)
 
     def _header_filters(self, block: Block) -> tuple[Filter, ...]:
+        filters: list[Filter] = []
         code = block[LuaSettings].header_filter
-        return () if code is None else (phase.header_filter(*self._chunk(code)),)
+        if code is not None:
+            filters.append(phase.header_filter(*self._chunk(code)))
+        if compile_size(block[LimitRateSettings].rate, render) is not None:
+            filters.append(take_rate)
+        of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render)
+        if of_peer is not None and block[ProxySettings].buffering:
+            filters.append(take_peer_rate(of_peer))
+        return tuple(filters)
 
     def _log(self, block: Block) -> tuple[Filter, ...]:
         settings = block[AccessLogSettings]
@@ -166,6 +178,9 @@ def _keepalive_line(seconds: float | None) -> bytes:
 
 
 def _set(name: str, value: Render) -> Access:
+    if name == "limit_rate":
+        return set_rate(value)
+
     def assign(exchange: Exchange) -> None:
         if exchange.variables is None:
             exchange.variables = {}
