@@ -233,6 +233,8 @@ class Request:
 class Body:
     """A request's content that is all there."""
 
+    file = None
+
     def __init__(self, data: bytes) -> None:
         self.data = data
 

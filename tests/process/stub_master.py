@@ -43,6 +43,7 @@ class StubPlan:
     worker_shutdown_timeout: float = 0.0
     upstreams: tuple[UpstreamSpec, ...] = (UpstreamSpec("backend", (PEER,)),)
     logs: tuple[LogFile, ...] = ()
+    folders: tuple[str, ...] = ()
     fatal: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 

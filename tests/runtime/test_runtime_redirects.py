@@ -23,6 +23,7 @@ server {
     location /text { return 200 "text"; }
     location /two { proxy_pass http://two; }
     location @two { proxy_pass http://two; }
+    proxy_request_buffering off;
     location /on { proxy_pass http://one; proxy_intercept_errors on; error_page 404 /two; error_page 500 /text; }
     location /named { proxy_pass http://one; proxy_intercept_errors on; error_page 404 = @two; }
     location /next { proxy_pass http://both; proxy_next_upstream http_500; error_page 500 /two;

@@ -316,7 +316,7 @@ class Transport(asyncio.Transport):
 
 
 class Origin:
-    """A peer: what happens to those who connect (`mode`: "accept", "refuse", "hang"), and their connections."""
+    """A peer and its connections; `mode` says what it does to who connects: "accept", "refuse", "hang", "stalled"."""
 
     def __init__(self, loop: Loop, address: tuple[str, int]) -> None:
         self._loop = loop
@@ -344,6 +344,8 @@ class Origin:
         protocol = task.connecting.make()
         transport = Transport(self._loop, protocol, self.address, ("127.0.0.1", 40000))
         self.connections.append(transport.far)
+        if self.mode == "stalled":
+            transport.far.stall()
         protocol.connection_made(transport)
         task.end()
 

@@ -19,7 +19,8 @@ def _held(client: Client) -> int:
     """Bytes that upwell keeps of what `client` sent, and for it."""
     protocol = client.protocol
     body = protocol.body
-    return len(protocol._buffer) + (body.size if body is not None else 0) + len(client.far.transport.pending)
+    in_memory = sum(map(len, body.pieces)) if body is not None else 0
+    return len(protocol._buffer) + in_memory + len(client.far.transport.pending)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,12 @@ def test_a_second_head_at_a_byte_a_second_is_ended_as_well() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_content_that_stops_is_ended_and_one_at_a_byte_a_second_holds_its_buffer_only(chunked: bool) -> None:
-    with Joined(location={"max_body_size": 0, "body_buffer_size": 100}) as joined:
+@pytest.mark.parametrize("buffering", [False, True])
+def test_content_that_stops_is_ended_and_one_at_a_byte_a_second_holds_its_buffer_only(
+    chunked: bool, buffering: bool
+) -> None:
+    location = {"max_body_size": 0, "body_buffer_size": 100}
+    with Joined(spec={"request_buffering": buffering}, location=location) as joined:
         client = joined.client()
         size = 10_000_000
         if chunked:
@@ -67,11 +72,11 @@ def test_content_that_stops_is_ended_and_one_at_a_byte_a_second_holds_its_buffer
             joined.advance(1)
             assert _held(client) <= 100
         assert not client.far.closed()
-        (peer,) = joined.origin.connections
-        assert len(peer.received) >= 600
+        assert len(joined.origin.connections) == (0 if buffering else 1)
+        assert all(len(peer.received) >= 600 for peer in joined.origin.connections)
         joined.advance(BODY_TIMEOUT + 2)
         assert client.far.closed()
-        assert peer.closed()
+        assert all(peer.closed() for peer in joined.origin.connections)
         assert joined.done[-1][1] == 408
 
 
@@ -89,16 +94,18 @@ def test_a_line_of_chunks_without_end_holds_a_few_thousand_bytes_at_most(line: b
         assert joined.origin.connections == []
 
 
-def test_tiny_chunks_hold_no_more_than_large_ones() -> None:
-    with Joined(location={"max_body_size": 0, "body_buffer_size": 1000}) as joined:
+@pytest.mark.parametrize("buffering", [False, True])
+def test_tiny_chunks_hold_no_more_than_large_ones(buffering: bool) -> None:
+    location = {"max_body_size": 0, "body_buffer_size": 1000}
+    with Joined(spec={"request_buffering": buffering}, location=location) as joined:
         client = joined.client()
         client.send(get("/", "Transfer-Encoding: chunked", method="POST"))
         for _ in range(5000):
             client.send(chunks(b"x"))
             assert _held(client) <= 1000
-        (peer,) = joined.origin.connections
         client.send(b"0\r\n\r\n")
-        assert peer.received.endswith(b"\r\n0\r\n\r\n")
+        (peer,) = joined.origin.connections
+        assert peer.received.endswith(b"x" * 5000 if buffering else b"\r\n0\r\n\r\n")
         peer.send(response(b"x"))
         assert client.answer("POST").body == b"x"
 

@@ -135,7 +135,7 @@ def test_an_answer_before_the_request_has_ended_is_the_last_on_its_connection(
     content = b"x" * 50_000
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(content)}"
     request = get("/early", framing, method=method)
-    with Joined() as joined:
+    with Joined(spec={"request_buffering": False}) as joined:
         client = joined.client()
         client.send(request + (b"c350\r\n" if chunked else b"") + content[:20_000])
         peer = joined.origin.last
@@ -152,7 +152,7 @@ def test_an_answer_before_the_request_has_ended_is_the_last_on_its_connection(
 
 @pytest.mark.parametrize("reply", [response(b"early"), b"HTTP/1.1 417 No\r\nContent-Length: 5\r\n\r\nearly"])
 def test_what_looks_like_a_request_in_content_that_is_thrown_away_is_content(reply: bytes) -> None:
-    with Joined() as joined:
+    with Joined(spec={"request_buffering": False}) as joined:
         client = joined.client()
         smuggled = get("/smuggled")
         client.send(get("/early", f"Content-Length: {30_000 + len(smuggled)}", method="POST") + bytes(30_000))

@@ -49,7 +49,7 @@ def _send(client: Client, served: _Served, data: bytes, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("body_buffer_size", [1, 16_384])
+@pytest.mark.parametrize("body_buffer_size", [0, 1, 16_384])  # passed on as it comes, in a file, in memory
 @pytest.mark.parametrize(("data", "end", "reached", "answers", "connection"), ODD.values(), ids=ODD)
 def test_odd_requests(
     data: str,
@@ -60,7 +60,8 @@ def test_odd_requests(
     step: int,
     body_buffer_size: int,
 ) -> None:
-    with Joined(location={"body_buffer_size": body_buffer_size}) as joined:
+    buffering = {"request_buffering": body_buffer_size > 0}
+    with Joined(location={"body_buffer_size": body_buffer_size}, spec=buffering) as joined:
         client = joined.client()
         served = _Served(joined)
         _send(client, served, wire(data), step)
@@ -103,7 +104,7 @@ def test_content_that_its_client_breaks_off_is_never_whole_and_its_connection_wi
     wire_ = get("/upload", framing, method="POST")
     wire_ += b"bb8\r\n" + whole + b"\r\n0\r\n\r\n" if chunked else whole
     for size in (len(wire_) - 1, len(wire_) - 3, len(wire_) - 1500):
-        with Joined(location={"body_buffer_size": 100}) as joined:
+        with Joined(spec={"request_buffering": False}) as joined:
             client = joined.client()
             client.send(wire_[:size])
             (peer,) = joined.origin.connections

@@ -8,6 +8,7 @@ from tests.wire.joined import CHUNKED, HIGH_WATER, LAST, Joined, chunks, get, po
 
 BIG = bytes(range(256)) * 400  # 102,400 bytes: beyond the body buffer and the high-water mark
 NO_LIMIT = {"max_body_size": 0}
+STREAMING = {"request_buffering": False}
 
 
 def _chunked_post(*pieces: bytes, end: bytes = LAST) -> bytes:
@@ -51,7 +52,7 @@ def test_an_empty_content_is_announced_as_such() -> None:
 @pytest.mark.parametrize("step", [1000, 10_000, 200_000])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_larger_content_streams(step: int, chunked: bool) -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         pieces = [BIG[at : at + 10_000] for at in range(0, len(BIG), 10_000)]
         wire = _chunked_post(*pieces) if chunked else post(BIG)
@@ -74,7 +75,7 @@ def test_larger_content_streams(step: int, chunked: bool) -> None:
 
 
 def test_streaming_begins_before_the_content_is_complete() -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         wire = post(BIG)
         client.send(wire[:30_000])
@@ -88,7 +89,7 @@ def test_streaming_begins_before_the_content_is_complete() -> None:
 
 
 def test_a_slow_peer_holds_back_its_client() -> None:
-    with Joined(location=NO_LIMIT) as joined:
+    with Joined(spec=STREAMING, location=NO_LIMIT) as joined:
         client = joined.client()
         total = 4_000_000
         client.send(post(bytes(20_000), length=total))
@@ -111,7 +112,7 @@ def test_a_slow_peer_holds_back_its_client() -> None:
 
 
 def test_a_peer_that_takes_nothing_any_more_is_given_up() -> None:
-    with Joined(location=NO_LIMIT) as joined:
+    with Joined(spec=STREAMING, location=NO_LIMIT) as joined:
         client = joined.client()
         client.send(post(bytes(20_000), length=4_000_000))
         joined.origin.last.stall()
@@ -125,7 +126,7 @@ def test_a_peer_that_takes_nothing_any_more_is_given_up() -> None:
 
 
 def test_a_slow_connection_is_no_reason_to_take_in_everything() -> None:
-    with Joined(location=NO_LIMIT) as joined:
+    with Joined(spec=STREAMING, location=NO_LIMIT) as joined:
         joined.origin.mode = "hang"
         client = joined.client()
         client.send(post(bytes(20_000), length=4_000_000))
@@ -217,7 +218,7 @@ def test_content_above_the_limit_is_413(size: int, chunked: bool, step: int) -> 
 
 
 def test_chunked_content_that_grows_above_the_limit_while_it_streams_ends_the_request_at_the_peer() -> None:
-    with Joined(location={"max_body_size": 50_000}) as joined:
+    with Joined(spec=STREAMING, location={"max_body_size": 50_000}) as joined:
         client = joined.client()
         client.send(_chunked_post(bytes(30_000), end=b""))
         peer = joined.origin.last
@@ -244,7 +245,7 @@ def test_bad_chunks_are_400_and_reach_nobody(step: int) -> None:
 
 
 def test_bad_chunks_while_streaming_never_make_a_whole_request() -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         client.send(_chunked_post(bytes(30_000), end=b""))
         peer = joined.origin.last
@@ -295,7 +296,7 @@ def test_who_is_refused_is_not_asked_for_content() -> None:
 
 @pytest.mark.parametrize("wire", [response(b"early"), CHUNKED + chunks(b"early") + LAST])
 def test_an_early_answer_passes_and_the_rest_of_the_content_is_thrown_away(wire: bytes) -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         request = post(BIG)
         client.send(request[:30_000])
@@ -313,7 +314,7 @@ def test_an_early_answer_passes_and_the_rest_of_the_content_is_thrown_away(wire:
 
 
 def test_after_an_early_answer_an_idle_client_is_timed_out() -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         request = post(BIG)
         client.send(request[:30_000])
@@ -325,7 +326,7 @@ def test_after_an_early_answer_an_idle_client_is_timed_out() -> None:
 
 
 def test_after_an_early_answer_a_client_that_sends_no_more_is_timed_out() -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         client.send(post(BIG)[:30_000])
         joined.origin.last.send(response(b"early"))
@@ -335,7 +336,7 @@ def test_after_an_early_answer_a_client_that_sends_no_more_is_timed_out() -> Non
 
 
 def test_an_early_answer_frees_a_peer_that_takes_no_more() -> None:
-    with Joined(location=NO_LIMIT) as joined:
+    with Joined(spec=STREAMING, location=NO_LIMIT) as joined:
         client = joined.client()
         client.send(post(bytes(20_000), length=4_000_000))
         peer = joined.origin.last
@@ -349,7 +350,7 @@ def test_an_early_answer_frees_a_peer_that_takes_no_more() -> None:
 
 
 def test_the_content_goes_on_while_the_answer_already_comes() -> None:
-    with Joined() as joined:
+    with Joined(spec=STREAMING) as joined:
         client = joined.client()
         request = post(BIG)
         client.send(request[:30_000])

@@ -17,7 +17,7 @@ def _leave(joined: Joined, how: str) -> None:
 @pytest.mark.parametrize("how", ["fin", "reset"])
 @pytest.mark.parametrize("when", ["connecting", "waiting", "head", "content", "streaming", "paused"])
 def test_a_client_that_leaves_lets_its_peer_go_at_any_time(when: str, how: str) -> None:
-    with Joined(location={"max_body_size": 0}) as joined:
+    with Joined(spec={"request_buffering": False}, location={"max_body_size": 0}) as joined:
         if when == "connecting":
             joined.origin.mode = "hang"
         client = joined.client()
@@ -380,14 +380,17 @@ def test_a_handler_that_writes_much_waits_for_its_client() -> None:
 
 def test_a_handler_reads_the_whole_content() -> None:
     async def read(exchange: Exchange) -> None:
-        exchange.respond(200, b"%d" % len(await exchange.read_body()))
+        content = await exchange.read_body()
+        assert exchange.body is not None
+        exchange.respond(200, b"%d %d" % (len(content), exchange.body.size))
 
-    with Joined(places={b"/read": read}) as joined:
-        client = joined.client()
-        wire = post(bytes(200_000), path="/read")
-        for at in range(0, len(wire), 10_000):
-            client.send(wire[at : at + 10_000])
-        assert client.answer("POST").body == b"200000"
+    for memory, expected in ((1 << 20, b"200000 200000"), (1000, b"0 200000")):
+        with Joined(places={b"/read": read}, location={"body_buffer_size": memory}) as joined:
+            client = joined.client()
+            wire = post(bytes(200_000), path="/read")
+            for at in range(0, len(wire), 10_000):
+                client.send(wire[at : at + 10_000])
+            assert client.answer("POST").body == expected
 
 
 # Requests within requests

@@ -27,7 +27,11 @@ def _joined(limits: Limits | None = None, **more: Any) -> Joined:
         (b"Upgrade", _upgrade),
         (b"Connection", b"upgrade"),
     ]
-    spec: dict[str, Any] = {"upgrade": _upgrade, "request_head": request_renderer(path_as_sent, fields)}
+    spec: dict[str, Any] = {
+        "upgrade": _upgrade,
+        "request_head": request_renderer(path_as_sent, fields),
+        **more.pop("spec", {}),
+    }
     if limits is not None:
         spec["limits"] = limits
     return Joined(spec=spec, **more)
@@ -135,9 +139,20 @@ def test_a_switch_that_the_peer_was_not_asked_for_is_refused() -> None:
 
 
 def test_a_switch_before_the_content_has_come_is_refused() -> None:
-    with _joined(location={"body_buffer_size": 1}) as joined:
+    with _joined(spec={"request_buffering": False}) as joined:
         client = joined.client()
         client.send(post(b"a", "Connection: Upgrade", "Upgrade: x", length=5))
+        joined.origin[0].send(SWITCHED)
+        assert client.far.taken().startswith(b"HTTP/1.1 502 ")
+
+
+def test_a_switch_before_the_content_has_gone_is_refused() -> None:
+    with _joined(location={"body_buffer_size": 1}) as joined:
+        client = joined.client()
+        request = post(bytes(400_000), "Connection: Upgrade", "Upgrade: x")
+        client.send(request[:-1])
+        joined.origin.mode = "stalled"
+        client.send(request[-1:])
         joined.origin[0].send(SWITCHED)
         assert client.far.taken().startswith(b"HTTP/1.1 502 ")
 

@@ -4,6 +4,7 @@ from upwell.config.command import Module
 from upwell.modules import (
     access,
     access_log,
+    client_body,
     core,
     early_hints,
     error_page,
@@ -26,6 +27,7 @@ from upwell.modules import (
 MODULES: tuple[Module, ...] = (
     core.MODULE,
     http.MODULE,
+    client_body.MODULE,
     upstream.MODULE,
     server.MODULE,
     location.MODULE,

@@ -34,7 +34,6 @@ thread_pool 2-3 main
 aio 1 http server location
 aio_write flag http server location
 client_body_in_single_buffer flag http server location
-client_body_temp_path 1-4 http server location
 connection_pool_size size http server
 directio 1 http server location
 directio_alignment size http server location
@@ -69,7 +68,6 @@ absolute_redirect =on http server location
 auth_basic =off http server location
 autoindex =off http server location
 charset =off http server location
-client_body_in_file_only =off http server location
 expires =off http server location
 gunzip =off http server location
 gzip =off http server location

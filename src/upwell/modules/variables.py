@@ -14,8 +14,8 @@ SUPPORTED = words(
     args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time content_length
     content_type date_gmt date_local document_uri host hostname https is_args is_request_port msec nginx_version pid
     pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port remote_user request
-    request_body request_completion request_id request_length request_method request_port request_time request_uri
-    scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar
+    request_body request_body_file request_completion request_id request_length request_method request_port
+    request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar
     tcpinfo_snd_cwnd time_iso8601 time_local uri
     limit_rate upstream_addr upstream_bytes_received upstream_bytes_sent upstream_connect_time upstream_header_time
     upstream_response_length upstream_response_time upstream_status
@@ -44,7 +44,7 @@ UNSUPPORTED = words(
     geoip_org geoip_postal_code geoip_region geoip_region_name gzip_ratio http2 http3 invalid_referer
     limit_conn_status limit_req_status memcached_key modern_browser msie
     proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port
-    realip_remote_addr realip_remote_port realpath_root request_body_file request_filename secure_link
+    realip_remote_addr realip_remote_port realpath_root request_filename secure_link
     secure_link_expires slice_range uid_got
     uid_reset uid_set upstream_cache_age upstream_cache_status upstream_last_addr upstream_last_server_name
     upstream_queue_time

@@ -85,6 +85,19 @@ def open_plan_logs(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
         raise NotPrepared
 
 
+def make_folders(plan: Plan, owner: Identity | None, journal: Journal) -> None:
+    """Make the folders that workers write into, and give them to their user. Raises NotPrepared."""
+    for path in plan.folders:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            if owner is not None and os.stat(path).st_uid != owner.uid:
+                os.chown(path, owner.uid, -1)
+        except OSError as error:
+            journal.emerg(f'mkdir() "{path}" {failure(error)}')
+            raise NotPrepared from error
+
+
 def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:
     """Read the configuration and open what it needs, taking over the `kept` listeners whose address stays.
 
@@ -97,6 +110,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
     except LookupError as error:
         journal.emerg(error.args[0])
         raise NotPrepared from error
+    make_folders(plan, identity, journal)
     open_plan_logs(plan, journal, boot)
     before = journal.destinations
     if not plan.error_log:

@@ -1,18 +1,24 @@
-"""A request's content on its way in: counted, held up to a buffer, then handed to a consumer piece by piece.
+"""A request's content on its way in: counted, held in memory or a file, or handed to a consumer piece by piece.
 
 Knows nothing of sockets: the client connection feeds it, and is asked to stop and go on reading through the exchange.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from upwell.errors import MessageError
 from upwell.http1.framing import ChunkedReader, LengthReader
+from upwell.log import NOTICE, WARN
+from upwell.proxy.body_file import BodyFile
 from upwell.proxy.suspension import suspend
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+
+
+_ALL = 1 << 62
 
 
 class Consumer(Protocol):
@@ -24,7 +30,8 @@ class Consumer(Protocol):
 
 
 class RequestBody:
-    """The content of one request. `size` bytes are held in `pieces`; `limit` is client_max_body_size (0: none).
+    """The content of one request. `size` bytes are held, all in `pieces` or all in `file`; `limit` is
+    client_max_body_size (0: none).
 
     `announced` is its Content-Length, None for a chunked one; `total` counts what has come, `received`
     the same with its framing. `read`: somebody asked for it. `expects`: the client waits for "100 Continue" before it
@@ -32,13 +39,14 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_threshold",
+        "_memory",
         "announced",
         "complete",
         "consumer",
         "discarding",
         "exchange",
         "expects",
+        "file",
         "limit",
         "pieces",
         "read",
@@ -64,12 +72,13 @@ class RequestBody:
         self.expects = False
         self.waiting = False
         self.consumer: Consumer | None = None
-        self._threshold = 0
+        self.file: BodyFile | None = None
+        self._memory = _ALL
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes from the connection; returns what is behind the content once it is complete, else None.
 
-        Raises MessageError: 400 for bad chunks, 413 over the limit.
+        Raises MessageError: 400 for bad chunks, 413 over the limit, 500 when the disk is full.
         """
         content, rest = self.reader.feed(data)
         self.received += len(data) - len(rest) if rest else len(data)
@@ -81,8 +90,13 @@ class RequestBody:
                 self.pieces.clear()  # what follows is not held, so the request cannot be sent again
                 self.consumer.send_content(content)
             elif not self.discarding:
-                self.pieces.append(content)
                 self.size += len(content)
+                if self.file is not None:
+                    self._write(self.file, content)
+                else:
+                    self.pieces.append(content)
+                    if self.size > self._memory:
+                        self._move()
         if rest is not None:
             self.complete = True
             if self.consumer is not None:
@@ -90,29 +104,59 @@ class RequestBody:
         return rest
 
     def wake(self) -> None:
-        """Resume the exchange if it waits in `fill` and has got what it waits for."""
+        """Resume the exchange if it waits in `store` and all has come."""
         if self.waiting:
-            if self.complete or self.size >= self._threshold:
+            if self.complete:
                 self.waiting = False
                 self.exchange.resume()
             else:
                 self.exchange.client.wait_for_body()
 
-    async def fill(self, size: int) -> None:
-        """Wait until the content is complete or at least `size` bytes of it are held."""
+    async def store(self) -> None:
+        """Wait until all of the content is held: in memory up to client_body_buffer_size, else in a file.
+
+        Raises MessageError(500) when it cannot be written.
+        """
         self.read = True
-        if self.complete or self.size >= size:
-            return
-        self._threshold = size
-        self.waiting = True
-        self.exchange.client.wait_for_body()
+        if self.file is None and self.exchange.capture is None:
+            location = self.exchange.location
+            self._memory = -1 if location.body_folder.always else location.body_buffer_size
+            if self.size > self._memory:
+                self._move()
+        if not self.complete:
+            self.waiting = True
+            self.exchange.client.wait_for_body()
+            try:
+                await suspend()
+            finally:
+                self.waiting = False
+
+    def _move(self) -> None:
+        """Take what is held out of memory."""
+        folder = self.exchange.location.body_folder
         try:
-            await suspend()
-        finally:
-            self.waiting = False
+            self.file = folder.create()
+        except OSError as error:
+            raise _failure("open", folder.path, error) from error
+        level = NOTICE if folder.always else WARN
+        self.exchange.log(level, f"a client request body is buffered to a temporary file {self.file.path}")
+        pieces, self.pieces = self.pieces, []
+        for piece in pieces:
+            self._write(self.file, piece)
+
+    def _write(self, file: BodyFile, content: bytes) -> None:
+        try:
+            file.append(content)
+        except OSError as error:
+            raise _failure("pwrite", file.path, error) from error
+
+    def close(self) -> None:
+        """The request is over: nothing is held any more."""
+        if self.file is not None:
+            self.file.close()
 
     def content(self) -> bytes:
-        """What is held, as one piece."""
+        """What is held in memory, as one piece."""
         if len(self.pieces) > 1:
             self.pieces = [b"".join(self.pieces)]
         return self.pieces[0] if self.pieces else b""
@@ -127,5 +171,11 @@ class RequestBody:
         """Throw away what is held and what still comes."""
         self.discarding = True
         self.consumer = None
+        self.close()
         self.pieces.clear()
         self.size = 0
+
+
+def _failure(call: str, path: str, error: OSError) -> MessageError:
+    number = error.errno or 0
+    return MessageError(500, f'client request body: {call}() "{path}" failed ({number}: {os.strerror(number)})')

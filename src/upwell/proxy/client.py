@@ -444,6 +444,7 @@ class ClientConnection(asyncio.Protocol):
             self.body = None
             exchange.keepalive = False
             if self.exchange is exchange:
+                self._refused = True  # the client may be sending still, and closing would reset: linger
                 if exchange._coro is None:
                     self._reject(exchange, error.status, error.reason)
                 else:
@@ -574,6 +575,8 @@ class ClientConnection(asyncio.Protocol):
             self.endpoint.report(exchange, error)
         self.flush()
         self.exchange = None
+        if exchange.body is not None:
+            exchange.body.close()
         if self._lost:
             return
         if self.writable:

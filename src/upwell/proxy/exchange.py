@@ -195,11 +195,14 @@ class Exchange:
         return self.client.endpoint.variable(self, name)
 
     async def read_body(self) -> bytes:
-        """All of the request's content. Raises MessageError(413) over client_max_body_size, (400) for bad chunks."""
+        """Take in all of the request's content; returns it unless it is in a file (`body.file`).
+
+        Raises MessageError(413) over client_max_body_size, (400) for bad chunks, (500) for a full disk.
+        """
         body = self.body
         if body is None:
             return b""
-        await body.fill(1 << 62)
+        await body.store()
         return body.content()
 
     # Answering

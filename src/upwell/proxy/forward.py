@@ -24,7 +24,6 @@ from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnectio
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_ALL = 1 << 62
 _NOT_IDEMPOTENT = frozenset((b"POST", b"LOCK", b"PATCH"))  # nginx's list; RFC 9110, 9.2.2 has all others it knows
 _STATUS = {"timeout": 504, "internal": 500}
 _NOT_A_FAILURE = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
@@ -85,11 +84,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     upstream = spec.upstream
     now = exchange.client.loop.time
     body = exchange.body
-    if body is not None:
-        if body.announced is None and not spec.keeps:
-            await body.fill(_ALL)  # HTTP/1.0 knows no chunks
-        else:
-            await body.fill(exchange.location.body_buffer_size if spec.request_buffering else 0)
+    if body is not None and (spec.request_buffering or (body.announced is None and not spec.keeps)):
+        await body.store()  # even unbuffered for HTTP/1.0, which knows no chunks
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
@@ -187,7 +183,15 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
         length = 0 if exchange.capture is None and exchange.head.section.content_length is not None else None
         request = spec.request_head(exchange, length, False)
         connection.begin(exchange, request, b"", False, False, spec.limits)
+    elif body.file is not None:
+        content = body.file.read(0)
+        streams = len(content) < body.size
+        request = spec.request_head(exchange, body.size, False)
+        if streams:
+            connection.send_file(body.file, len(content))  # before: the connection may ask at once to wait
+        connection.begin(exchange, request, content, streams, False, spec.limits)
     else:
+        body.read = True
         streams = not body.complete
         length = body.announced if streams else body.size
         request = spec.request_head(exchange, length, length is None)

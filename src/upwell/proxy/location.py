@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from upwell.http1.respond import SERVER
 from upwell.log import ErrorLog
+from upwell.proxy.body_file import SYSTEM_FOLDER, BodyFolder
 
 if TYPE_CHECKING:
     from upwell.proxy.error_page import ErrorPages
@@ -56,6 +57,7 @@ class Location:
     proxy_port: bytes = b""
     max_body_size: int = 1 << 20
     body_buffer_size: int = 16_384
+    body_folder: BodyFolder = SYSTEM_FOLDER
     body_timeout: float = 60.0
     send_timeout: float = 60.0
     keepalive_timeout: float = 75.0

@@ -39,7 +39,7 @@ def _was_asked_for(exchange: Exchange, spec: ForwardSpec) -> bool:
 
 async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection, head: ResponseHead) -> None:
     """Pass the peer's 101 on and tunnel until the end. Raises UpstreamError when nobody has asked for it."""
-    if not _was_asked_for(exchange, spec):
+    if connection.sends_content or not _was_asked_for(exchange, spec):
         raise UpstreamError("invalid_header", "upstream sent unexpected interim response", sent=True)
     exchange.status = 101
     exchange.answered = head.section

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, cast
 from upwell.errors import MessageError, UpstreamError
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
+from upwell.proxy.file_sender import FileSender
 from upwell.proxy.timers import NEVER
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Peer
+    from upwell.proxy.body_file import BodyFile
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.keepalive import Keepalive
 
@@ -85,8 +87,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_limits",
         "_paused",
         "_reader",
+        "_sender",
         "_state",
         "_task",
+        "_unsent",
         "_writable",
         "answered",
         "deadline",
@@ -127,6 +131,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._writable = True
         self._body_chunked = False
         self._content_sent = True
+        self._sender: FileSender | None = None
+        self._unsent = 0
         self._task: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
@@ -204,7 +210,26 @@ class UpstreamConnection(asyncio.Protocol):
             self.sent += len(content)
             self.transport.write(content)
 
+    @property
+    def takes_content(self) -> bool:
+        return self._writable and self._state != _CLOSED
+
+    @property
+    def sends_content(self) -> bool:
+        """Whether the request's content has not all been sent."""
+        return not self._content_sent
+
+    def send_file(self, file: BodyFile, at: int) -> None:
+        """Send what is in `file` from `at` on."""
+        self._sender = FileSender(self, file, at)
+        self._sender.go_on()
+
+    def give_up(self, reason: str) -> None:
+        """The content cannot be sent to its end, through no fault of the peer's."""
+        self._break("internal", reason, sent=True)
+
     def end_content(self) -> None:
+        self._sender = None
         self._content_sent = True
         if self._state != _CLOSED:
             if self._body_chunked:
@@ -214,8 +239,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
+        self._unsent = self.transport.get_write_buffer_size()
         self.pool.timers.arm(self, self._limits.send_timeout)
-        if self.exchange is not None and not self._content_sent:
+        if self.exchange is not None and not self._content_sent and self._sender is None:
             self.exchange.client.stop_reading()
 
     def resume_writing(self) -> None:
@@ -224,7 +250,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.timers.arm(self, self._limits.read_timeout)
         else:
             self.pool.timers.disarm(self)
-            if self.exchange is not None:
+            if self._sender is not None:
+                self._sender.go_on()
+            elif self.exchange is not None:
                 self.exchange.client.wait_for_body()
 
     # The transport's callbacks
@@ -283,7 +311,11 @@ class UpstreamConnection(asyncio.Protocol):
                 )
 
     def timed_out(self) -> None:
-        if self._state == _IDLE:
+        if not self._writable and self.transport.get_write_buffer_size() < self._unsent:
+            # It reads, if slowly: proxy_send_timeout is for the time between two writes.
+            self._unsent = self.transport.get_write_buffer_size()
+            self.pool.timers.arm(self, self._limits.send_timeout)
+        elif self._state == _IDLE:
             self.close()
         elif self._state == _CONNECTING:
             self._break(

@@ -262,7 +262,12 @@ def _request_body(exchange: Exchange) -> bytes | None:
     body = exchange.body
     if body is None:
         return b"" if exchange.proxying and exchange.head.section.content_length == 0 else None
-    return body.content() if body.complete and body.read else None
+    return body.content() if body.complete and body.read and body.file is None else None
+
+
+def _request_body_file(exchange: Exchange) -> bytes | None:
+    body = exchange.body
+    return None if body is None or body.file is None else os.fsencode(body.file.path)
 
 
 def _proxy_host(exchange: Exchange) -> bytes | None:
@@ -329,6 +334,7 @@ VARIABLES: dict[str, Variable] = {
     "remote_user": _remote_user,
     "request": lambda x: x.head.line,
     "request_body": _request_body,
+    "request_body_file": _request_body_file,
     "request_completion": lambda x: b"OK" if x.finished and not x.cut else b"",
     "request_id": _request_id,
     "request_length": _request_length,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from upwell.config.model import Block, Config
 from upwell.log import ErrorLog
 from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.server import ServerSettings
@@ -23,7 +24,7 @@ class Plan:
 
     `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
     `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
-    `shared_dicts` are (name, bytes).
+    `shared_dicts` are (name, bytes). `folders` are those that workers write into.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Plan:
     shared_dicts: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
+    folders: tuple[str, ...]
 
     @property
     def logs(self) -> tuple[AccessLogFile | ErrorLog, ...]:
@@ -79,6 +81,7 @@ def plan(config: Config) -> Plan:
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(http)) if http is not None else (),
         inner_error_logs=tuple(_error_logs(main)),
+        folders=tuple(_folders(main, config.prefix)),
     )
 
 
@@ -103,6 +106,15 @@ def _error_logs(main: Block) -> Iterator[ErrorLog]:
         for target in block[ErrorLogSettings].logs
     }
     return (ErrorLog(path, level) for path, level in inner if (path, level) not in outer)
+
+
+def _folders(main: Block, prefix: str) -> Iterator[str]:
+    paths = {
+        body_folder(block[ClientBodySettings], prefix).path: None
+        for block in main.walk()
+        if block.kind in ("http", "server", "location")
+    }
+    return (path for path in paths if path)
 
 
 def _access_logs(http: Block) -> Iterator[AccessLogFile]:

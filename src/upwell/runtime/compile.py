@@ -13,6 +13,7 @@ from upwell.log import ErrorLog
 from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
 from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
@@ -43,7 +44,7 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_destinations", "_error_logs", "_keepalives", "_logs", "_upstreams", "_vm")
+    __slots__ = ("_destinations", "_error_logs", "_keepalives", "_logs", "_prefix", "_upstreams", "_vm")
 
     def __init__(
         self,
@@ -52,7 +53,9 @@ class Compiler:
         vm: Vm | None,
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
         destinations: Destinations,
+        prefix: str,
     ) -> None:
+        self._prefix = prefix
         self._upstreams = upstreams
         self._destinations = destinations
         self._logs = logs
@@ -82,6 +85,7 @@ class Compiler:
             proxy_port=proxied.port.encode() if proxied is not None else b"",
             max_body_size=http.client_max_body_size,
             body_buffer_size=http.client_body_buffer_size,
+            body_folder=body_folder(block[ClientBodySettings], self._prefix),
             body_timeout=http.client_body_timeout,
             send_timeout=http.send_timeout,
             keepalive_timeout=http.keepalive_timeout,

@@ -109,6 +109,7 @@ class Runtime:
                 self._vm,
                 self._error_logs(),
                 self._destinations,
+                plan.config.prefix,
             )
             self._listen(self._http, compiler)
 

@@ -96,11 +96,13 @@ function req.get_body_data()
 end
 
 function req.get_body_file()
-    py.req_body()
-    return nil
+    return py.req_body_file()
 end
 
 function req.get_post_args(most)
+    if py.req_body_file() then
+        return nil, "request body in temp file not supported"
+    end
     if not py.req_body() then
         return {}
     end

@@ -136,6 +136,12 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             return None
         return (exchange.body.content() or None) if exchange.body is not None else None
 
+    def body_file() -> Any:
+        run, exchange = vm.request()
+        if not run.body_read or exchange.body is None or exchange.body.file is None:
+            return None
+        return exchange.body.file.path.encode("utf-8", "surrogateescape")
+
     def discard_body() -> None:
         vm.request(MAY_ANSWER)
 
@@ -175,6 +181,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         "req_post_args": post_args,
         "req_body_ready": body_ready,
         "req_body": body,
+        "req_body_file": body_file,
         "req_discard_body": discard_body,
         "req_set_body": set_body,
         "req_set_uri_args": set_uri_args,

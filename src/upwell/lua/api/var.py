@@ -17,7 +17,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         run, exchange = vm.request()
         key = name.decode("latin-1").lower()
         if key == "request_body":
-            return exchange.body.content() if run.body_read and exchange.body is not None else None
+            return exchange.variable(key) if run.body_read else None
         return exchange.variable(key)
 
     def var_capture(index: float) -> Any:
