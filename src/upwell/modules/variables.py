@@ -15,8 +15,8 @@ SUPPORTED = words(
     content_type date_gmt date_local document_uri host hostname https is_args is_request_port msec nginx_version pid
     pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port remote_user request
     request_body request_body_file request_completion request_id request_length request_method request_port
-    request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar
-    tcpinfo_snd_cwnd time_iso8601 time_local uri
+    request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
+    tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
     limit_rate upstream_addr upstream_bytes_received upstream_bytes_sent upstream_connect_time upstream_header_time
     upstream_response_length upstream_response_time upstream_status
     """
