@@ -12,6 +12,7 @@ from tests.wire.joined import CHUNKED, LAST, chunks, get, post, response
 CONFIGURATION = r"""
 upstream one { server 10.0.0.1:80; }
 upstream two { server 10.0.0.2:80; }
+upstream nobody { server 10.0.0.1:80 down; }
 upstream both { server 10.0.0.1:80; server 10.0.0.2:80; }
 log_format tries "$uri|$upstream_addr|$upstream_status|$upstream_http_x_from|$sent_http_x_from|$status";
 access_log logs/access.log tries;
@@ -28,6 +29,8 @@ server {
     location /named { proxy_pass http://one; proxy_intercept_errors on; error_page 404 = @two; }
     location /next { proxy_pass http://both; proxy_next_upstream http_500; error_page 500 /two;
         proxy_intercept_errors on; }
+    location /nobody { proxy_pass http://nobody; }
+    location /nobody/two { proxy_pass http://nobody; error_page 502 = /two; }
     location /cycle { error_page 404 /cycle; recursive_error_pages on; return 404; }
     location /twice { error_page 404 /once; return 404; }
     location /once { error_page 403 /text; return 403; }
@@ -232,3 +235,10 @@ def test_a_client_that_leaves_is_not_waited_for_after_a_redirect(serving: Servin
         client.far.reset()
         assert serving.origins[1].last.closed()
         assert serving.lines()[0].endswith(b"|499")
+
+
+def test_an_upstream_without_peers_is_named_where_a_peer_would_be(serving: Serving) -> None:
+    with serving:
+        assert serving.ask(get("/nobody")).status == 502
+        assert serving.ask(get("/nobody/two")).body.startswith(b"GET /two ")
+        assert serving.lines() == [b"/nobody|nobody|502|-|-|502", b"/two|nobody : 10.0.0.2:80|502 : 200|-|-|200"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from upwell.http1.fields import FieldSection
 from upwell.log import ERROR
-from upwell.proxy.redirect import redirect, redirect_to_named
+from upwell.proxy.redirect import redirect_as_get, redirect_to_named
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -75,7 +75,7 @@ def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, targ
         exchange.log(ERROR, f'unsafe URI "{target.decode("latin-1")}" was detected')
         exchange.respond_error(404)
         return
-    redirect(exchange, path, args)
+    redirect_as_get(exchange, path, args)
 
 
 def with_charset(media: bytes, charset: bytes) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upwell.proxy.phases import MOST_CHANGES
-from upwell.proxy.redirect import drop_content, redirect, redirect_to_named
+from upwell.proxy.redirect import drop_content, redirect_as_get, redirect_to_named
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -54,7 +54,7 @@ def show(exchange: Exchange, page: ErrorPage, status: int, fields: Sequence[tupl
     address = page.value(exchange)
     if address.startswith(b"/"):
         path, _, args = address.partition(b"?")
-        redirect(exchange, path, args)
+        redirect_as_get(exchange, path, args)
     elif address.startswith(b"@"):
         redirect_to_named(exchange, address)
     else:

@@ -95,7 +95,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     stale = False
     while peer is not None:
         fresh, stale, failed = stale, False, False
-        attempt = _note(exchange, spec, peer, at)
+        attempt = _note(exchange, spec, peer.name, at)
         try:
             connection = None if fresh else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
             if connection is None:
@@ -142,13 +142,18 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         if not stale:
             tried.add(peer)
             peer = upstream.pick(tried, at)
+    attempt = _note(exchange, spec, upstream.name, at)
+    attempt.ended = at
+    attempt.status = 502
     exchange.log(ERROR, "no live upstreams while connecting to upstream")
     exchange.respond_error(502)
 
 
-def _note(exchange: Exchange, spec: ForwardSpec, peer: Peer, started: float) -> Try:
-    """Begin the record of a try, which the log and the $upstream_ variables read."""
-    attempt = Try(peer.name, spec.request_path, started)
+def _note(exchange: Exchange, spec: ForwardSpec, peer: str, started: float) -> Try:
+    """Begin the record of a try, which the log and the $upstream_ variables read; `peer` is its name, or the upstream's
+    where no peer could be tried.
+    """
+    attempt = Try(peer, spec.request_path, started)
     if exchange.tries is None:
         exchange.tries = [attempt]
     else:

@@ -32,7 +32,7 @@ def begin(exchange: Exchange) -> None:
     if location.simple and not location.internal and body is None:
         exchange.start(location.content(exchange))  # type: ignore[arg-type]  # a handler is an `async def`, so a coroutine
     else:
-        exchange.start(_run(exchange))
+        exchange.start(_search(exchange, location))
 
 
 def begin_named(exchange: Exchange, location: Location) -> None:

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 _NO_CONTENT_NEEDED = frozenset((b"GET", b"HEAD"))
 
 
-def redirect(exchange: Exchange, uri: bytes, args: bytes) -> None:
-    """Look for a location for the decoded `uri` with `args`, as a GET unless it is a HEAD."""
-
-    def go() -> None:
-        if not holds_content(exchange):
-            drop_content(exchange)
-        exchange.aim(uri, args)
-        begin(exchange)
-
+def redirect_as_get(exchange: Exchange, uri: bytes, args: bytes) -> None:
+    """`redirect` with the method GET, unless it is HEAD."""
     if exchange.method != b"HEAD":
         exchange.method = b"GET"
+    redirect(exchange, uri, args)
+
+
+def redirect(exchange: Exchange, uri: bytes, args: bytes) -> None:
+    """Look for a location for the decoded `uri` with `args`; the method stays what it is."""
+
+    def go() -> None:
+        if _may_be_sent(exchange):
+            exchange.aim(uri, args)
+            begin(exchange)
+        else:
+            exchange.start_answer(500)
+
     _leave(exchange, go, f'internally redirecting to "{_text(uri)}"')
 
 
@@ -41,15 +47,11 @@ def redirect_to_named(exchange: Exchange, name: bytes) -> None:
             exchange.log(ERROR, f'empty URI in redirect to named location "{_text(name)}"')
         elif location is None:
             exchange.log(ERROR, f'could not find named location "{_text(name)}"')
-        elif not holds_content(exchange):
-            exchange.log(ERROR, f'the content is not held any more to redirect to named location "{_text(name)}"')
-        else:
+        elif _may_be_sent(exchange):
             begin_named(exchange, location)
             return
         exchange.start_answer(500)
 
-    if exchange.method in _NO_CONTENT_NEEDED and not holds_content(exchange):
-        drop_content(exchange)
     _leave(exchange, go, f'redirect to named location "{_text(name)}"')
 
 
@@ -88,12 +90,20 @@ def _forget(exchange: Exchange) -> None:
         exchange.groups = (*exchange.groups, len(exchange.tries))
 
 
-def holds_content(exchange: Exchange) -> bool:
-    """Whether the request's content, if any, can be sent once more: all of it that has come is here, the rest comes."""
+def _may_be_sent(exchange: Exchange) -> bool:
+    """Whether the request can be sent once more: its content, if any, is held as far as it has come, and the rest will
+    come. A method that needs no content does without.
+    """
     body = exchange.body
     if body is None:
         return True
-    return not body.discarding and body.total == body.size and (body.complete or exchange.client.body is body)
+    if not body.discarding and body.total == body.size and (body.complete or exchange.client.body is body):
+        return True
+    if exchange.method in _NO_CONTENT_NEEDED:
+        drop_content(exchange)
+        return True
+    exchange.log(ERROR, "the request's content is not held any more to redirect it")
+    return False
 
 
 def drop_content(exchange: Exchange) -> None:
