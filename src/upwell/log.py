@@ -8,12 +8,21 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Final
 
-LEVELS = ("stderr", "emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
+LEVELS: Final = ("stderr", "emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 """nginx's level names; the index is the value of ngx.STDERR (0) ... ngx.DEBUG (8)."""
-STDERR, EMERG, ALERT, CRIT, ERROR, WARN, NOTICE, INFO, DEBUG = range(9)
+STDERR: Final = 0
+EMERG: Final = 1
+ALERT: Final = 2
+CRIT: Final = 3
+ERROR: Final = 4
+WARN: Final = 5
+NOTICE: Final = 6
+INFO: Final = 7
+DEBUG: Final = 8
 
-_MAX_LINE = 2048  # nginx cuts an error-log line at NGX_MAX_ERROR_STR
+_MAX_LINE: Final = 2048  # nginx cuts an error-log line at NGX_MAX_ERROR_STR
 
 
 class ErrorLog:

@@ -52,10 +52,10 @@ _REFUSED: Final[dict[int, str]] = {
     ord("P"): r"\P",
     ord("C"): r"\C",
 }
-_LONGEST = 65_535  # as in PCRE with its usual link size; Python takes seconds for a pattern of a megabyte
-_NAME = rb"[A-Za-z_][A-Za-z0-9_]*"
+_LONGEST: Final = 65_535  # as in PCRE with its usual link size; Python takes seconds for a pattern of a megabyte
+_NAME: Final = rb"[A-Za-z_][A-Za-z0-9_]*"
 _GROUP_NAME = re.compile(rb"\(\?(?:P?<(" + _NAME + rb")>|'(" + _NAME + rb")')")
-_REFERENCE = re.compile(
+_REFERENCE: Final = re.compile(
     rb"\\(?:k(?:<("
     + _NAME
     + rb")>|'("
@@ -66,8 +66,8 @@ _REFERENCE = re.compile(
     + _NAME
     + rb")\}))"
 )
-_FLAGS = re.compile(rb"\(\?([imsx]*)(?:-([imsx]+))?([:)])")
-_QUANTIFIER = re.compile(rb"\{\d+(?:,\d*)?\}")
+_FLAGS: Final = re.compile(rb"\(\?([imsx]*)(?:-([imsx]+))?([:)])")
+_QUANTIFIER: Final = re.compile(rb"\{\d+(?:,\d*)?\}")
 _HEX = re.compile(rb"\\x(?:\{([0-9A-Fa-f]*)\}|([0-9A-Fa-f]{0,2}))")
 _OCTAL = re.compile(rb"\\(?:o\{([0-7]+)\}|(0[0-7]{0,2}))")
 
@@ -321,9 +321,13 @@ def compile_pattern(pattern: bytes, flags: int) -> re.Pattern[bytes]:
 # The bound on a match: `re` looks for signals every few thousand steps, so a handler that raises ends it. The timer is
 # that of the process's own CPU time: it does not run while a busy machine keeps the process waiting.
 
-_SHORT = 20  # bytes; on a subject this short even a bad pattern ends soon, and arming the timer would cost the most
-_LONGEST_MATCH = 0.1  # seconds
-_PER_BYTE = 0.2e-6  # seconds more for each byte of the subject: a long one takes its time under a good pattern as well
+_SHORT: Final = (
+    20  # bytes; on a subject this short even a bad pattern ends soon, and arming the timer would cost the most
+)
+_LONGEST_MATCH: Final = 0.1  # seconds
+_PER_BYTE: Final = (
+    0.2e-6  # seconds more for each byte of the subject: a long one takes its time under a good pattern as well
+)
 
 _armed = False
 _main_thread = 0  # the identity of the thread that gets the signals; 0: the handler is not installed

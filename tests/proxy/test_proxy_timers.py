@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from tests.wire.joined import Loop
 from upwell.proxy.clock import Clock, http_date
-from upwell.proxy.timers import NEVER, Timers
+from upwell.proxy.timers import Timed, Timers
 
 
-class _Item:
+class _Item(Timed):
     def __init__(self, loop: Loop) -> None:
-        self.deadline = NEVER
-        self.slot = 0
+        super().__init__()
         self.fired: list[float] = []
         self._loop = loop
 

@@ -75,10 +75,12 @@ class Task:
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         self._callbacks.append(callback)
 
-    def cancel(self) -> None:
-        if not self._done:
-            self._cancelled = True
-            self.end()
+    def cancel(self) -> bool:
+        if self._done:
+            return False
+        self._cancelled = True
+        self.end()
+        return True
 
     def cancelled(self) -> bool:
         return self._cancelled

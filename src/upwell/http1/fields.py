@@ -7,17 +7,17 @@ memory is bounded. Knows which fields frame a message and which belong to one ho
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from upwell.errors import MessageError
 from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"expect")
 )
 """Names that a proxy answers for itself (RFC 9110, 7.6.1; `expect` because nginx answers it)."""
 
-_ONCE = frozenset((b"content-length", b"host", b"transfer-encoding"))
+_ONCE: Final = frozenset((b"content-length", b"host", b"transfer-encoding"))
 """Names that decide where a message ends or whom it is for: twice is refused, even with equal values."""
 
 _ONCE_IN_REQUESTS = _ONCE | {
@@ -33,9 +33,9 @@ _ONCE_IN_REQUESTS = _ONCE | {
 }
 """What nginx takes only once from a client."""
 
-_MAX_SECTIONS = 1024
-_MAX_SECTION_SIZE = 2048  # larger ones hold cookies and tokens, which seldom repeat
-_MAX_LINES = 4096
+_MAX_SECTIONS: Final = 1024
+_MAX_SECTION_SIZE: Final = 2048  # larger ones hold cookies and tokens, which seldom repeat
+_MAX_LINES: Final = 4096
 
 
 class FieldSection:
@@ -201,7 +201,10 @@ class FieldReader:
 
 def one_line(value: bytes) -> bytes:
     """`value` as it may stand in a field line: what would end the line is escaped, whoever put it there."""
-    return value if LINE_END.search(value) is None else LINE_END.sub(lambda match: b"%%%02X" % match[0][0], value)
+    # Numbers, not one-byte strings: CPython 3.11 raises and drops a TypeError inside `bytes in bytes`.
+    if 10 not in value and 13 not in value and 0 not in value:
+        return value
+    return LINE_END.sub(lambda match: b"%%%02X" % match[0][0], value)
 
 
 def check_host(host: bytes) -> tuple[bytes, bytes]:

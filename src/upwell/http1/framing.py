@@ -6,12 +6,21 @@ goes on, and once it ended the bytes behind it. `complete` says whether the end 
 
 from __future__ import annotations
 
+from typing import Final
+
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.syntax import BARE_LF, CHUNK_HEAD
 
-_MAX_CHUNK_HEAD = 256  # a size line with its extensions; longer ones are an attack on the reader's patience
-_MAX_TRAILERS = 8192
+_MAX_CHUNK_HEAD: Final = 256  # a size line with its extensions; longer ones are an attack on the reader's patience
+_MAX_TRAILERS: Final = 8192
+
+
+_HEAD: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILERS: Final = 3
+"""Where a ChunkedReader stands."""
 
 
 class LengthReader:
@@ -52,10 +61,8 @@ class ChunkedReader:
 
     __slots__ = ("_buffer", "_left", "_state", "complete", "trailers")
 
-    _HEAD, _DATA, _DATA_END, _TRAILERS = range(4)
-
     def __init__(self) -> None:
-        self._state = self._HEAD
+        self._state: int = _HEAD
         self._left = 0
         self._buffer = b""
         self.complete = False
@@ -69,7 +76,7 @@ class ChunkedReader:
         at = 0
         size = len(data)
         while True:
-            if self._state == self._DATA:
+            if self._state == _DATA:
                 take = min(self._left, size - at)
                 if take:
                     out.append(data[at : at + take])
@@ -77,8 +84,8 @@ class ChunkedReader:
                     self._left -= take
                 if self._left:
                     break
-                self._state = self._DATA_END
-            if self._state == self._DATA_END:
+                self._state = _DATA_END
+            if self._state == _DATA_END:
                 if size - at < 2:
                     if size - at == 1 and data[at] != 13:
                         raise MessageError(400, "invalid chunked body")
@@ -87,8 +94,8 @@ class ChunkedReader:
                 if data[at : at + 2] != b"\r\n":
                     raise MessageError(400, "invalid chunked body")
                 at += 2
-                self._state = self._HEAD
-            if self._state == self._HEAD:
+                self._state = _HEAD
+            if self._state == _HEAD:
                 match = CHUNK_HEAD.match(data, at)
                 if match is None:
                     self._wait(data[at:], _MAX_CHUNK_HEAD)
@@ -97,7 +104,7 @@ class ChunkedReader:
                     raise MessageError(400, "invalid chunked body")
                 at = match.end()
                 self._left = int(match[1], 16)
-                self._state = self._DATA if self._left else self._TRAILERS
+                self._state = _DATA if self._left else _TRAILERS
                 continue
             # Trailers: an empty line at once, or field lines and then an empty line.
             if data.startswith(b"\r\n", at):
@@ -120,12 +127,12 @@ class ChunkedReader:
         """Keep the start of a line whose end has not come, unless it can no longer be a good one."""
         if len(rest) > limit + 1 or BARE_LF.search(rest) is not None:
             raise MessageError(400, "invalid chunked body")
-        if self._state == self._HEAD and (b"\n" in rest or (rest and rest[0] not in b"0123456789abcdefABCDEF")):
+        if self._state == _HEAD and (b"\n" in rest or (rest and rest[0] not in b"0123456789abcdefABCDEF")):
             raise MessageError(400, "invalid chunked body")
         self._buffer = rest
 
 
-_TRAILER_READER = FieldReader(ignore_invalid=False, too_large=400, request=False)
+_TRAILER_READER: Final = FieldReader(ignore_invalid=False, too_large=400, request=False)
 
 
 def read_trailers(block: bytes) -> FieldSection:
@@ -135,7 +142,7 @@ def read_trailers(block: bytes) -> FieldSection:
 
 Reader = LengthReader | CloseReader | ChunkedReader
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def last_chunk(trailers: bytes) -> bytes:

@@ -5,7 +5,7 @@ Knows the start lines and which mistakes have which status; the fields are read 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
@@ -13,8 +13,8 @@ from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
 from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
 from upwell.http1.target import Target
 
-_MOST_HEADS = 1024
-_LARGEST_HEAD = 2048
+_MOST_HEADS: Final = 1024
+_LARGEST_HEAD: Final = 2048
 """Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
 
 
@@ -29,13 +29,13 @@ class RequestHead:
     def __init__(
         self, line: bytes, method: bytes, target: bytes, version: int, section: FieldSection, end: int
     ) -> None:
-        self.line = line
+        self.line: bytes = line
         self.parsed: Target | None = None
-        self.method = method
-        self.target = target
-        self.version = version
-        self.section = section
-        self.end = end
+        self.method: bytes = method
+        self.target: bytes = target
+        self.version: int = version
+        self.section: FieldSection = section
+        self.end: int = end
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.target!r}>"
@@ -67,6 +67,10 @@ def parse_request_head(
     Large") another line or the whole over the limits, 501 unknown Transfer-Encoding, 505 version above 1.
     (RFC 9112, 2-6)
     """
+    if not searched:
+        known = reader.heads.get(data)
+        if known is not None:
+            return cast("RequestHead", known)
     end = data.find(b"\r\n\r\n", max(searched - 3, 0))
     if end < 0:
         _check_partial(data, limits, searched)

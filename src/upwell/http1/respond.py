@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from upwell.version import VERSION
 
-REASONS = {
+REASONS: Final = {
     100: b"Continue",
     200: b"OK",
     201: b"Created",
@@ -46,8 +48,8 @@ REASONS = {
 }
 """nginx's reason phrases, which differ from RFC 9110's in places (302, 405, 413, 414, 503, 504)."""
 
-_PAGE_TITLES = {302: b"302 Found", 401: b"401 Authorization Required"}
-_NOTES = {
+_PAGE_TITLES: Final = {302: b"302 Found", 401: b"401 Authorization Required"}
+_NOTES: Final = {
     494: b"Request Header Or Cookie Too Large",
     495: b"The SSL certificate error",
     496: b"No required SSL certificate was sent",
@@ -55,8 +57,8 @@ _NOTES = {
 }
 """nginx's own numbers: they go out as 400, with a page that says which it was."""
 
-SERVER = b"upwell/" + VERSION.encode()
-SERVER_WITHOUT_VERSION = b"upwell"
+SERVER: Final = b"upwell/" + VERSION.encode()
+SERVER_WITHOUT_VERSION: Final = b"upwell"
 
 
 def status_sent(status: int) -> int:

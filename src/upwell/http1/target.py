@@ -6,11 +6,12 @@ Knows escapes, dot segments and merged slashes; not locations.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from upwell.errors import MessageError
 from upwell.http1.syntax import ABSOLUTE_TARGET, PLAIN_PATH
 
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
 
 
 class Target:
@@ -90,10 +91,10 @@ def _decode(match: re.Match[bytes]) -> bytes:
 
 # nginx's NGX_ESCAPE_URI: controls, space, "%", "#", "?", DEL and bytes from 0x80 up; as RFC 3986 path minus what is
 # safe there.
-_UNSAFE_URI = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\x7d\x7f-\xff]")
+_UNSAFE_URI: Final = re.compile(rb"[\x00-\x20\x22\x23\x25\x3c\x3e\x3f\x5c\x5e\x60\x7b-\x7d\x7f-\xff]")
 
 
-_LINE_BREAKING = re.compile(rb"[\x00-\x20\x7f]")
+_LINE_BREAKING: Final = re.compile(rb"[\x00-\x20\x7f]")
 
 
 def make_target(uri: bytes, args: bytes) -> Target:

@@ -6,7 +6,7 @@ Knows those fields; which of them a location obeys is decided at load time (prox
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import FieldSection
 from upwell.log import ERROR
@@ -20,7 +20,7 @@ REDIRECT = b"x-accel-redirect"
 LIMIT_RATE = b"x-accel-limit-rate"
 BUFFERING = b"x-accel-buffering"
 CHARSET = b"x-accel-charset"
-OBEYED = frozenset((REDIRECT, LIMIT_RATE, BUFFERING, CHARSET))
+OBEYED: Final[frozenset[bytes]] = frozenset((REDIRECT, LIMIT_RATE, BUFFERING, CHARSET))
 """X-Accel-Expires is for a cache: with none, it is hidden and that is all."""
 
 _SURVIVE = frozenset((b"set-cookie", b"content-disposition", b"cache-control", b"expires", b"accept-ranges"))

@@ -6,7 +6,7 @@ Field lines pass as they came, but those of one hop, those that nginx writes its
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import HOP_BY_HOP, FieldSection
 from upwell.http1.head import ResponseHead
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.forward import ForwardSpec
 
-HIDDEN = frozenset(
+HIDDEN: Final = frozenset(
     (
         b"date",
         b"server",
@@ -36,8 +36,8 @@ Redirect = Callable[["Exchange", bytes, bytes], bytes]
 Cookies = Callable[["Exchange", bytes], bytes]
 """What becomes of the value of a Set-Cookie field."""
 
-_CHANGEABLE = frozenset((b"location", b"refresh", b"set-cookie")) | accel.OBEYED
-_EMPTY = frozenset((204, 304))
+_CHANGEABLE: Final = frozenset((b"location", b"refresh", b"set-cookie")) | accel.OBEYED
+_EMPTY: Final = frozenset((204, 304))
 
 
 _FIRST_ONLY = frozenset(
@@ -91,7 +91,7 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     exchange.status = head.status
     section = exchange.answered = head.section
     hide = spec.hide
-    form = section.rendered.get(hide)
+    form: Form | None = section.rendered.get(hide)
     if form is None:
         form = section.rendered[hide] = Form(section, hide)
     location = exchange.location

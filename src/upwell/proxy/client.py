@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import FieldReader, check_host
@@ -22,14 +22,16 @@ from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import Exchange
 from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.suspension import suspend
-from upwell.proxy.timers import NEVER, Timers
+from upwell.proxy.timers import NEVER, Timed, Timers
 
 if TYPE_CHECKING:
     from upwell.proxy.location import Location, Server
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NOT_ALLOWED = frozenset((b"CONNECT", b"TRACE"))  # nginx: a proxy for others, and one that shows them their fields
-_MOST_PIPELINED = 65_536  # bytes of further requests that are taken in while one is being answered
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NOT_ALLOWED: Final = frozenset(
+    (b"CONNECT", b"TRACE")
+)  # nginx: a proxy for others, and one that shows them their fields
+_MOST_PIPELINED: Final = 65_536  # bytes of further requests that are taken in while one is being answered
 _connection_numbers = count(1)
 
 
@@ -81,7 +83,7 @@ class Endpoint:
     ) -> None:
         self.loop = loop
         self.timers = timers
-        self.clock = clock
+        self.clock: Clock = clock
         self.log = log
         self.default = default
         self.match = match
@@ -106,7 +108,7 @@ class Endpoint:
         return ClientConnection(self)
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Timed):
     """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's."""
 
     __slots__ = (
@@ -127,7 +129,6 @@ class ClientConnection(asyncio.Protocol):
         "address",
         "address_bytes",
         "body",
-        "deadline",
         "endpoint",
         "exchange",
         "local_address",
@@ -139,30 +140,28 @@ class ClientConnection(asyncio.Protocol):
         "pipelined",
         "port",
         "requests",
-        "slot",
         "transport",
         "writable",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.loop = endpoint.loop
-        self.number = next(_connection_numbers)
+        self.endpoint: Endpoint = endpoint
+        self.loop: asyncio.AbstractEventLoop = endpoint.loop
+        self.number: int = next(_connection_numbers)
         self.transport: asyncio.Transport
         self.exchange: Exchange | None = None
         self.body: RequestBody | None = None
         self.out: list[bytes] = []
-        self.requests = 0
-        self.deadline = NEVER
-        self.slot = 0
-        self.opened = 0.0
-        self.writable = True
-        self.pipelined = False
-        self.address = "unix:"
-        self.address_bytes = b"unix:"
-        self.port = 0
-        self.local_address = "unix:"
-        self.local_port = 0
+        self.requests: int = 0
+        super().__init__()
+        self.opened: float = 0.0
+        self.writable: bool = True
+        self.pipelined: bool = False
+        self.address: str = "unix:"
+        self.address_bytes: bytes = b"unix:"
+        self.port: int = 0
+        self.local_address: str = "unix:"
+        self.local_port: int = 0
         self._buffer = b""
         self._reading = True
         self._closing = False

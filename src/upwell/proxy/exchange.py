@@ -7,8 +7,8 @@ with it. What is written is collected and handed to the transport once, when the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     from upwell.proxy.trailers import Trailers
     from upwell.proxy.upstream import Try, UpstreamConnection
 
-_UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
-_CLOSING = frozenset((400, 413, 414, 494, 500, 501, 505))
+_UNPRINTABLE: Final = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
+_CLOSING: Final = frozenset((400, 413, 414, 494, 500, 501, 505))
 _MADE_HERE = HOP_BY_HOP | {b"date", b"server"}
-_NO_CONTENT = frozenset((204, 304))
+_NO_CONTENT: Final = frozenset((204, 304))
+
+
+_ENDED: Final = object()
 
 
 class Captured:
@@ -91,6 +94,7 @@ class Exchange:
         "__dict__",
         "_coro",
         "_ended",
+        "_steps",
         "abortable",
         "answered",
         "args",
@@ -123,36 +127,37 @@ class Exchange:
 
     def __init__(self, client: ClientConnection, head: RequestHead, target: Target, started: float) -> None:
         section = head.section
-        self.client = client
-        self.head = head
-        self.method = head.method
-        self.target = head.target
-        self.version = head.version
+        self.client: ClientConnection = client
+        self.head: RequestHead = head
+        self.method: bytes = head.method
+        self.target: bytes = head.target
+        self.version: int = head.version
         self.fields: Sequence[tuple[bytes, bytes]] = section.fields
-        self.values = section.values
-        self.uri = target.uri
-        self.args = target.args
-        self.path = target.path
-        self.quoted = target.quoted
-        self.host = b""
-        self.started = started
+        self.values: dict[bytes, bytes] = section.values
+        self.uri: bytes = target.uri
+        self.args: bytes = target.args
+        self.path: bytes = target.path
+        self.quoted: bool = target.quoted
+        self.host: bytes = b""
+        self.started: float = started
         self.server: Server = client.endpoint.default
         self.location: Location = self.server.fallback
-        self.status = 0
+        self.status: int = 0
         self.out: list[tuple[bytes, bytes]] = []
-        self.head_sent = False
-        self.header_only = head.method == b"HEAD"
-        self.finished = False
-        self.keepalive = not section.close if head.version == 11 else section.keep_alive
-        self.body_bytes_sent = 0
-        self.head_bytes_sent = 0
+        self.head_sent: bool = False
+        self.header_only: bool = head.method == b"HEAD"
+        self.finished: bool = False
+        self.keepalive: bool = not section.close if head.version == 11 else section.keep_alive
+        self.body_bytes_sent: int = 0
+        self.head_bytes_sent: int = 0
         self.answered: FieldSection | None = None
         self.tries: list[Try] | None = None
         self.source: UpstreamConnection | None = None
-        self.proxying = False
-        self.abortable = False
+        self.proxying: bool = False
+        self.abortable: bool = False
         self._coro: Coroutine[Any, Any, None] | None = None
-        self._ended = False
+        self._steps: Generator[Any, Any, None]
+        self._ended: bool = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request_line.decode('latin-1')!r} {self.status}>"
@@ -410,6 +415,7 @@ class Exchange:
     def start(self, coro: Coroutine[Any, Any, None]) -> None:
         """Run `coro`, which answers this exchange, until it waits or ends."""
         self._coro = coro
+        self._steps = coro.__await__()
         self.resume()
 
     def start_failing(self, error: Exception) -> None:
@@ -420,20 +426,20 @@ class Exchange:
 
         self.start(fail())
 
-    def resume(self, value: Any = None) -> None:
-        """Go on where the coroutine suspended, with `value`. Does nothing once the exchange has ended."""
-        coro = self._coro
-        if coro is None:
+    def resume(self) -> None:
+        """Go on where the coroutine suspended. Does nothing once the exchange has ended."""
+        if self._coro is None:
             return
         try:
-            coro.send(value)
-        except StopIteration:
-            self._end()
+            # `next` with a default spares the exception that `send` ends with.
+            step = next(self._steps, _ENDED)
         except Exception as error:
             self._fail(error)
-        else:
-            if self.client.out:
-                self.client.flush()
+            return
+        if step is _ENDED:
+            self._end()
+        elif self.client.out:
+            self.client.flush()
 
     def fail(self, error: BaseException) -> None:
         """Raise `error` where the coroutine suspended. Does nothing once the exchange has ended."""

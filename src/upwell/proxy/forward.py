@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
@@ -24,9 +24,10 @@ from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnectio
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_NOT_IDEMPOTENT = frozenset((b"POST", b"LOCK", b"PATCH"))  # nginx's list; RFC 9110, 9.2.2 has all others it knows
-_STATUS = {"timeout": 504, "internal": 500}
-_NOT_A_FAILURE = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
+_NOT_IDEMPOTENT: Final = frozenset((b"POST", b"LOCK", b"PATCH"))
+"""nginx's list; RFC 9110, 9.2.2 has all others it knows."""
+_STATUS: Final = {"timeout": 504, "internal": 500}
+_NOT_A_FAILURE: Final = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 at = now()
             attempt.connected = at
             _ask(exchange, spec, connection)
-            head: ResponseHead = await suspend()
+            await suspend()
+            head = connection.head
+            assert head is not None
             attempt.header = now()
             attempt.status = head.status
             peer.responses[min(head.status // 100, 5) - 1] += 1

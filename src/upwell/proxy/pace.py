@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from upwell.proxy.timers import NEVER
+from upwell.proxy.timers import Timed
 
 if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
@@ -73,8 +73,7 @@ class Paced(asyncio.Transport):
     def __init__(self, client: ClientConnection, budgets: list[Budget]) -> None:
         super().__init__()
         self.inner = client.transport
-        self.deadline = NEVER
-        self.slot = 0
+        self._alarm = _Alarm(self)
         self._client = client
         self._budgets = budgets
         self._pending = bytearray()
@@ -90,7 +89,7 @@ class Paced(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self._pending += data
-        self._pump()
+        self.pump()
         self._check()
 
     def _check(self) -> None:
@@ -105,10 +104,7 @@ class Paced(asyncio.Transport):
             self._paused = True
             self._client.pause_writing()
 
-    def timed_out(self) -> None:
-        self._pump()
-
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Send what may be sent now, and come back for the rest."""
         self._soon = False
         if self.inner.is_closing():
@@ -131,10 +127,10 @@ class Paced(asyncio.Transport):
         if 0 < size < left:  # the real transport was full, and is being emptied
             if not self._soon:
                 self._soon = True
-                self._client.loop.call_soon(self._pump)
+                self._client.loop.call_soon(self.pump)
             return
         slowest = min([budget.rate for budget in self._budgets])
-        self._client.endpoint.timers.arm(self, max(_TICK, (size - left + 1) / slowest))
+        self._client.endpoint.timers.arm(self._alarm, max(_TICK, (size - left + 1) / slowest))
 
     # The rest is the real transport's.
 
@@ -173,3 +169,16 @@ class Paced(asyncio.Transport):
 
     def is_reading(self) -> bool:
         return self.inner.is_reading()
+
+
+class _Alarm(Timed):
+    """Wakes a paced transport when its budgets allow more."""
+
+    __slots__ = ("_paced",)
+
+    def __init__(self, paced: Paced) -> None:
+        super().__init__()
+        self._paced = paced
+
+    def timed_out(self) -> None:
+        self._paced.pump()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import isawaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.log import ERROR
 from upwell.proxy.location import Access, Location
@@ -11,10 +11,10 @@ from upwell.proxy.location import Access, Location
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-MOST_CHANGES = 10
+MOST_CHANGES: Final = 10
 """How often a request may get another URI: by the rewrite phase and by internal redirects together."""
-STAYS = "stays"
-_CLOSE = 444  # nginx's own status: the connection is closed and nothing is said
+STAYS: Final = "stays"
+_CLOSE: Final = 444  # nginx's own status: the connection is closed and nothing is said
 
 
 def begin(exchange: Exchange) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 
 @types.coroutine
-def suspend() -> Generator[None, Any, Any]:
-    """Give the loop back until `Exchange.resume(value)` (returns value) or `Exchange.fail(error)` (raises it here).
+def suspend() -> Generator[None, Any, None]:
+    """Give the loop back until `Exchange.resume()` or `Exchange.fail(error)` (raises it here).
 
     The caller must have told somebody to resume it *before* it awaits this; exactly one resume per suspend.
     """
-    return (yield)
+    yield

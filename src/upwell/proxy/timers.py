@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Final
 
-_PER_SECOND = 20  # a time-out fires at most 50 ms late
-NEVER = float("inf")
+_PER_SECOND: Final = 20  # a time-out fires at most 50 ms late
+NEVER: Final = float("inf")
 
 
-class Timed(Protocol):
-    """What can be timed: `deadline` and `slot` belong to Timers once the item was armed (start them at NEVER and 0)."""
+class Timed(asyncio.Protocol):
+    """What can be timed, a connection: `deadline` and `slot` belong to Timers."""
 
-    deadline: float
-    slot: int
+    __slots__ = ("deadline", "slot")
 
-    def timed_out(self) -> None: ...
+    def __init__(self) -> None:
+        self.deadline: float = NEVER
+        self.slot: int = 0
+
+    def timed_out(self) -> None:
+        raise NotImplementedError
 
 
 class Timers:

@@ -14,7 +14,7 @@ from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, INFO
 from upwell.proxy.answer import answer_through_filters
 from upwell.proxy.suspension import suspend
-from upwell.proxy.timers import NEVER
+from upwell.proxy.timers import Timed
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -59,12 +59,13 @@ async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConn
     exchange.finish()
 
 
-class Tunnel:
+class Tunnel(Timed):
     """The two sides of a tunnel, and the time in which nothing came from either (proxy_read_timeout)."""
 
-    __slots__ = ("client", "connection", "deadline", "down", "exchange", "open", "slot", "timeout", "timers", "up")
+    __slots__ = ("client", "connection", "down", "exchange", "open", "timeout", "timers", "up")
 
     def __init__(self, exchange: Exchange, connection: UpstreamConnection, spec: ForwardSpec) -> None:
+        super().__init__()
         limits = spec.limits
         client = exchange.client
         self.exchange = exchange
@@ -72,8 +73,6 @@ class Tunnel:
         self.connection = connection
         self.timers = connection.pool.timers
         self.timeout = limits.read_timeout
-        self.deadline = NEVER
-        self.slot = 0
         self.open = True
         self.down: Side = FromClient(self, client.transport, connection.transport, exchange.location.send_timeout)
         self.up: Side = FromPeer(self, connection.transport, client.transport, limits.send_timeout)
@@ -127,7 +126,7 @@ class Tunnel:
         self.over()
 
 
-class Side(asyncio.Protocol):
+class Side(Timed):
     """Reads one transport, writes the other. `passed` counts the bytes; `stalled`: the one it reads takes no more."""
 
     __slots__ = (
@@ -139,13 +138,12 @@ class Side(asyncio.Protocol):
         "_tunnel",
         "_unsent",
         "_write",
-        "deadline",
         "passed",
-        "slot",
         "stalled",
     )
 
     def __init__(self, tunnel: Tunnel, near: asyncio.Transport, far: asyncio.Transport, patience: float) -> None:
+        super().__init__()
         self._tunnel = tunnel
         self._near = near
         self._far = far
@@ -156,8 +154,6 @@ class Side(asyncio.Protocol):
         self._unsent = 0
         self.passed = 0
         self.stalled = False
-        self.deadline = NEVER
-        self.slot = 0
 
     def data_received(self, data: bytes) -> None:
         # The whole cost of a message; the deadline is what Timers.arm would set, which only ever moves later here.

@@ -13,13 +13,13 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import MessageError, UpstreamError
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
 from upwell.proxy.file_sender import FileSender
-from upwell.proxy.timers import NEVER
+from upwell.proxy.timers import Timed
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Peer
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.keepalive import Keepalive
 
-_CONNECTING, _IDLE, _HEAD, _ANSWERED, _RELAY, _CLOSED = range(6)
-_OUR_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
-_MOST_INTERIM = 10  # interim responses before the final one; more is a flood
+_CONNECTING: Final = 0
+_IDLE: Final = 1
+_HEAD: Final = 2
+_ANSWERED: Final = 3
+_RELAY: Final = 4
+_CLOSED: Final = 5
+_OUR_OWN: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
+_MOST_INTERIM: Final = 10  # interim responses before the final one; more is a flood
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Limits:
     trailers: Callable[[Exchange, bytes], None] | None = None
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS: Final = Limits()
 
 
 class Try:
@@ -63,19 +68,19 @@ class Try:
     __slots__ = ("connected", "ended", "header", "length", "path", "peer", "received", "sent", "started", "status")
 
     def __init__(self, peer: str, path: Callable[[Exchange], bytes], started: float) -> None:
-        self.peer = peer
-        self.path = path
-        self.started = started
-        self.connected = 0.0
-        self.header = 0.0
-        self.ended = 0.0
-        self.status = 0
-        self.sent = 0
-        self.received = 0
-        self.length = 0
+        self.peer: str = peer
+        self.path: Callable[[Exchange], bytes] = path
+        self.started: float = started
+        self.connected: float = 0.0
+        self.header: float = 0.0
+        self.ended: float = 0.0
+        self.status: int = 0
+        self.sent: int = 0
+        self.received: int = 0
+        self.length: int = 0
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Timed):
     """One connection to one peer. `reused` says it had served a request before this one; `answered` that bytes came."""
 
     __slots__ = (
@@ -93,8 +98,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_unsent",
         "_writable",
         "answered",
-        "deadline",
         "exchange",
+        "head",
         "length",
         "opened",
         "peer",
@@ -103,7 +108,6 @@ class UpstreamConnection(asyncio.Protocol):
         "requests",
         "reusable",
         "sent",
-        "slot",
         "transport",
     )
 
@@ -111,6 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool = pool
         self.peer = peer
         self.exchange: Exchange | None = exchange
+        self.head: ResponseHead | None = None
         self.transport: asyncio.Transport
         self.requests = 0
         self.sent = 0
@@ -120,9 +125,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.answered = False
         self.reusable = False
         self._keepable = False
-        self.deadline = NEVER
-        self.slot = 0
-        self._state = _CONNECTING
+        super().__init__()
+        self._state: int = _CONNECTING
         self._buffer = b""
         self._reader: Reader | None = None
         self._limits = DEFAULT_LIMITS
@@ -267,7 +271,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._limits.tcp_keepalive:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.pool.timers.disarm(self)
-        self.exchange.resume(self)
+        self.exchange.resume()
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -360,7 +364,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _ANSWERED
         exchange = self.exchange
         assert exchange is not None
-        exchange.resume(head)
+        self.head = head
+        exchange.resume()
 
     def hand_over(self) -> bytes:
         """The transport changes hands for a tunnel; returns what came behind the head."""

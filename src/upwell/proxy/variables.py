@@ -14,7 +14,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.http1.respond import REASONS, status_sent
 from upwell.proxy.clock import ssi_date
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Variable = Callable[["Exchange"], "bytes | None"]
 
-_STATUS_TEXT = {status: b"%d" % status for status in REASONS}
-_HOSTNAME = socket.gethostname().lower().encode()
+_STATUS_TEXT: Final = {status: b"%d" % status for status in REASONS}
+_HOSTNAME: Final = socket.gethostname().lower().encode()
 
 
 def find(name: str) -> Variable | None:

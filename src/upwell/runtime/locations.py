@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell import pcre
 from upwell.proxy.location import Location
@@ -13,7 +13,7 @@ from upwell.proxy.location import Location
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_MOST_REMEMBERED = 2048
+_MOST_REMEMBERED: Final = 2048
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from upwell.config.template import Template, Variable
 from upwell.proxy import variables
@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 Render = Callable[["Exchange"], bytes]
 Escape = Callable[[bytes], bytes]
 
-_MOST_REMEMBERED = 2048
-_PLAIN = frozenset(("body_bytes_sent", "bytes_sent", "msec", "remote_addr", "status", "time_iso8601", "time_local"))
+_MOST_REMEMBERED: Final = 2048
+_PLAIN: Final = frozenset(
+    ("body_bytes_sent", "bytes_sent", "msec", "remote_addr", "status", "time_iso8601", "time_local")
+)
 """Variables that are always there and never need escaping."""
-_OF_HEAD = frozenset(("remote_user", "request"))
+_OF_HEAD: Final = frozenset(("remote_user", "request"))
 """Variables that nothing but the request's head decides; so do those of the http_ family."""
-_LARGEST_HEAD = 2048
+_LARGEST_HEAD: Final = 2048
 
-_UNSAFE_DEFAULT = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
-_UNSAFE_JSON = re.compile(rb'[\x00-\x1f"\\]')
-_JSON = {b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t", b"\b": b"\\b", b"\f": b"\\f", b'"': b'\\"', b"\\": b"\\\\"}
+_UNSAFE_DEFAULT: Final = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
+_UNSAFE_JSON: Final = re.compile(rb'[\x00-\x1f"\\]')
+_JSON: Final = {b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t", b"\b": b"\\b", b"\f": b"\\f", b'"': b'\\"', b"\\": b"\\\\"}
 
 
 def render(template: Template) -> Render:

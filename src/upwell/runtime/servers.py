@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell import pcre
 from upwell.modules.server import ServerName
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
     from upwell.proxy.exchange import Exchange
 
-_MOST_REMEMBERED = 1024
+_MOST_REMEMBERED: Final = 1024
 
 
 class Names:

@@ -6,64 +6,70 @@ words, its check slots, and one block of counters for each worker. Each word has
 
 from __future__ import annotations
 
-VERSION = 0  # master, before the fork: the layout's own number
-GENERATION = 1  # checker: goes up by one after each change that a worker must see
-ROWS = 2  # master
-UPSTREAMS = 3  # master
-WORKERS = 4  # master
-CHECKER_PID = 5  # checker
-CHECKER_HEARTBEAT = 6  # checker: its clock in milliseconds
-CHECKER_EPOCH = 7  # checker: one more at each start, so that workers send their checks again
-CHECKER_LATENESS = 8  # checker: how late its last due work began, in microseconds
-HEADER_WORDS = 16
+from typing import Final
 
-LAYOUT_VERSION = 1
+VERSION: Final = 0  # master, before the fork: the layout's own number
+GENERATION: Final = 1  # checker: goes up by one after each change that a worker must see
+ROWS: Final = 2  # master
+UPSTREAMS: Final = 3  # master
+WORKERS: Final = 4  # master
+CHECKER_PID: Final = 5  # checker
+CHECKER_HEARTBEAT: Final = 6  # checker: its clock in milliseconds
+CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers send their checks again
+CHECKER_LATENESS: Final = 8  # checker: how late its last due work began, in microseconds
+HEADER_WORDS: Final = 16
+
+LAYOUT_VERSION: Final = 1
 
 # One block per worker, written by that worker.
-WORKER_READY = 0  # pid of the worker that serves, 0 before
-WORKER_HEARTBEAT = 1  # its clock in milliseconds
-WORKER_WORDS = 4
+WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
+WORKER_HEARTBEAT: Final = 1  # its clock in milliseconds
+WORKER_WORDS: Final = 4
 
 # One block per upstream, written by the checker.
-UPSTREAM_VERSION = 0  # the peers version that lua-resty publishes under "v:<upstream>"
-UPSTREAM_WORDS = 2
+UPSTREAM_VERSION: Final = 0  # the peers version that lua-resty publishes under "v:<upstream>"
+UPSTREAM_WORDS: Final = 2
 
 # One block per peer, written by the checker.
 PEER_ADMIN = 0  # serial << 2 | state, see ADMIN_*
-PEER_CHECKS = 1  # the sum of its checks, see CHECKS_*
-PEER_SINCE = 2  # when PEER_CHECKS last changed, milliseconds
-PEER_CHANGES = 3  # how often it changed between up and down
-PEER_WORDS = 4
+PEER_CHECKS: Final = 1  # the sum of its checks, see CHECKS_*
+PEER_SINCE: Final = 2  # when PEER_CHECKS last changed, milliseconds
+PEER_CHANGES: Final = 3  # how often it changed between up and down
+PEER_WORDS: Final = 4
 
-ADMIN_UNSET, ADMIN_DOWN, ADMIN_UP = range(3)
+ADMIN_UNSET: Final = 0
+ADMIN_DOWN: Final = 1
+ADMIN_UP: Final = 2
 """What an operator said last: nothing, down, or up (which also lifts a configured `down`)."""
-CHECKS_NONE, CHECKS_UP, CHECKS_DOWN = range(3)
+CHECKS_NONE: Final = 0
+CHECKS_UP: Final = 1
+CHECKS_DOWN: Final = 2
 """What the active checks say together: there are none, all are up, or at least one is down."""
 
 # One block per check slot of a peer, written by the checker.
-CHECKS_PER_PEER = 8
-CHECK_IDENTITY = 0  # CheckSpec.identity, 0: the slot is free
-CHECK_RISE = 1
-CHECK_HEALTH = 2  # 0 .. rise + fall - 1, up while >= rise
-CHECK_AT = 3  # when the last verdict came, milliseconds, 0: none yet
-CHECK_STATUS = 4  # HTTP status of the last verdict, 0: none
-CHECK_LATENCY = 5  # how long the last probe took, microseconds
-CHECK_PASSES = 6
-CHECK_FAILS = 7
-CHECK_SINCE = 8  # when it last turned up or down, milliseconds
-CHECK_WORDS = 10
+CHECKS_PER_PEER: Final = 8
+CHECK_IDENTITY: Final = 0  # CheckSpec.identity, 0: the slot is free
+CHECK_RISE: Final = 1
+CHECK_HEALTH: Final = 2  # 0 .. rise + fall - 1, up while >= rise
+CHECK_AT: Final = 3  # when the last verdict came, milliseconds, 0: none yet
+CHECK_STATUS: Final = 4  # HTTP status of the last verdict, 0: none
+CHECK_LATENCY: Final = 5  # how long the last probe took, microseconds
+CHECK_PASSES: Final = 6
+CHECK_FAILS: Final = 7
+CHECK_SINCE: Final = 8  # when it last turned up or down, milliseconds
+CHECK_WORDS: Final = 10
 
 # One block of counters per peer and worker, written by that worker; one more of the same shape, written by the master
 # before the fork, holds what earlier generations counted.
-COUNT_CONNECTIONS = 0  # in use now; never carried over
-COUNT_REQUESTS = 1
-COUNT_FAILS = 2
-COUNT_1XX = 3  # 4..7: 2xx to 5xx
-COUNT_SENT = 8
-COUNT_RECEIVED = 9
-COUNT_WORDS = 10
+COUNT_CONNECTIONS: Final = 0  # in use now; never carried over
+COUNT_REQUESTS: Final = 1
+COUNT_FAILS: Final = 2
+COUNT_1XX: Final = 3  # 4..7: 2xx to 5xx
+COUNT_SENT: Final = 8
+COUNT_RECEIVED: Final = 9
+COUNT_WORDS: Final = 10
 
-WORD_BYTES = 8
+WORD_BYTES: Final = 8
 
 
 class Layout:

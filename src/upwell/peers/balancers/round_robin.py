@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import gcd
+from typing import Final
 
 from upwell.peers.live import Peer
 from upwell.peers.passive import suspended
 
-_MAX_ROUND = 4096  # picks; a longer round is not worth its memory
+_MAX_ROUND: Final = 4096  # picks; a longer round is not worth its memory
 
 
 class RoundRobin:
