@@ -76,7 +76,6 @@ http2 =off http server
 http3 =off http server
 log_subrequest =off http server location
 port_in_redirect =on http server location
-proxy_bind =off http server location
 proxy_cache =off http server location
 proxy_force_ranges =off http server location
 proxy_store =off http server location

@@ -90,7 +90,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
-    at = now()
+    began = at = now()
     peer = upstream.pick(tried, at)
     connection: UpstreamConnection | None = None
     stale = False
@@ -111,7 +111,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             attempt.status = head.status
             peer.responses[min(head.status // 100, 5) - 1] += 1
             if head.status >= 400:
-                _check_status(exchange, spec, head, tried)
+                _check_status(exchange, spec, head, tried, began)
             elif head.status == 101:
                 await switch(exchange, spec, connection, head)
                 return
@@ -133,7 +133,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             )
             failed = not stale and error.outcome not in _NOT_A_FAILURE
             attempt.status = attempt.status or _status_for(error)
-            if not _may_try_again(exchange, spec, error, stale, tried):
+            if not _may_try_again(exchange, spec, error, stale, tried, began):
                 stale = False
                 exchange.respond_error(_status_for(error))
                 return
@@ -218,18 +218,20 @@ def _method_sent(exchange: Exchange, method: Callable[[Exchange], bytes]) -> byt
     return sent
 
 
-def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: set[Peer]) -> None:
+def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tried: set[Peer], began: float) -> None:
     """Raise UpstreamError when the status is one for which the next peer is to be tried, and it may be."""
     outcome = f"http_{head.status}"
     if outcome in spec.next_on:
         error = UpstreamError(outcome, f"upstream answered with status {head.status}", sent=True)
-        if _may_try_again(exchange, spec, error, False, tried):
+        if _may_try_again(exchange, spec, error, False, tried, began):
             raise error
 
 
-def _may_try_again(exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: set[Peer]) -> bool:
+def _may_try_again(
+    exchange: Exchange, spec: ForwardSpec, error: UpstreamError, stale: bool, tried: set[Peer], began: float
+) -> bool:
     """Whether the request may be sent once more (nginx: proxy_next_upstream and its _tries, _timeout,
-    non_idempotent).
+    non_idempotent). `began` is when the first peer was picked.
     """
     if exchange.head_sent:
         return False
@@ -247,7 +249,7 @@ def _may_try_again(exchange: Exchange, spec: ForwardSpec, error: UpstreamError, 
         most = spec.next_tries
     if len(tried) + 1 >= most:
         return False
-    return not spec.next_timeout or exchange.client.loop.time() - exchange.started < spec.next_timeout
+    return not spec.next_timeout or exchange.client.loop.time() - began < spec.next_timeout
 
 
 def _status_for(error: UpstreamError) -> int:

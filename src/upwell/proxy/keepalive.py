@@ -19,7 +19,18 @@ class Keepalive:
     It also holds what all connections of the upstream share: loop, timers, the reader of response fields.
     """
 
-    __slots__ = ("_all", "_idle", "loop", "max_requests", "max_time", "most", "reader", "timeout", "timers")
+    __slots__ = (
+        "__weakref__",
+        "_all",
+        "_idle",
+        "loop",
+        "max_requests",
+        "max_time",
+        "most",
+        "reader",
+        "timeout",
+        "timers",
+    )
 
     def __init__(
         self,

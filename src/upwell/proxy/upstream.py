@@ -11,13 +11,14 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import MessageError, UpstreamError
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
+from upwell.proxy.dial import Dial, NearError
 from upwell.proxy.file_sender import FileSender
 from upwell.proxy.timers import Timed
 
@@ -43,7 +44,8 @@ class Limits:
 
     `head_size` bounds the response's head (nginx: proxy_buffer_size); `buffered` is how much content may wait for a
     slow client before the peer is no longer read (proxy_buffers). `tcp_keepalive` is proxy_socket_keepalive.
-    `trailers(exchange, lines)` gets the trailer section of the answer (proxy_pass_trailers).
+    `trailers(exchange, lines)` gets the trailer section of the answer (proxy_pass_trailers). `dial` is how connections
+    are made, None: as the loop makes them.
     """
 
     connect_timeout: float = 60.0
@@ -53,6 +55,7 @@ class Limits:
     buffered: int = 32_768
     tcp_keepalive: bool = False
     trailers: Callable[[Exchange, bytes], None] | None = None
+    dial: Dial | None = None
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -137,7 +140,7 @@ class UpstreamConnection(Timed):
         self._content_sent = True
         self._sender: FileSender | None = None
         self._unsent = 0
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.peer.name}>"
@@ -151,15 +154,20 @@ class UpstreamConnection(Timed):
         self._limits = limits
         loop = self.pool.loop
         address = self.peer.address
-        if isinstance(address, str):
-            making = loop.create_task(loop.create_unix_connection(lambda: self, address))
+        if limits.dial is not None:
+            making = loop.create_task(limits.dial.connect(loop, lambda: self, address))
         else:
-            making = loop.create_task(loop.create_connection(lambda: self, address[0], address[1]))
-        self._task = cast("asyncio.Task[object]", making)
+            made = (
+                loop.create_unix_connection(lambda: self, address)
+                if isinstance(address, str)
+                else loop.create_connection(lambda: self, address[0], address[1])
+            )
+            making = loop.create_task(cast("Coroutine[object, object, None]", made))
+        self._task = making
         self._task.add_done_callback(self._connected)
         self.pool.timers.arm(self, limits.connect_timeout)
 
-    def _connected(self, task: asyncio.Task[object]) -> None:
+    def _connected(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if task.cancelled():
             return
@@ -168,6 +176,9 @@ class UpstreamConnection(Timed):
             return
         number = getattr(error, "errno", None)
         words = f"({number}: {os.strerror(number)})" if number else f"({error})"
+        if isinstance(error, NearError):
+            self._break("internal", f"bind({error.filename}) failed {words} while connecting to upstream", sent=False)
+            return
         outcome = "internal" if number in _OUR_OWN else "error"
         self._break(outcome, f"connect() failed {words} while connecting to upstream", sent=False)
 

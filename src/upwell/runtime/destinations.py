@@ -7,8 +7,9 @@ upstream would need a resolver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from upwell.http1.fields import one_line
 from upwell.log import ERROR
@@ -17,10 +18,11 @@ from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.destination import Destination
 from upwell.proxy.exchange import printable
-from upwell.proxy.forward import ForwardSpec, forward
+from upwell.proxy.forward import forward
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Content
 from upwell.proxy.timers import Timers
+from upwell.runtime.dials import Choose
 from upwell.runtime.render import Render
 from upwell.zone.table import PeerTable
 
@@ -35,9 +37,12 @@ _MOST_MADE = 256
 
 
 class Destinations:
-    """The upstreams of one worker by address. `upstreams` are those of the configuration by name."""
+    """The upstreams of one worker by address. `upstreams` are those of the configuration by name.
 
-    __slots__ = ("_by_address", "_by_name", "_loop", "_made", "_timers")
+    It closes all pools of connections that are made beside those of the configuration's upstreams.
+    """
+
+    __slots__ = ("_by_address", "_by_name", "_loop", "_made", "_pools", "_timers")
 
     def __init__(self, upstreams: Mapping[str, Found], loop: asyncio.AbstractEventLoop, timers: Timers) -> None:
         self._loop = loop
@@ -45,6 +50,7 @@ class Destinations:
         self._by_name: dict[str, Found] = {}
         self._by_address: dict[tuple[str, int], Found] = {}
         self._made: dict[tuple[str, int], Found] = {}
+        self._pools: WeakSet[Keepalive] = WeakSet()
         for name, found in upstreams.items():
             if found[0].spec.implicit:
                 self._by_address[_key(parse_address(name))] = found
@@ -66,8 +72,14 @@ class Destinations:
             found = self._make(key, address)
         return found
 
+    def pool(self, spec: UpstreamSpec) -> Keepalive:
+        """A pool of connections for an upstream of `spec`."""
+        pool = keepalive_of(spec, self._loop, self._timers)
+        self._pools.add(pool)
+        return pool
+
     def close(self) -> None:
-        for _, pool in self._made.values():
+        for pool in self._pools:
             pool.close()
 
     def _make(self, key: tuple[str, int], address: Address) -> Found:
@@ -78,7 +90,7 @@ class Destinations:
             peer = PeerSpec(format_address(address.host, port), (address.host, port))
         spec = UpstreamSpec(peer.name, (peer,), implicit=True)
         # A table of its own, of one row: no check and no operator can know of this peer.
-        found = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), Keepalive(self._loop, self._timers)
+        found = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), self.pool(spec)
         if len(self._made) >= _MOST_MADE:
             self._made.pop(next(iter(self._made)))[1].close()
         self._made[key] = found
@@ -91,11 +103,13 @@ def _key(address: Address) -> tuple[str, int]:
     return address.host.lower(), address.port or _DEFAULT_PORT
 
 
-def forward_by_value(
-    url: Render, destinations: Destinations, make: Callable[[Upstream, Keepalive], ForwardSpec]
-) -> Content:
-    """The content handler of a location whose `proxy_pass` has variables; `make` gives the spec for an upstream."""
-    specs: dict[Upstream, ForwardSpec] = {}
+def keepalive_of(spec: UpstreamSpec, loop: asyncio.AbstractEventLoop, timers: Timers) -> Keepalive:
+    """A pool of connections with the bounds of `spec`."""
+    return Keepalive(loop, timers, spec.keepalive, spec.keepalive_requests, spec.keepalive_time, spec.keepalive_timeout)
+
+
+def forward_by_value(url: Render, destinations: Destinations, choose: Choose) -> Content:
+    """The content handler of a location whose `proxy_pass` has variables; `choose` gives the spec for an upstream."""
 
     async def content(exchange: Exchange) -> None:
         try:
@@ -109,12 +123,7 @@ def forward_by_value(
             exchange.log(ERROR, f"no resolver defined to resolve {printable(address.host.encode('latin-1'))}")
             exchange.respond_error(502)
             return
-        spec = specs.get(found[0])
-        if spec is None:
-            if len(specs) >= _MOST_MADE:
-                specs.clear()
-            spec = specs[found[0]] = make(*found)
-        await forward(exchange, spec)
+        await forward(exchange, choose(exchange, *found))
 
     return content
 

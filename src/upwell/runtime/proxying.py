@@ -16,6 +16,7 @@ from upwell.modules.proxy import ProxySettings, Redirect, default_redirect
 from upwell.modules.proxy_cookie import ProxyCookieSettings, compile_cookies
 from upwell.modules.proxy_request import ProxyRequestSettings
 from upwell.modules.proxy_response import ProxyResponseSettings
+from upwell.modules.proxy_socket import ProxySocketSettings
 from upwell.modules.replacement import whole_by_regex
 from upwell.modules.return_ import absolute
 from upwell.proxy.accel import OBEYED
@@ -30,11 +31,15 @@ from upwell.proxy.request import method_renderer, path_as_sent, request_renderer
 from upwell.proxy.trailers import passing
 from upwell.proxy.upstream import Limits
 from upwell.runtime.destinations import Destinations, forward_by_value
+from upwell.runtime.dials import by_dial, by_upstream
 from upwell.runtime.render import Render, constant_or_render, render
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
+
+
+_USUAL_SOCKETS = ProxySocketSettings()
 
 
 def compile_forward(
@@ -93,9 +98,15 @@ def compile_forward(
         intercepted=_intercepted(block),
         hold=sizes,
     )
+    sockets = block[ProxySocketSettings]
+    dials = sockets != _USUAL_SOCKETS
+    choose = by_dial(sockets, make, destinations.pool) if dials else by_upstream(make)
     if target.template is not None:
-        return forward_by_value(render(target.template), destinations, make)
-    spec = make(*upstreams[target.upstream])
+        return forward_by_value(render(target.template), destinations, choose)
+    found = upstreams[target.upstream]
+    if dials:
+        return lambda exchange: forward(exchange, choose(exchange, *found))
+    spec = make(*found)
 
     def content(exchange: Exchange) -> object:
         return forward(exchange, spec)

@@ -35,7 +35,7 @@ from upwell.proxy.timers import Timers
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import Plan
 from upwell.runtime.compile import Compiler
-from upwell.runtime.destinations import Destinations
+from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
 from upwell.zone.shared_dict import open_dicts
@@ -89,15 +89,7 @@ class Runtime:
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         for spec in plan.upstreams:
             upstream = Upstream(spec, table, worker)
-            pool = Keepalive(
-                loop,
-                self._timers,
-                spec.keepalive,
-                spec.keepalive_requests,
-                spec.keepalive_time,
-                spec.keepalive_timeout,
-            )
-            self._upstreams[spec.name] = (upstream, pool)
+            self._upstreams[spec.name] = (upstream, keepalive_of(spec, loop, self._timers))
         self._destinations = Destinations(self._upstreams, loop, self._timers)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)

@@ -1,0 +1,76 @@
+"""Connections to peers that are made otherwise than by default: from a chosen address, with chosen buffers.
+
+Knows sockets; which address a request is to come from is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Linux: the port is chosen at connect(), when it is known to whom, so that two connections may share one.
+_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+
+
+class NearError(OSError):
+    """The near address, in `filename`, could not be taken: a fault of the configuration, not of the peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """`near` is the address (and port, 0: any) that connections come from (nginx: proxy_bind), None: the system's
+    choice; the buffers are the kernel's, in bytes, 0: its default (proxy_socket_rcvbuf, proxy_socket_sndbuf).
+    """
+
+    near: tuple[str, int] | None = None
+    receive_buffer: int = 0
+    send_buffer: int = 0
+
+    async def connect(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        make: Callable[[], asyncio.Protocol],
+        address: tuple[str, int] | str,
+    ) -> None:
+        """Connect to `address`; the protocol is told by its callback. Raises OSError, NearError among them."""
+        if isinstance(address, str):
+            family = socket.AF_UNIX
+        else:
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if self.receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+            if self.send_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
+            if self.near is not None:
+                _bind(sock, family, self.near)
+            if family == socket.AF_UNIX:
+                await loop.sock_connect(sock, address)
+                await loop.create_unix_connection(make, sock=sock)
+            else:
+                await loop.sock_connect(sock, address)
+                await loop.create_connection(make, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _bind(sock: socket.socket, family: socket.AddressFamily, near: tuple[str, int]) -> None:
+    """Raises NearError."""
+    host, port = near
+    try:
+        if family != (socket.AF_INET6 if ":" in host else socket.AF_INET):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if port == 0:
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        else:
+            # nginx does not, and cannot connect again while the last connection from the port is in TIME_WAIT
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(near)
+    except OSError as error:
+        raise NearError(error.errno, error.strerror, f"{host}:{port}" if port else host) from error
