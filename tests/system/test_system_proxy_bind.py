@@ -109,8 +109,8 @@ def test_what_goes_wrong_is_in_the_log(sides: tuple[Side, Side]) -> None:
 def test_stricter_a_kept_connection_serves_its_own_address_only(sides: tuple[Side, Side]) -> None:
     nginx, upwell = sides
     with Client(nginx.port) as client:
-        seen = [client.ask(get(f"/kept?b=127.0.0.{last}")).body for last in (20, 21)]
-        assert seen[0] == seen[1]
+        first, second = (client.ask(get(f"/kept?b=127.0.0.{last}")).body for last in (20, 21))
+        assert first == second
     with Client(upwell.port) as client:
         seen = [client.ask(get(f"/kept?b=127.0.0.{last}")).body.decode() for last in (20, 21, 20, 21)]
         assert [one.split(" ")[0] for one in seen] == ["127.0.0.20", "127.0.0.21", "127.0.0.20", "127.0.0.21"]
