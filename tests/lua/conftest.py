@@ -102,6 +102,8 @@ class Request:
         self.quoted = False
         self.version = 11
         self.fields: Sequence[tuple[bytes, bytes]] = ((b"host", b"localhost"), (b"x-a", b"1"), (b"x-a", b"2"))
+        self.fields_set: frozenset[bytes] = frozenset()
+        self.special = False
         self.host = b"localhost"
         self.request_line = method + b" " + self.path + b" HTTP/1.1"
         self.module: dict[str, Any] | None = None

@@ -20,6 +20,7 @@ CASES = {
     "none": ("keepalive 0;", "", 6),
     "two requests each": ("keepalive 4; keepalive_requests 2;", "", 3),
     "told to close, and the peer does": ("keepalive 4;", "proxy_set_header Connection close;", 6),
+    "HTTP/1.0, and it is kept": ("keepalive 4;", "proxy_http_version 1.0; proxy_set_header Connection keep-alive;", 0),
     "HTTP/1.0, and the peer closes": ("keepalive 4;", "proxy_http_version 1.0;", 6),
 }
 
@@ -27,10 +28,10 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_connections_are_kept_as_nginx_keeps_them(name: str, start: StartBalancer, nginx: tuple[str, ...]) -> None:
     upstream, location, further = CASES[name]
-    closes = "peer" in name
+    said = ["Connection: close"] if "peer" in name else ["Connection: keep-alive"] if "kept" in name else []
     fronts = free_ports(2)
     for front, command in zip(fronts, (nginx, None), strict=True):
-        with Origin(response(b"fine", *(["Connection: close"] if closes else []))) as origin:
+        with Origin(response(b"fine", *said)) as origin:
             configuration = proxying(front, [origin.port], location, upstream)
             start(configuration, [front], command) if command else start(configuration, [front])
             # An even number of requests first, so that the bound on requests starts anew.
@@ -69,3 +70,43 @@ def test_the_oldest_idle_connection_goes_when_there_are_too_many(start: StartBal
                 origin.respond(response(b"fine"))
                 assert one.ask(get()).body == b"fine"
                 assert origin.connections == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "$address", "localhost:{port}"])
+def test_connections_to_an_address_without_a_group_are_kept_too(
+    host: str, start: StartBalancer, nginx: tuple[str, ...]
+) -> None:
+    """nginx opens one for each request (docs/decisions/0011)."""
+    for command, further in ((nginx, 6), (None, 0)):
+        (front,) = free_ports(1)
+        with Origin(response(b"fine")) as origin:
+            address = f"127.0.0.1:{origin.port}"
+            configuration = f"""
+events {{}}
+http {{ server {{
+    listen 127.0.0.1:{front};
+    set $address {address};
+    location / {{ proxy_pass http://{host.format(port=origin.port)}; }}
+    location /other {{ proxy_pass http://{host.format(port=origin.port)}; }}
+}} }}
+"""
+            start(configuration, [front], command) if command else start(configuration, [front])
+            assert ask(front, get()).body == b"fine"
+            before = origin.connections
+            for number in range(6):
+                assert ask(front, get("/other" if number % 2 else "/")).body == b"fine"
+            assert origin.connections - before == further
+
+
+def test_a_peer_asked_with_http_1_0_must_say_that_it_keeps(start: StartBalancer, nginx: tuple[str, ...]) -> None:
+    """nginx takes an answer of HTTP/1.1 as a promise whatever was asked (docs/decisions/0011)."""
+    for command, further in ((nginx, 0), (None, 6)):
+        (front,) = free_ports(1)
+        with Origin(response(b"fine")) as origin:
+            configuration = proxying(front, [origin.port], "proxy_http_version 1.0;", "keepalive 4;")
+            start(configuration, [front], command) if command else start(configuration, [front])
+            assert ask(front, get()).body == b"fine"
+            before = origin.connections
+            for _ in range(6):
+                assert ask(front, get()).body == b"fine"
+            assert origin.connections - before == further

@@ -262,7 +262,12 @@ def test_interim_responses_are_read_past() -> None:
 
 
 @pytest.mark.parametrize(
-    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n" * 100, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+    "interim",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 700,
+        (b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 4000 + b"\r\n\r\n") * 5,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ],
 )
 def test_a_flood_of_interim_responses_and_a_switch_nobody_asked_for_are_refused(interim: bytes) -> None:
     with Joined() as joined:

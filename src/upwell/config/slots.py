@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from upwell.config.command import Setter
@@ -99,6 +99,26 @@ def buffers(settings: type[Any], name: str) -> Setter:
         return count, each
 
     return _slot(settings, name, read)
+
+
+def words_of(settings: type[Any], name: str, known: Collection[str]) -> Setter:
+    """Some of the words `known` as a frozenset; a level may name them in several directives (nginx:
+    ngx_conf_set_bitmask_slot).
+    """
+
+    def put(block: Block, directive: Directive) -> None:
+        own = block.own(settings)
+        named: frozenset[str] = own.get(name, frozenset())
+        for index, arg in enumerate(directive.args):
+            word = arg.lower()
+            if word not in known:
+                raise directive.error(f'invalid value "{arg}"', index)
+            if word in named:
+                block.loading.warnings.append(directive.error(f'duplicate value "{arg}"', index))
+            named |= {word}
+        own[name] = named
+
+    return put
 
 
 def choice(settings: type[Any], name: str, values: Mapping[str, Any]) -> Setter:

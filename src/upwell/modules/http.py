@@ -10,9 +10,10 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, number, once, read_time, size, text, time
+from upwell.config.slots import choice, flag, number, once, read_time, size, text, time, words_of
 
 _LEVELS = "http server location"
+_BROWSERS = ("none", "msie6", "safari")
 
 DEFAULT_TYPES: Mapping[str, str] = MappingProxyType({"html": "text/html", "gif": "image/gif", "jpg": "image/jpeg"})
 
@@ -88,17 +89,6 @@ def _keepalive_timeout(block: Block, directive: Directive) -> None:
     block.set(HttpSettings, "keepalive_header", header)
 
 
-def _keepalive_disable(block: Block, directive: Directive) -> None:
-    once(block, directive, HttpSettings, "keepalive_disable")
-    names = [name.lower() for name in directive.args]
-    for index, name in enumerate(names):
-        if name not in ("none", "msie6", "safari"):
-            raise directive.error(f'invalid value "{directive.args[index]}"', index)
-        if name in names[:index]:
-            block.loading.warnings.append(directive.error(f'duplicate value "{directive.args[index]}"', index))
-    block.set(HttpSettings, "keepalive_disable", frozenset(names) - {"none"})
-
-
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
@@ -117,7 +107,7 @@ MODULE = Module(
         command("keepalive_requests", _LEVELS, 1, number(HttpSettings, "keepalive_requests")),
         command("keepalive_time", _LEVELS, 1, time(HttpSettings, "keepalive_time")),
         command("keepalive_min_timeout", _LEVELS, 1, time(HttpSettings, "keepalive_min_timeout")),
-        command("keepalive_disable", _LEVELS, (1, 2), _keepalive_disable),
+        command("keepalive_disable", _LEVELS, (1, 2), words_of(HttpSettings, "keepalive_disable", _BROWSERS)),
         command("reset_timedout_connection", _LEVELS, 1, flag(HttpSettings, "reset_timedout_connection")),
         command("lingering_close", _LEVELS, 1, choice(HttpSettings, "lingering_close", _same("off", "on", "always"))),
         command("lingering_time", _LEVELS, 1, time(HttpSettings, "lingering_time")),

@@ -9,7 +9,7 @@ from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import buffers, flag, number, once, size, time
+from upwell.config.slots import buffers, flag, number, once, size, time, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, parse_address
@@ -20,7 +20,7 @@ from upwell.modules.upstream import find_upstream, implicit_upstream
 _LEVELS = "http server location"
 _OUTCOMES = words(
     """error timeout invalid_header non_idempotent http_500 http_502 http_503 http_504 http_403 http_404 http_429
-    off"""
+    updating off"""
 )
 _DEFAULT_PORT = 80
 _FRAMING = ("content-length", "transfer-encoding")
@@ -56,8 +56,8 @@ class ProxySettings:
     """ngx_http_proxy_module. Times in seconds, sizes in bytes; 0 in `next_upstream_tries`/`_timeout` is no limit.
 
     `set_headers` are the fields of `proxy_set_header` (an empty value means: do not send the field); nginx's own
-    defaults (Host, Connection) are not in it. `next_upstream` holds nginx's words, "off" alone for none. `redirects`
-    None means `default` (see `default_redirect`), () means off. `http_version` is 10 or 11.
+    defaults (Host, Connection) are not in it. `next_upstream` holds nginx's words; "off" among them means none.
+    `redirects` None means `default` (see `default_redirect`), () means off. `http_version` is 10 or 11.
     """
 
     pass_: ProxyPass | None = field(default=None, metadata=LOCAL)
@@ -167,18 +167,6 @@ def _set_header(block: Block, directive: Directive) -> None:
     block.append(ProxySettings, "set_headers", (directive.args[0], block.template(directive, 1)))
 
 
-def _next_upstream(block: Block, directive: Directive) -> None:
-    once(block, directive, ProxySettings, "next_upstream")
-    words: set[str] = set()
-    for index, word in enumerate(directive.args):
-        if word not in _OUTCOMES:
-            raise directive.error(f'invalid value "{word}"', index)
-        if word in words:
-            block.loading.warnings.append(directive.error(f'duplicate value "{word}"', index))
-        words.add(word)
-    block.set(ProxySettings, "next_upstream", frozenset(("off",) if "off" in words else words))
-
-
 def _http_version(block: Block, directive: Directive) -> None:
     once(block, directive, ProxySettings, "http_version")
     text = directive.args[0]
@@ -244,7 +232,7 @@ MODULE = Module(
         command("proxy_connect_timeout", _LEVELS, 1, time(ProxySettings, "connect_timeout")),
         command("proxy_send_timeout", _LEVELS, 1, time(ProxySettings, "send_timeout")),
         command("proxy_read_timeout", _LEVELS, 1, time(ProxySettings, "read_timeout")),
-        command("proxy_next_upstream", _LEVELS, (1, None), _next_upstream),
+        command("proxy_next_upstream", _LEVELS, (1, None), words_of(ProxySettings, "next_upstream", _OUTCOMES)),
         command("proxy_next_upstream_tries", _LEVELS, 1, number(ProxySettings, "next_upstream_tries")),
         command("proxy_next_upstream_timeout", _LEVELS, 1, time(ProxySettings, "next_upstream_timeout")),
         command("proxy_http_version", _LEVELS, 1, _http_version),

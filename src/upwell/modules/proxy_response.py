@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from upwell.config.command import Module, command, words
-from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import flag, size
+from upwell.config.slots import flag, size, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.limit_rate import size_or_template
@@ -37,18 +36,6 @@ class ProxyResponseSettings:
     busy_buffers_size: int | None = None
     temp_file_write_size: int | None = None
     max_temp_file_size: int | None = None
-
-
-def _ignore_headers(block: Block, directive: Directive) -> None:
-    own = block.own(ProxyResponseSettings)
-    known: frozenset[str] = own.get("ignore_headers", frozenset())
-    for index, name in enumerate(directive.args):
-        if name.lower() not in _IGNORABLE:
-            raise directive.error(f'invalid value "{name}"', index)
-        if name.lower() in known:
-            block.loading.warnings.append(directive.error(f'duplicate value "{name}"', index))
-        known |= {name.lower()}
-    own["ignore_headers"] = known
 
 
 def _check_buffers(block: Block) -> None:
@@ -85,7 +72,9 @@ MODULE = Module(
     "proxy_response",
     (
         command("proxy_intercept_errors", _LEVELS, 1, flag(ProxyResponseSettings, "intercept_errors")),
-        command("proxy_ignore_headers", _LEVELS, (1, None), _ignore_headers),
+        command(
+            "proxy_ignore_headers", _LEVELS, (1, None), words_of(ProxyResponseSettings, "ignore_headers", _IGNORABLE)
+        ),
         command("proxy_limit_rate", _LEVELS, 1, size_or_template(ProxyResponseSettings, "limit_rate")),
         command("proxy_busy_buffers_size", _LEVELS, 1, size(ProxyResponseSettings, "busy_buffers_size")),
         command("proxy_temp_file_write_size", _LEVELS, 1, size(ProxyResponseSettings, "temp_file_write_size")),

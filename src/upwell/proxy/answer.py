@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import HOP_BY_HOP, FieldSection
 from upwell.http1.head import ResponseHead
+from upwell.log import WARN
 from upwell.proxy import accel
+from upwell.proxy.exchange import printable
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -44,6 +46,9 @@ _FIRST_ONLY = frozenset(
     (b"content-type", b"date", b"etag", b"expires", b"last-modified", b"location", b"refresh", b"server")
 )
 """Response fields that have one value: of several lines nginx passes the first on."""
+
+
+_HELD_ONCE = _FIRST_ONLY | {b"x-accel-expires", b"x-accel-limit-rate", b"x-accel-redirect"}
 
 
 def _passed(section: FieldSection, unwanted: frozenset[bytes]) -> list[tuple[bytes, bytes, bytes]]:
@@ -83,6 +88,22 @@ class Form:
         self.date = b"date" in values and b"date" not in hide
 
 
+def _tell_of_repeated(exchange: Exchange, section: FieldSection) -> None:
+    """nginx's line for each field that is ignored; here once as long as the section is remembered."""
+    first: dict[bytes, str] = {}
+    for (name, _), wire in zip(section.fields, section.wires, strict=True):
+        if name in _HELD_ONCE:
+            line = printable(wire[:-2])
+            if name in first:
+                exchange.log(
+                    WARN,
+                    f'upstream sent duplicate header line: "{line}", previous value: "{first[name]}", '
+                    "ignored while reading response header from upstream",
+                )
+            else:
+                first[name] = line
+
+
 def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed.
 
@@ -94,6 +115,8 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     form: Form | None = section.rendered.get(hide)
     if form is None:
         form = section.rendered[hide] = Form(section, hide)
+        if _HELD_ONCE.intersection(section.values) and len(section.values) < len(section.fields):
+            _tell_of_repeated(exchange, section)
     location = exchange.location
     if (
         exchange.special
@@ -131,6 +154,10 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
         return False
     if not spec.obeyed.isdisjoint(section.values) and accel.obey(exchange, section, spec):
         return False
+    if exchange.method == b"HEAD" and not exchange.header_only:
+        # Made so by a handler. The client is promised content that does not come: let it see that at once.
+        exchange.header_only = True
+        exchange.keepalive = False
     exchange.status_text = head.line
     exchange.content_length = section.content_length
     if exchange.forced_status and head.status in _EMPTY:
@@ -146,4 +173,6 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
                 value = cookies(exchange, value)
             exchange.out.append((wire[: len(name)], value))
     exchange.send_head()
+    if head.status in _EMPTY:
+        exchange.header_only = True  # also where a filter has changed the status
     return True

@@ -17,7 +17,7 @@ from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page as built_in_page
 from upwell.http1.respond import status_line
 from upwell.http1.target import Target, make_target
-from upwell.log import ERROR, INFO
+from upwell.log import ERROR, INFO, WARN
 from upwell.proxy import pace
 from upwell.proxy.accel import with_charset
 from upwell.proxy.body import RequestBody
@@ -66,6 +66,7 @@ class Exchange:
     chunked: bool = False
     cut: bool = False
     trailers: Trailers | None = None
+    fields_set: frozenset[bytes] = frozenset()  # names of request fields that a handler set: Connection names none
     variables: dict[str, bytes] | None = None
     module: dict[str, Any] | None = None
     capture: Captured | None = None
@@ -73,12 +74,14 @@ class Exchange:
     internal: bool = False
     depth: int = 0
     destination: Destination | None = None
-    # Rare turns of an answer. `special`: its head must go through send_head; `forced_status`: what the client gets
+    # Rare turns of an answer. `special`: its head must go through send_head, or its content through `_write_special`;
+    # `due`: how much content is to come until what was announced is complete; `forced_status`: what the client gets
     # whatever the handlers say (nginx: err_status); `kept`: fields that survive internal redirects; `changes`: how
     # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
     # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
     # peer; `charset` is what a peer asked for; `onward`: what is to be done instead of ending.
     special: bool = False
+    due: int | None = None
     forced_status: int = 0
     kept: tuple[tuple[bytes, bytes], ...] = ()
     changes: int = 0
@@ -230,6 +233,8 @@ class Exchange:
                 pace.begin(self)
         self.head_sent = True
         status = self.status
+        if status < 200 or status in _NO_CONTENT:
+            self.header_only = True
         if self.capture is not None:
             self._capture_head()
             return
@@ -240,9 +245,12 @@ class Exchange:
                 self.content_type = with_charset(self.content_type, self.charset)
             fields.append(b"Content-Type: %b\r\n" % self.content_type)
         if status < 200 or status in _NO_CONTENT:
-            self.header_only = True
+            pass
         elif self.content_length is not None:
             fields.append(b"Content-Length: %d\r\n" % self.content_length)
+            if not self.header_only:
+                self.special = True
+                self.due = self.content_length
         elif not self.header_only:
             if self.version == 11 and self.location.chunks:
                 self.chunked = True
@@ -311,12 +319,29 @@ class Exchange:
         """Send a piece of content; it reaches the transport when the coroutine suspends."""
         if not data or self.header_only:
             return
+        if self.special:
+            self._write_special(data)
+            return
+        if self.chunked:
+            data = chunk(data)
+        self.client.out.append(data)
+        self.body_bytes_sent += len(data)
+
+    def _write_special(self, data: bytes) -> None:
+        """Content of a capture, or of an answer whose length was announced by somebody who may be wrong."""
         if self.capture is not None:
             self.capture.pieces.append(data)
         else:
-            if self.chunked:
+            if self.due is not None:
+                if len(data) > self.due:
+                    # A client would take it for the next answer.
+                    self.log(WARN, "content behind the Content-Length that was announced is dropped")
+                    data = data[: self.due]
+                self.due -= len(data)
+            elif self.chunked:
                 data = chunk(data)
-            self.client.out.append(data)
+            if data:
+                self.client.out.append(data)
         self.body_bytes_sent += len(data)
 
     async def drained(self) -> None:
@@ -332,6 +357,10 @@ class Exchange:
             if self.content_length is None:
                 self.content_length = 0
             self.send_head()
+        if self.due:
+            self.log(WARN, "content ends before the Content-Length that was announced")
+            self.abort()
+            return
         self.finished = True
         if self.chunked and not self.header_only:
             end = LAST_CHUNK if self.trailers is None else last_chunk(self.trailers.wire)
@@ -558,6 +587,7 @@ class Exchange:
         inner.capture = Captured()
         inner.special = True
         inner.variables = dict(self.variables) if self.variables else None
+        inner.fields_set = self.fields_set
         if fields is not None:
             inner.set_fields(fields)
         elif self.fields is not self.head.section.fields:

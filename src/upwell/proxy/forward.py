@@ -38,7 +38,7 @@ class ForwardSpec:
     announce or None. `request_path(exchange)` is the target as it goes to the peer. `next_on` holds the outcomes of
     `proxy_next_upstream`. `hide` are response fields (lower case) that are not passed on; `redirect` changes the
     value of Location and Refresh (nginx: proxy_redirect), `cookies` that of Set-Cookie. `keeps`: connections may be
-    used again (not with HTTP/1.0).
+    used again (with HTTP/1.0 only where the peer says so).
     `upgrade` gives the value of the Upgrade field in the request's head, empty for none; None: there never is one.
     `method` gives the method that `request_head` sends, None: the client's; `content` what is sent in place of the
     client's content.
@@ -257,6 +257,11 @@ def _status_for(error: UpstreamError) -> int:
     return _STATUS.get(error.outcome, 502)
 
 
+def _asked_to_keep(connection: UpstreamConnection) -> bool:
+    """Whether the peer, which was asked with HTTP/1.0, says that it keeps the connection (RFC 9112, 9.3)."""
+    return connection.head is not None and connection.head.section.keep_alive
+
+
 def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection | None, attempt: Try) -> None:
     """The try is over: take the connection back, and the content away from it."""
     exchange.source = None
@@ -268,5 +273,5 @@ def _let_go(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnectio
         attempt.length = connection.length
         connection.peer.sent += connection.sent
         connection.peer.received += connection.received
-        connection.reusable = connection.reusable and spec.keeps
+        connection.reusable = connection.reusable and (spec.keeps or _asked_to_keep(connection))
         spec.keepalive.give(connection)

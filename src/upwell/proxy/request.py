@@ -65,7 +65,8 @@ def request_renderer(
         elif exchange.fields is section.fields:
             rest = section.rendered.get(unwanted) or _render(section, unwanted)
         else:
-            rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in unwanted]) + b"\r\n"
+            dropped = unwanted | (section.options - exchange.fields_set)
+            rest = b"".join([b"%b: %b\r\n" % field for field in exchange.fields if field[0] not in dropped]) + b"\r\n"
         framing = b""
         if chunked:
             framing = b"Transfer-Encoding: chunked\r\n"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import MessageError, UpstreamError
+from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
 from upwell.proxy.dial import Dial, NearError
@@ -35,7 +36,7 @@ _ANSWERED: Final = 3
 _RELAY: Final = 4
 _CLOSED: Final = 5
 _OUR_OWN: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
-_MOST_INTERIM: Final = 10  # interim responses before the final one; more is a flood
+_MOST_INTERIM: Final = 4  # times `head_size`, of interim responses before the final one; more is a flood
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +361,9 @@ class UpstreamConnection(Timed):
                 return
             if head.status >= 200 or head.status == 101:
                 break
-            self._interim += 1
-            if self._interim > _MOST_INTERIM:
-                self._break("invalid_header", "upstream sent unexpected interim response", sent=True)
+            self._interim += head.end
+            if self._interim > _MOST_INTERIM * self._limits.head_size:
+                self._break("invalid_header", "upstream sent too many interim responses", sent=True)
                 return
             exchange = self.exchange
             if head.status == 103 and exchange is not None and exchange.location.early_hints is not None:
@@ -387,7 +388,7 @@ class UpstreamConnection(Timed):
     def relay(self, head: ResponseHead, method: bytes) -> bool:
         """Pass the response's content on; true when it is complete already, else the exchange is resumed when it is."""
         section = head.section
-        self._keepable = not section.close and (head.version == 11 or section.keep_alive)
+        self._keepable = not section.close and (head.version == 11 or _keeps_old(section))
         data = self._buffer
         exchange = self.exchange
         assert exchange is not None
@@ -427,7 +428,7 @@ class UpstreamConnection(Timed):
                 _, rest = reader.feed(data)
             except MessageError:
                 rest = None
-        keepable = not section.close and (head.version == 11 or section.keep_alive)
+        keepable = not section.close and (head.version == 11 or _keeps_old(section))
         self.reusable = keepable and rest == b"" and self._content_sent
 
     def hold(self, size: int) -> None:
@@ -527,6 +528,11 @@ class UpstreamConnection(Timed):
             self.transport.abort()  # what is unsent will not be waited for
         else:
             self.transport.close()
+
+
+def _keeps_old(section: FieldSection) -> bool:
+    """Whether an HTTP/1.0 answer leaves the connection usable. Chunks do not: its framing is faulty (RFC 9112, 6.1)."""
+    return section.keep_alive and not section.chunked
 
 
 def response_reader(head: ResponseHead, method: bytes) -> Reader:

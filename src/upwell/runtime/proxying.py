@@ -83,7 +83,7 @@ def compile_forward(
             tcp_keepalive=proxy.socket_keepalive,
             trailers=passing(hide) if proxy.pass_trailers else None,
         ),
-        next_on=proxy.next_upstream,
+        next_on=frozenset() if "off" in proxy.next_upstream else proxy.next_upstream,
         next_tries=proxy.next_upstream_tries,
         next_timeout=proxy.next_upstream_timeout,
         redirect=_redirects(proxy, settings),

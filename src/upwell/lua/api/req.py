@@ -66,7 +66,9 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         return vm.request()[1].method
 
     def set_method(number: object) -> None:
-        vm.request()[1].method = method_name(number)
+        exchange = vm.request()[1]
+        exchange.method = method_name(number)
+        exchange.special = True  # what comes of it may have no content where the client waits for some
 
     def is_internal() -> Any:
         return vm.request()[1].internal
@@ -107,6 +109,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         kept = [field for field in exchange.fields if field[0] != key]
         kept += [(key, _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], value)) for value in values]
         exchange.set_fields(kept)
+        exchange.fields_set |= {key}
         if key == b"host" and values:
             exchange.host = values[-1].lower()
 
