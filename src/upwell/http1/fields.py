@@ -7,7 +7,7 @@ memory is bounded. Knows which fields frame a message and which belong to one ho
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from upwell.errors import MessageError
 from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
@@ -33,9 +33,16 @@ _ONCE_IN_REQUESTS = _ONCE | {
 }
 """What nginx takes only once from a client."""
 
+_Line = tuple[tuple[bytes, bytes], bytes]
+"""A field line that was read: (lower-case name, value), and the line as it is sent on."""
+
+_IGNORED: Final[_Line] = ((b"", b""), b"")
 _MAX_SECTIONS: Final = 1024
 _MAX_SECTION_SIZE: Final = 2048  # larger ones hold cookies and tokens, which seldom repeat
 _MAX_LINES: Final = 4096
+_MAX_HOSTS: Final = 1024
+_hosts: dict[bytes, tuple[bytes, bytes]] = {}
+"""Hosts that were found good, as `check_host` gives them."""
 
 
 class FieldSection:
@@ -66,7 +73,7 @@ class FieldSection:
     def __init__(self, fields: tuple[tuple[bytes, bytes], ...], wires: tuple[bytes, ...], request: bool = True) -> None:
         self.fields = fields
         self.wires = wires
-        self.values: dict[bytes, bytes] = {}
+        self.values: dict[bytes, bytes] = dict(fields)
         self.content_length: int | None = None
         self.chunked = False
         self.close = False
@@ -75,22 +82,27 @@ class FieldSection:
         self.host: bytes | None = None
         self.host_name = b""
         self.rendered: dict[frozenset[bytes], Any] = {}
-        values = self.values
-        once = _ONCE_IN_REQUESTS if request else _ONCE
-        for name, value in fields:
+        if len(self.values) != len(fields):
+            self._join(_ONCE_IN_REQUESTS if request else _ONCE)
+        self._frame()
+        host = self.host = self.values.get(b"host")
+        if host is not None and request:
+            self.host_name = check_host(host)[0]
+
+    def __repr__(self) -> str:
+        return f"<FieldSection {len(self.fields)} fields>"
+
+    def _join(self, once: frozenset[bytes]) -> None:
+        """Some name is there more than once: join its values. Raises MessageError(400) for one in `once`."""
+        values: dict[bytes, bytes] = {}
+        for name, value in self.fields:
             if name in values:
                 if name in once:
                     raise MessageError(400, f'duplicate header line: "{name.decode()}"')
                 values[name] += (b"; " if name == b"cookie" else b", ") + value
             else:
                 values[name] = value
-        self._frame()
-        host = self.host = values.get(b"host")
-        if host is not None and request:
-            self.host_name = check_host(host)[0]
-
-    def __repr__(self) -> str:
-        return f"<FieldSection {len(self.fields)} fields>"
+        self.values = values
 
     def _frame(self) -> None:
         """Work out what the section says of the message's framing and of the connection. Raises
@@ -119,7 +131,14 @@ class FieldSection:
 
     def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
         """The field lines but those called `names` (lower case) and those that Connection names."""
-        unwanted = self.options.union(names)
+        unwanted = self.options.union(names) if self.options else frozenset(names)
+        values = self.values
+        if len(values) == len(self.fields):
+            # Each name is there once, in order: look for the few that go, not at each that stays.
+            wires = dict(zip(values, self.wires, strict=True))
+            for name in unwanted.intersection(values):
+                del wires[name]
+            return list(wires.values())
         return [wire for (name, _), wire in zip(self.fields, self.wires, strict=True) if name not in unwanted]
 
 
@@ -132,7 +151,17 @@ class FieldReader:
     `heads` is room for whole heads that were read with this reader (see `head`).
     """
 
-    __slots__ = ("_lines", "_max_fields", "_max_line", "_name", "_request", "_sections", "_too_large", "heads")
+    __slots__ = (
+        "_ignores",
+        "_lines",
+        "_max_fields",
+        "_max_line",
+        "_name",
+        "_request",
+        "_sections",
+        "_too_large",
+        "heads",
+    )
 
     def __init__(
         self,
@@ -147,7 +176,8 @@ class FieldReader:
         self._max_fields = max_fields
         self.heads: dict[bytes, object] = {}
         self._sections: dict[bytes, FieldSection] = {}
-        self._lines: dict[bytes, tuple[tuple[bytes, bytes], bytes] | None] = {}
+        self._lines: dict[bytes, _Line] = {}
+        self._ignores = False
         self._name = (UNDERSCORE_NAME if underscores else PLAIN_NAME) if ignore_invalid else None
         self._max_line = max_line
         self._too_large = too_large
@@ -160,25 +190,27 @@ class FieldReader:
         return section
 
     def _learn(self, block: bytes) -> FieldSection:
-        fields = []
-        wires = []
-        lines = self._lines
+        fields: tuple[tuple[bytes, bytes], ...] = ()
+        wires: tuple[bytes, ...] = ()
         if block:
-            for line in block[:-2].split(b"\r\n"):
-                known = lines[line] if line in lines else self._learn_line(line)
-                if known is not None:
-                    fields.append(known[0])
-                    wires.append(known[1])
-        if len(fields) > self._max_fields:
-            raise MessageError(self._too_large, "too many header lines")
-        section = FieldSection(tuple(fields), tuple(wires), self._request)
+            lines = block[:-2].split(b"\r\n")
+            found = list(map(self._lines.get, lines))
+            if None in found:  # most are known: seldom more than one or two have to be read
+                found = [known or self._learn_line(line) for known, line in zip(found, lines, strict=True)]
+            if self._ignores:
+                found = [known for known in found if known is not _IGNORED]
+            if len(found) > self._max_fields:
+                raise MessageError(self._too_large, "too many header lines")
+            if found:
+                fields, wires = zip(*cast("list[_Line]", found), strict=True)
+        section = FieldSection(fields, wires, self._request)
         if len(block) <= _MAX_SECTION_SIZE:
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
             self._sections[block] = section
         return section
 
-    def _learn_line(self, line: bytes) -> tuple[tuple[bytes, bytes], bytes] | None:
+    def _learn_line(self, line: bytes) -> _Line:
         known = self._line(line)
         if len(self._lines) >= _MAX_LINES:
             self._lines.clear()
@@ -186,8 +218,8 @@ class FieldReader:
             self._lines[line] = known
         return known
 
-    def _line(self, line: bytes) -> tuple[tuple[bytes, bytes], bytes] | None:
-        """One field line as ((lower name, value), wire form); None for one that nginx ignores."""
+    def _line(self, line: bytes) -> _Line:
+        """One field line; _IGNORED for one that nginx ignores."""
         if len(line) > self._max_line:
             raise MessageError(self._too_large, "too long header line")
         match = FIELD_LINE.fullmatch(line)
@@ -195,7 +227,8 @@ class FieldReader:
             raise MessageError(400, "invalid header line")
         name, value = match.groups()
         if self._name is not None and self._name.fullmatch(name) is None:
-            return None
+            self._ignores = True
+            return _IGNORED
         return (name.lower(), value), b"%b: %b\r\n" % (name, value)
 
 
@@ -211,12 +244,18 @@ def check_host(host: bytes) -> tuple[bytes, bytes]:
     """(name, port) of a Host value: the name lower-cased without a trailing dot, the port as text. Raises
     MessageError(400).
     """
+    known = _hosts.get(host)
+    if known is not None:
+        return known
     match = HOST.fullmatch(host)
-    if match is None or b".." in match[1] or (match[2] and int(match[2]) > 65_535):
+    if match is None or match[1].find(b"..") >= 0 or (match[2] and int(match[2]) > 65_535):
         raise MessageError(400, "invalid host in request")
     name = match[1].lower()
     if name.endswith(b"."):
         name = name[:-1]
         if not name:
             raise MessageError(400, "invalid host in request")
-    return name, match[2] or b""
+    if len(_hosts) >= _MAX_HOSTS:
+        _hosts.clear()
+    checked = _hosts[host] = (name, match[2] or b"")
+    return checked

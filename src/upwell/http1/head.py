@@ -82,7 +82,8 @@ def parse_request_head(
     match = REQUEST_LINE.match(data)
     if match is None:
         raise _bad_request_line(data, limits)
-    _check_size(data, end + 4, limits)
+    if end + 4 >= limits.plain:
+        _check_size(data, end + 4, limits)
     method, target, major, minor = match.groups()
     if major != b"1":
         raise MessageError(400 if major == b"0" else 505, "invalid version")

@@ -12,6 +12,7 @@ from upwell.errors import MessageError
 from upwell.http1.syntax import ABSOLUTE_TARGET, PLAIN_PATH
 
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_SLASHES: Final = re.compile(rb"//+")
 
 
 class Target:
@@ -51,7 +52,9 @@ def parse_target(target: bytes, merge_slashes: bool = True) -> Target:
         if not path.startswith(b"/"):
             path = b"/" + path
     raw, _, args = path.partition(b"#")[0].partition(b"?")
-    return Target(normalise(raw, merge_slashes), args, path, host, b"%" in raw)
+    if PLAIN_PATH.fullmatch(raw) is not None:
+        return Target(raw, args, path, host)
+    return Target(normalise(raw, merge_slashes), args, path, host, raw.find(b"%") >= 0)
 
 
 def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
@@ -60,11 +63,11 @@ def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
     Raises MessageError(400) for a bad escape, an encoded NUL and a path that climbs over the root.
     """
     decoded = _ESCAPE.sub(_decode, path)
-    if b"\0" in decoded:
+    if 0 in decoded:
         raise MessageError(400, "invalid request")
     if merge_slashes:
-        decoded = re.sub(rb"//+", b"/", decoded)
-    if b"/." not in decoded:
+        decoded = _SLASHES.sub(b"/", decoded)
+    if decoded.find(b"/.") < 0:
         return decoded
     out: list[bytes] = []
     segments = decoded.split(b"/")[1:]

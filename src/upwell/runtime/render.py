@@ -56,16 +56,17 @@ def log_line(template: Template, escape: str) -> Render:
     """
     pieces: list[bytes | list[Render]] = []  # by turns: what is computed for each line, and what the head decides
     computed: list[tuple[int, Render]] = []
+    blank: list[bytes] = []  # the line in its parts, the literal ones filled in
+    every: list[tuple[int, Render]] = []
     for part in (*template.parts, "\n"):
         if isinstance(part, str):
-            value = _part(part)
-        elif part.name in _PLAIN:
-            computed.append((len(pieces), cast("Render", _part(part))))
-            pieces.append(b"")
-            continue
+            value = cast("Render", _part(part))
+            blank.append(part.encode("utf-8", "surrogateescape"))
         else:
-            value = _logged(_part(part), escape)
-            if part.name not in _OF_HEAD and not part.name.startswith("http_"):
+            value = cast("Render", _part(part)) if part.name in _PLAIN else _logged(_part(part), escape)
+            every.append((len(blank), value))
+            blank.append(b"")
+            if part.name in _PLAIN or not (part.name in _OF_HEAD or part.name.startswith("http_")):
                 computed.append((len(pieces), value))
                 pieces.append(b"")
                 continue
@@ -73,8 +74,8 @@ def log_line(template: Template, escape: str) -> Render:
             pieces.append([])
         run = pieces[-1]
         assert isinstance(run, list)
-        run.append(cast("Render", value))
-    known: dict[RequestHead, list[bytes]] = {}
+        run.append(value)
+    known: dict[RequestHead, list[bytes] | None] = {}  # None: seen once, so it may never come again
 
     def of_head(exchange: Exchange) -> list[bytes]:
         return [
@@ -83,17 +84,21 @@ def log_line(template: Template, escape: str) -> Render:
 
     def line(exchange: Exchange) -> bytes:
         head = exchange.head
-        if exchange.variables is not None or exchange.values is not head.section.values:
-            out = of_head(exchange)
-        elif head in known:
-            out = known[head].copy()
-        else:
-            out = of_head(exchange)
+        if exchange.variables is None and exchange.values is head.section.values:
+            if head in known:
+                remembered = known[head]
+                if remembered is None:
+                    remembered = known[head] = of_head(exchange)
+                out = remembered.copy()
+                for index, value in computed:
+                    out[index] = value(exchange)
+                return b"".join(out)
             if head.end <= _LARGEST_HEAD:
                 if len(known) >= _MOST_REMEMBERED:
                     known.clear()
-                known[head] = out.copy()
-        for index, value in computed:
+                known[head] = None
+        out = blank.copy()
+        for index, value in every:
             out[index] = value(exchange)
         return b"".join(out)
 
