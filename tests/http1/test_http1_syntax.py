@@ -20,7 +20,6 @@ STARTS = {
     "CHUNK_HEAD": [b"", b"5", b"5;", b"5 ;"],
     "HOST": [b"", b"[", b"a:"],
     "ABSOLUTE_TARGET": [b"", b"http:", b"http://"],
-    "PLAIN_PATH": [b"", b"/"],
     "CONTENT_LENGTH": [b"", b"5"],
     "TOKEN": [b""],
     "PLAIN_NAME": [b""],

@@ -6,7 +6,6 @@ memory is bounded. Knows which fields frame a message and which belong to one ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, cast
 
 from upwell.errors import MessageError
@@ -40,6 +39,7 @@ _IGNORED: Final[_Line] = ((b"", b""), b"")
 _MAX_SECTIONS: Final = 1024
 _MAX_SECTION_SIZE: Final = 2048  # larger ones hold cookies and tokens, which seldom repeat
 _MAX_LINES: Final = 4096
+_MOST_SEEN: Final = 16_384
 _MAX_HOSTS: Final = 1024
 _hosts: dict[bytes, tuple[bytes, bytes]] = {}
 """Hosts that were found good, as `check_host` gives them."""
@@ -129,26 +129,43 @@ class FieldSection:
             self.close = b"close" in options
             self.keep_alive = b"keep-alive" in options and not self.close
 
-    def wires_without(self, names: Iterable[bytes]) -> list[bytes]:
+    def wires_without(self, names: frozenset[bytes]) -> list[bytes]:
         """The field lines but those called `names` (lower case) and those that Connection names."""
-        unwanted = self.options.union(names) if self.options else frozenset(names)
-        values = self.values
-        if len(values) == len(self.fields):
-            # Each name is there once, in order: look for the few that go, not at each that stays.
-            wires = dict(zip(values, self.wires, strict=True))
-            for name in unwanted.intersection(values):
-                del wires[name]
-            return list(wires.values())
+        unwanted = self.options.union(names) if self.options else names
         return [wire for (name, _), wire in zip(self.fields, self.wires, strict=True) if name not in unwanted]
+
+
+class Returning:
+    """Tells what comes again from what comes once, in bounded memory: only the former is worth remembering.
+
+    To keep what never comes back costs more than to read it: it is written to memory that was not in use, and all of
+    it is thrown out before what does come back is needed again.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def is_again(self, data: bytes) -> bool:
+        """Whether `data` was asked about lately. (Two that share their hash are taken for one, which harms nobody.)"""
+        number = hash(data)
+        if number in self._seen:
+            return True
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(number)
+        return False
 
 
 class FieldReader:
     """Reads field sections under one server's rules for names (nginx: underscores_in_headers, ignore_invalid_headers).
 
-    `read(block)` takes the field lines, each with its CRLF, and returns the same FieldSection for the same bytes. A
+    `read(block)` takes the field lines, each with its CRLF. A
     line longer than `max_line` bytes is refused with 494, nginx's number for too large a request header, and so are
     more than `max_fields` lines (nginx: max_headers).
-    `heads` is room for whole heads that were read with this reader (see `head`).
+    `heads` is room for whole heads that were read with this reader (see `head`). Sections, lines and heads are
+    remembered when they come again (`returning`).
     """
 
     __slots__ = (
@@ -161,6 +178,7 @@ class FieldReader:
         "_sections",
         "_too_large",
         "heads",
+        "returning",
     )
 
     def __init__(
@@ -175,6 +193,7 @@ class FieldReader:
         self._request = request
         self._max_fields = max_fields
         self.heads: dict[bytes, object] = {}
+        self.returning = Returning()
         self._sections: dict[bytes, FieldSection] = {}
         self._lines: dict[bytes, _Line] = {}
         self._ignores = False
@@ -204,7 +223,7 @@ class FieldReader:
             if found:
                 fields, wires = zip(*cast("list[_Line]", found), strict=True)
         section = FieldSection(fields, wires, self._request)
-        if len(block) <= _MAX_SECTION_SIZE:
+        if len(block) <= _MAX_SECTION_SIZE and self.returning.is_again(block):
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
             self._sections[block] = section
@@ -212,9 +231,9 @@ class FieldReader:
 
     def _learn_line(self, line: bytes) -> _Line:
         known = self._line(line)
-        if len(self._lines) >= _MAX_LINES:
-            self._lines.clear()
-        if len(line) < 512:
+        if len(line) < 512 and self.returning.is_again(line):
+            if len(self._lines) >= _MAX_LINES:
+                self._lines.clear()
             self._lines[line] = known
         return known
 

@@ -21,15 +21,17 @@ _LARGEST_HEAD: Final = 2048
 class RequestHead:
     """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed.
 
-    `line` is the request line without its CRLF. `parsed` is room for whoever takes the target apart.
+    `line` is the request line without its CRLF. `parsed` is room for whoever takes the target apart. `kept`: the same
+    object is given for the same bytes from now on, so what is made of it is worth remembering.
     """
 
-    __slots__ = ("end", "line", "method", "parsed", "section", "target", "version")
+    __slots__ = ("end", "kept", "line", "method", "parsed", "section", "target", "version")
 
     def __init__(
         self, line: bytes, method: bytes, target: bytes, version: int, section: FieldSection, end: int
     ) -> None:
         self.line: bytes = line
+        self.kept = False
         self.parsed: Target | None = None
         self.method: bytes = method
         self.target: bytes = target
@@ -95,15 +97,18 @@ def parse_request_head(
     elif section.host is None:
         raise MessageError(400, "HTTP/1.1 request without Host header")
     read = RequestHead(data[: match.end() - 2], method, target, version, section, end + 4)
-    _remember(reader, head, read)
+    read.kept = _remember(reader, head, read)
     return read
 
 
-def _remember(reader: FieldReader, head: bytes, read: object) -> None:
-    if len(head) <= _LARGEST_HEAD:
-        if len(reader.heads) >= _MOST_HEADS:
-            reader.heads.clear()
-        reader.heads[head] = read
+def _remember(reader: FieldReader, head: bytes, read: object) -> bool:
+    """Remember a head that comes again; whether it was done."""
+    if len(head) > _LARGEST_HEAD or not reader.returning.is_again(head):
+        return False
+    if len(reader.heads) >= _MOST_HEADS:
+        reader.heads.clear()
+    reader.heads[head] = read
+    return True
 
 
 def refused_head(data: bytes) -> RequestHead:

@@ -44,9 +44,6 @@ HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?:
 
 ABSOLUTE_TARGET: Final = re.compile(rb"([a-zA-Z][a-zA-Z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 
-# A target that is its own normalised path: no escape, no query, no fragment, no empty or dot segment.
-PLAIN_PATH: Final = re.compile(rb"/|(?:/[^\x00-\x20%?#/.\x7f][^\x00-\x20%?#/\x7f]*)+/?")
-
 BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 LINE_END: Final = re.compile(rb"[\x00\r\n]")

@@ -23,7 +23,6 @@ _PLAIN: Final = frozenset(
 """Variables that are always there and never need escaping."""
 _OF_HEAD: Final = frozenset(("remote_user", "request"))
 """Variables that nothing but the request's head decides; so do those of the http_ family."""
-_LARGEST_HEAD: Final = 2048
 
 _UNSAFE_DEFAULT: Final = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
 _UNSAFE_JSON: Final = re.compile(rb'[\x00-\x1f"\\]')
@@ -75,7 +74,7 @@ def log_line(template: Template, escape: str) -> Render:
         run = pieces[-1]
         assert isinstance(run, list)
         run.append(value)
-    known: dict[RequestHead, list[bytes] | None] = {}  # None: seen once, so it may never come again
+    known: dict[RequestHead, list[bytes]] = {}
 
     def of_head(exchange: Exchange) -> list[bytes]:
         return [
@@ -84,19 +83,16 @@ def log_line(template: Template, escape: str) -> Render:
 
     def line(exchange: Exchange) -> bytes:
         head = exchange.head
-        if exchange.variables is None and exchange.values is head.section.values:
-            if head in known:
-                remembered = known[head]
-                if remembered is None:
-                    remembered = known[head] = of_head(exchange)
-                out = remembered.copy()
-                for index, value in computed:
-                    out[index] = value(exchange)
-                return b"".join(out)
-            if head.end <= _LARGEST_HEAD:
+        if head.kept and exchange.variables is None and exchange.values is head.section.values:
+            remembered = known.get(head)
+            if remembered is None:
                 if len(known) >= _MOST_REMEMBERED:
                     known.clear()
-                known[head] = None
+                remembered = known[head] = of_head(exchange)
+            out = remembered.copy()
+            for index, value in computed:
+                out[index] = value(exchange)
+            return b"".join(out)
         out = blank.copy()
         for index, value in every:
             out[index] = value(exchange)
@@ -134,18 +130,12 @@ def _logged(value: variables.Variable, escape: str) -> Render:
     unsafe, missing, mend = (
         (_UNSAFE_JSON, b"", _escape_json) if escape == "json" else (_UNSAFE_DEFAULT, b"-", _escape_default)
     )
-    # What was escaped is remembered: user agents, referers and addresses repeat, and a look-up is a third of a search.
-    known: dict[bytes | None, bytes] = {None: missing}
 
     def logged(exchange: Exchange) -> bytes:
         text = value(exchange)
-        if text in known:
-            return known[text]
-        assert text is not None
-        escaped = unsafe.sub(mend, text)
-        if len(known) < _MOST_REMEMBERED and len(text) < 512:
-            known[text] = escaped
-        return escaped
+        if text is None:
+            return missing
+        return text if unsafe.search(text) is None else unsafe.sub(mend, text)
 
     return logged
 
