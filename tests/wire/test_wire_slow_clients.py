@@ -242,7 +242,9 @@ def test_a_slow_reader_is_served_as_long_as_it_reads_and_costs_a_buffer() -> Non
             assert not client.far.closed()
             assert len(transport.pending) <= transport.high + 50_100
             del transport.pending[:10_000]  # as if it had read so much
-        joined.advance(21)
+        joined.advance(8.6)
+        assert not client.far.closed()
+        joined.advance(2.7)  # an eighth late at most, and a sweep of the timers
         assert client.far.closed()
         assert joined.done == [(b"GET / HTTP/1.1", 200)]
         assert "client timed out (110: Connection timed out) while sending response to client" in joined.log.lines[-1]
@@ -264,3 +266,53 @@ def test_requests_of_one_pipeline_are_answered_in_their_order() -> None:
         assert client.rest == b""
         assert len(joined.done) == 3
         assert joined.origin.connections == []
+
+
+async def _page(exchange: Exchange) -> None:
+    exchange.respond(200, bytes(70_000))
+
+
+PAGE = {b"/": _page}
+
+
+def test_answers_that_are_not_read_do_not_pile_up() -> None:
+    with Joined(places=PAGE, location={"send_timeout": 10.0}) as joined:
+        client = joined.client()
+        client.far.stall()
+        for _ in range(20):
+            client.send(get())
+            assert len(client.far.transport.pending) < 150_000
+        assert len(joined.done) == 1
+        assert not client.far.reading()
+        client.far.take()
+        for _ in range(20):
+            assert client.answer().complete
+        assert client.rest == b""
+        assert len(joined.done) == 20
+
+
+def test_a_client_that_reads_nothing_and_asks_again_ends_by_the_timeout() -> None:
+    with Joined(places=PAGE, location={"send_timeout": 10.0, "keepalive_timeout": 75.0}) as joined:
+        for requests in (1, 2):
+            client = joined.client()
+            client.far.stall()
+            for _ in range(requests):
+                client.send(get())
+            joined.advance(9.9)
+            assert not client.far.closed()
+            joined.advance(0.2)
+            assert client.far.closed()
+
+
+def test_a_client_that_read_slowly_rests_no_longer_than_others() -> None:
+    with Joined(places=PAGE, location={"send_timeout": 10.0, "keepalive_timeout": 75.0}) as joined:
+        client = joined.client()
+        client.far.stall()
+        client.send(get())
+        joined.advance(9)
+        client.far.take()
+        assert client.answer().complete
+        joined.advance(74)
+        assert not client.far.closed()
+        joined.advance(2)
+        assert client.far.closed()

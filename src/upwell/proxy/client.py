@@ -21,6 +21,7 @@ from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import Exchange
 from upwell.proxy.sockets import reset_on_close
+from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import NEVER, Timed, Timers
 
@@ -122,9 +123,10 @@ class ClientConnection(Timed):
         "_reading",
         "_refused",
         "_rests_until",
+        "_resumes",
         "_scheduled",
         "_searched",
-        "_unsent",
+        "_stall",
         "_waiting_to_drain",
         "address",
         "address_bytes",
@@ -168,12 +170,13 @@ class ClientConnection(Timed):
         self._refused = False
         self._scheduled = False
         self._searched = 0
-        self._unsent = 0
+        self._stall: Stall | None = None
         self._eof = False
         self._in_head = False
         self._lingering: Location | None = None
         self._lingers_until = 0.0
         self._rests_until = 0.0
+        self._resumes: Location | None = None
         self._lost = False
         self._waiting_to_drain: Exchange | None = None
 
@@ -260,11 +263,11 @@ class ClientConnection(Timed):
         if exchange is not None:
             if exchange.source is not None:
                 exchange.source.pause()
-            self._unsent = self.transport.get_write_buffer_size()
-            self.endpoint.timers.arm(self, exchange.location.send_timeout)
+            self._watch(exchange.location)
 
     def resume_writing(self) -> None:
         self.writable = True
+        self._stall = None
         if not self._closing:
             self.endpoint.timers.disarm(self)
         exchange = self.exchange
@@ -273,8 +276,8 @@ class ClientConnection(Timed):
         waiting, self._waiting_to_drain = self._waiting_to_drain, None
         if waiting is not None:
             waiting.resume()
-        elif exchange is None and self._buffer and not self._in_head:
-            self._schedule()
+        elif self._resumes is not None and not self._closing:
+            self._ready(self._resumes)
 
     def timed_out(self) -> None:
         exchange = self.exchange
@@ -283,17 +286,24 @@ class ClientConnection(Timed):
         lingering = self._lingering
         location = exchange.location if exchange is not None else lingering or self.endpoint.default.fallback
         unsent = self.transport.get_write_buffer_size()
-        if (self._closing or lingering is not None or not self.writable) and unsent < self._unsent:
-            # It reads, if slowly: send_timeout is for the time between two writes.
-            self._unsent = unsent
-            self.endpoint.timers.arm(self, location.send_timeout)
-            return
+        if self._stall is not None:
+            # It may read, if slowly: send_timeout is for the time between two writes.
+            wait = self._stall.look(unsent, self.loop.time())
+            if lingering is not None and not unsent:
+                self._stall = None
+                self._linger_on(lingering)
+                return
+            if wait:
+                self.endpoint.timers.arm(self, wait)
+                return
         if lingering is not None and not unsent:
             self.transport.abort()
         elif self._closing or lingering is not None:
             self._break_off(location)
         elif exchange is None:
-            if self._in_head:
+            if self._resumes is not None:
+                self._break_off(self._resumes)
+            elif self._in_head:
                 if location.reset_timedout:
                     reset_on_close(self.transport)
                 self._give_up(408, "client timed out (110: Connection timed out)")
@@ -308,6 +318,17 @@ class ClientConnection(Timed):
                 reset_on_close(self.transport)
             exchange.fail(ClientClosed(408))
             self._close(location)
+
+    def _watch(self, location: Location) -> bool:
+        """See that the client takes what waits for it, with pauses of no more than `send_timeout`; false if nothing
+        waits.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent:
+            return False
+        stall = self._stall = Stall(unsent, self.loop.time(), location.send_timeout)
+        self.endpoint.timers.arm(self, stall.first)
+        return True
 
     def _break_off(self, location: Location) -> None:
         """Close after a time-out; what is unsent is dropped (with a reset if reset_timedout_connection is on)."""
@@ -374,8 +395,8 @@ class ClientConnection(Timed):
         endpoint.begin(exchange)
 
     def _schedule(self) -> None:
-        """Serve what is in the buffer in the loop's next round, unless the client has answers to read first."""
-        if self.writable and not self._scheduled:
+        """Serve what is in the buffer in the loop's next round."""
+        if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._serve_buffer)
 
@@ -602,6 +623,12 @@ class ClientConnection(Timed):
 
     def _ready(self, location: Location) -> None:
         """Take the next request, or wait for it as long as `location` (the last one's) lets a client rest."""
+        if not self.writable:
+            # The client has an answer to read first, for which it has `send_timeout`: else they would pile up.
+            self._resumes = location
+            self._pause()
+            return
+        self._resumes = None
         rest = location.keepalive_timeout
         if location.keepalive_min_timeout:
             rest = self._rest_at_least(location)
@@ -634,10 +661,7 @@ class ClientConnection(Timed):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._lingers_until = self.loop.time() + location.lingering_time
-        self._unsent = self.transport.get_write_buffer_size()
-        if self._unsent:
-            self.endpoint.timers.arm(self, location.send_timeout)
-        else:
+        if not self._watch(location):
             self._linger_on(location)
 
     def _linger_on(self, location: Location) -> None:
@@ -653,9 +677,7 @@ class ClientConnection(Timed):
         if not self._lost:
             self._closing = True
             self.transport.close()
-            self._unsent = self.transport.get_write_buffer_size()
-            if self._unsent:
-                self.endpoint.timers.arm(self, location.send_timeout)
+            self._watch(location)
 
     def close_if_idle(self) -> None:
         """For a graceful end: close a connection that rests between two requests. (Of a new one, a request may be on

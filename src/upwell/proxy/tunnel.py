@@ -13,6 +13,7 @@ from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, INFO
 from upwell.proxy.answer import answer_through_filters
+from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import Timed
 
@@ -134,9 +135,9 @@ class Side(Timed):
         "_near",
         "_now",
         "_patience",
+        "_stall",
         "_timeout",
         "_tunnel",
-        "_unsent",
         "_write",
         "passed",
         "stalled",
@@ -151,7 +152,7 @@ class Side(Timed):
         self._now = tunnel.client.loop.time
         self._timeout = tunnel.timeout
         self._patience = patience
-        self._unsent = 0
+        self._stall: Stall | None = None
         self.passed = 0
         self.stalled = False
 
@@ -165,8 +166,7 @@ class Side(Timed):
         self.stalled = True
         if self._tunnel.open:
             self._far.pause_reading()
-        self._unsent = self._near.get_write_buffer_size()
-        self._tunnel.timers.arm(self, self._patience)
+        self._watch()
 
     def resume_writing(self) -> None:
         self.stalled = False
@@ -176,11 +176,11 @@ class Side(Timed):
 
     def timed_out(self) -> None:
         """Nothing of what waits here was taken for so long: give up. A slow reader is none that does not read."""
-        unsent = self._near.get_write_buffer_size()
-        if unsent < self._unsent:
-            self._unsent = unsent
-            self._tunnel.timers.arm(self, self._patience)
-            return
+        if self._stall is not None:
+            wait = self._stall.look(self._near.get_write_buffer_size(), self._now())
+            if wait:
+                self._tunnel.timers.arm(self, wait)
+                return
         self.give_up()
         self._near.abort()
 
@@ -189,11 +189,14 @@ class Side(Timed):
 
     def see_out(self) -> None:
         """The tunnel has ended: the transport is closed by its owner, but not kept for ever if it is not read."""
-        self._unsent = self._near.get_write_buffer_size()
-        if self._unsent:
-            self._tunnel.timers.arm(self, self._patience)
+        if self._near.get_write_buffer_size():
+            self._watch()
         else:
             self._tunnel.timers.disarm(self)
+
+    def _watch(self) -> None:
+        stall = self._stall = Stall(self._near.get_write_buffer_size(), self._now(), self._patience)
+        self._tunnel.timers.arm(self, stall.first)
 
 
 class FromClient(Side):

@@ -21,6 +21,7 @@ from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthR
 from upwell.http1.head import ResponseHead, parse_response_head
 from upwell.proxy.dial import Dial, NearError
 from upwell.proxy.file_sender import FileSender
+from upwell.proxy.stall import Stall
 from upwell.proxy.timers import Timed
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ class UpstreamConnection(Timed):
         "_paused",
         "_reader",
         "_sender",
+        "_stall",
         "_state",
         "_task",
-        "_unsent",
         "_writable",
         "answered",
         "exchange",
@@ -140,7 +141,7 @@ class UpstreamConnection(Timed):
         self._body_chunked = False
         self._content_sent = True
         self._sender: FileSender | None = None
-        self._unsent = 0
+        self._stall: Stall | None = None
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -255,13 +256,16 @@ class UpstreamConnection(Timed):
 
     def pause_writing(self) -> None:
         self._writable = False
-        self._unsent = self.transport.get_write_buffer_size()
-        self.pool.timers.arm(self, self._limits.send_timeout)
+        stall = self._stall = Stall(
+            self.transport.get_write_buffer_size(), self.pool.loop.time(), self._limits.send_timeout
+        )
+        self.pool.timers.arm(self, stall.first)
         if self.exchange is not None and not self._content_sent and self._sender is None:
             self.exchange.client.stop_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
+        self._stall = None
         if self._content_sent:
             self.pool.timers.arm(self, self._limits.read_timeout)
         else:
@@ -327,11 +331,13 @@ class UpstreamConnection(Timed):
                 )
 
     def timed_out(self) -> None:
-        if not self._writable and self.transport.get_write_buffer_size() < self._unsent:
-            # It reads, if slowly: proxy_send_timeout is for the time between two writes.
-            self._unsent = self.transport.get_write_buffer_size()
-            self.pool.timers.arm(self, self._limits.send_timeout)
-        elif self._state == _IDLE:
+        if self._stall is not None:
+            # It may read, if slowly: proxy_send_timeout is for the time between two writes.
+            wait = self._stall.look(self.transport.get_write_buffer_size(), self.pool.loop.time())
+            if wait:
+                self.pool.timers.arm(self, wait)
+                return
+        if self._state == _IDLE:
             self.close()
         elif self._state == _CONNECTING:
             self._break(
