@@ -26,8 +26,9 @@ STARTS = {
     "UNDERSCORE_NAME": [b""],
     "BARE_LF": [b"", b"\r"],
     "LINE_END": [b""],
+    "HOST_LINE": [b"", b"\r\n", b"\r\nHost:", b"\r\nHost: "],
 }
-SEARCHED = {"BARE_LF", "LINE_END"}
+SEARCHED = {"BARE_LF", "LINE_END", "HOST_LINE"}
 
 
 def test_no_pattern_is_left_out() -> None:

@@ -107,6 +107,8 @@ def test_a_request_head_is_the_same_at_any_split(data: bytes, cuts: list[int]) -
 
 
 @given(st.one_of(WIRE, HEAD), CUTS, st.integers(10, 60), st.integers(1, 3), st.integers(10, 60))
+@example(b"GET / HTTP/1.1\r\n", [11], 10, 1, 10)
+@example(b"GET / HTTP/1.1\r\nHost: x\r\n", [15], 15, 1, 10)
 def test_limits_are_the_same_at_any_split(data: bytes, cuts: list[int], first: int, number: int, size: int) -> None:
     limits = HeadLimits(first, number, size)
     _check_splits(lambda buffer: parse_request_head(buffer, FieldReader(), limits), data, cuts)

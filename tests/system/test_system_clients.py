@@ -315,7 +315,19 @@ def test_stricter_http_0_9_is_refused(beside: Beside) -> None:
             assert client.recv(1000).startswith(begins)
 
 
-@pytest.mark.parametrize("start", [b"\x16\x03\x01\x02\x00\x01", b"get /", b"GET /\0", b"GET / HTTX", b"SSH-2.0-x"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"get /",
+        b"GET /\0",
+        b"GET / HTTX",
+        b"SSH-2.0-x",
+        b"PRI * HTTP/2.0\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n",
+    ],
+)
 def test_what_is_no_http_is_answered_at_its_first_wrong_byte(beside: Beside, start: bytes) -> None:
     for side in (beside.nginx, beside.upwell):
         with socket.create_connection(("127.0.0.1", side.plain), TIMEOUT) as client:

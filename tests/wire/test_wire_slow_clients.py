@@ -89,11 +89,23 @@ def test_half_a_head_at_the_end_of_a_pipeline_leaves_a_line() -> None:
         assert client.far.closed()
 
 
-def test_a_head_that_is_no_http_is_answered_at_once() -> None:
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\x16\x03\x01\x02\x00", "TLS ClientHello to plain HTTP port"),
+        (b"PRI * HTTP/2.0\r\n", "HTTP/2 connection preface to HTTP/1.1 port"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n", "PROXY protocol header to port without proxy_protocol"),
+        (b"\r\n\r\n\0\r\nQUIT\n", "PROXY protocol header to port without proxy_protocol"),
+        (b"\0\0\0", "invalid request"),
+    ],
+)
+def test_what_is_no_http_is_answered_at_once_and_named(start: bytes, name: str) -> None:
     with Joined() as joined:
         client = joined.client()
-        client.send(b"\x16\x03\x01\x02\x00")
+        client.send(start)
         assert client.answer().status == 400
+        assert client.far.ended == "fin"
+        assert joined.log.lines[-1].startswith(f"client sent {name} while reading")
 
 
 # Content

@@ -17,6 +17,13 @@ _MOST_HEADS: Final = 1024
 _LARGEST_HEAD: Final = 2048
 """Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
 
+_OTHERS: Final = (
+    (b"\x16", "TLS ClientHello to plain HTTP port"),
+    (b"PROXY ", "PROXY protocol header to port without proxy_protocol"),
+    (b"\0\r\nQUIT\n", "PROXY protocol header to port without proxy_protocol"),  # empty lines before it are skipped
+)
+"""How other protocols begin that are often sent here by mistake."""
+
 
 class RequestHead:
     """A request's head: `version` is 10 or 11; `end` is where the body starts in the bytes that were parsed.
@@ -88,7 +95,7 @@ def parse_request_head(
         _check_size(data, end + 4, limits)
     method, target, major, minor = match.groups()
     if major != b"1":
-        raise MessageError(400 if major == b"0" else 505, "invalid version")
+        raise _bad_version(data, major)
     section = reader.read(data[match.end() : end + 2])
     version = 10 if minor == b"0" else 11
     if version == 10:
@@ -141,8 +148,11 @@ def _check_partial(data: bytes, limits: HeadLimits, searched: int) -> None:
         if REQUEST_LINE_BEGUN.fullmatch(data) is None or len(data) >= limits.line:
             raise _bad_request_line(data, limits)
         return
-    if REQUEST_LINE.match(data) is None:
+    match = REQUEST_LINE.match(data)
+    if match is None:
         raise _bad_request_line(data, limits)
+    if match[3] != b"1":
+        raise _bad_version(data, match[3])
     if BARE_LF.search(data, max(searched - 1, 0)) is not None:
         raise MessageError(400, "bare LF in header")
     _check_size(data, len(data), limits)
@@ -160,7 +170,13 @@ def _bad_request_line(data: bytes, limits: HeadLimits) -> MessageError:
     good = 0 if begun is None else begun.end()
     if good >= limits.line:
         return MessageError(414, "too long URI")
-    return MessageError(400, "invalid request")
+    return MessageError(400, next((what for start, what in _OTHERS if data.startswith(start)), "invalid request"))
+
+
+def _bad_version(data: bytes, major: bytes) -> MessageError:
+    if data.startswith(b"PRI * "):
+        return MessageError(400, "HTTP/2 connection preface to HTTP/1.1 port")
+    return MessageError(400 if major == b"0" else 505, "invalid version")
 
 
 def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536) -> ResponseHead | None:

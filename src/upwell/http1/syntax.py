@@ -44,6 +44,9 @@ HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?:
 
 ABSOLUTE_TARGET: Final = re.compile(rb"([a-zA-Z][a-zA-Z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 
+# The line of a head that names the host, to be looked for before the head is read.
+HOST_LINE: Final = re.compile(rb"\r\nhost:([^\r\n]*)\r\n", re.IGNORECASE)
+
 BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 LINE_END: Final = re.compile(rb"[\x00\r\n]")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import FieldReader, check_host
-from upwell.http1.head import parse_request_head, refused_head
+from upwell.http1.head import RequestHead, parse_request_head, refused_head
 from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
 from upwell.http1.target import Target, parse_target
 from upwell.log import INFO, ErrorLog
@@ -40,7 +40,8 @@ class Endpoint:
     """What all connections of one listening socket share in one worker.
 
     `match` finds the server for an exchange by its `host`; `begin` starts an exchange whose server is known;
-    `variable` gives $name; `report` logs an exception that a handler let out.
+    `variable` gives $name; `report` logs an exception that a handler let out. `parse` reads heads where `reader` and
+    `limits` are not those of all servers.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class Endpoint:
         "match",
         "merge_slashes",
         "on_close",
+        "parse",
         "reader",
         "report",
         "timers",
@@ -81,6 +83,7 @@ class Endpoint:
         header_timeout: float = 60.0,
         limits: HeadLimits = DEFAULT_LIMITS,
         merge_slashes: bool = True,
+        parse: Callable[[ClientConnection, bytes, int], RequestHead | None] | None = None,
     ) -> None:
         self.loop = loop
         self.timers = timers
@@ -97,6 +100,7 @@ class Endpoint:
         self.header_timeout = header_timeout
         self.limits = limits
         self.merge_slashes = merge_slashes
+        self.parse = parse
         self.draining = False
         self.on_close: Callable[[], None] | None = None
         self.local: tuple[str, int] | None = None
@@ -347,7 +351,12 @@ class ClientConnection(Timed):
                 self._buffer = b""
                 return
         try:
-            head = parse_request_head(data, endpoint.reader, endpoint.limits, self._searched)
+            parse = endpoint.parse
+            head = (
+                parse_request_head(data, endpoint.reader, endpoint.limits, self._searched)
+                if parse is None
+                else parse(self, data, self._searched)
+            )
             if head is None:
                 self._buffer = data
                 self._searched = len(data)

@@ -85,7 +85,7 @@ class Location:
         return f"<Location {self.name}>"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Server:
     """One compiled `server`. `name` is its first server_name; `locate(exchange)` finds the location for
     `exchange.uri`.

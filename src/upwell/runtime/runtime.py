@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from upwell.check.spec import CheckSpec
 from upwell.config.model import Block
-from upwell.http1.fields import FieldReader
-from upwell.http1.limits import HeadLimits
 from upwell.log import ALERT, DEBUG, WARN, ErrorLog, ErrorLogs
 from upwell.lua import phase
 from upwell.lua import vm as lua_vm
@@ -36,6 +34,7 @@ from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import Plan
 from upwell.runtime.compile import Compiler
 from upwell.runtime.destinations import Destinations, keepalive_of
+from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
 from upwell.zone.shared_dict import open_dicts
@@ -219,9 +218,11 @@ class Runtime:
         by_address: dict[object, Names] = {}
         first: dict[object, Block] = {}
         chosen: set[object] = set()
+        heads: dict[Server, HeadSettings] = {}
         for block in http.of("server"):
             server = self._server(block, compiler)
             settings = block[ServerSettings]
+            heads[server] = HeadSettings.of(settings)
             for listen in settings.listens:
                 address = listen.spec.address
                 names = by_address.get(address)
@@ -235,10 +236,14 @@ class Runtime:
                 for name in settings.names:
                     names.add(name, server)
         for spec in self._sockets:
-            self._endpoints.append(self._endpoint(spec, by_address, first))
+            self._endpoints.append(self._endpoint(spec, by_address, first, heads))
 
     def _endpoint(
-        self, spec: ListenSpec, by_address: Mapping[object, Names], first: Mapping[object, Block]
+        self,
+        spec: ListenSpec,
+        by_address: Mapping[object, Names],
+        first: Mapping[object, Block],
+        heads: Mapping[Server, HeadSettings],
     ) -> Endpoint:
         address = spec.address
         own = by_address[address]
@@ -250,28 +255,29 @@ class Runtime:
                 if isinstance(other, tuple) and other[1] == address[1] and other[0] not in _ANY
             }
         settings = first[address][ServerSettings]
-        limits = HeadLimits(settings.client_header_buffer_size, *settings.large_client_header_buffers)
+        reading = heads[own.default].reading(settings.client_header_buffer_size)
+        addresses = Addresses(own, specific)
+        different = {heads[server] for names in (own, *specific.values()) for server in names.servers()}
+        by_name = None
+        if len(different) > 1:
+            by_name = HeadsByName(addresses.names, heads, settings.client_header_buffer_size).parse
         endpoint = Endpoint(
             self._loop,
             self._timers,
             self._clock,
             own.default.fallback.error_log or self._log,
             own.default,
-            Addresses(own, specific).match if specific else own.match,
+            addresses.match if specific else own.match,
             phases.begin,
             _variable,
             self._report,
             self._connections,
             limit=self._plan.worker_connections,
-            reader=FieldReader(
-                settings.underscores_in_headers,
-                settings.ignore_invalid_headers,
-                limits.line,
-                max_fields=settings.max_headers,
-            ),
+            reader=reading.reader,
             header_timeout=settings.client_header_timeout,
-            limits=limits,
+            limits=reading.limits,
             merge_slashes=settings.merge_slashes,
+            parse=by_name,
         )
         endpoint.on_close = self._connection_closed
         if not isinstance(address, str) and address[0] not in _ANY:

@@ -48,6 +48,11 @@ class Names:
         elif name.regex is not None:
             self._regexes.append((name.regex, server))
 
+    def servers(self) -> list[Server]:
+        """All that a host may get."""
+        named = (self._exact, self._leading, self._trailing)
+        return [self.default, *(server for names in named for server in names.values()), *(s for _, s in self._regexes)]
+
     def match(self, exchange: Exchange) -> Server:
         """The server for `exchange.host`; a regular expression's captures are left in the exchange.
 
@@ -57,16 +62,23 @@ class Names:
         server = self._exact.get(host)
         if server is not None:
             return server
+        server, match = self._recall(host)
+        if match is not None:
+            keep_captures(exchange, match)
+        return server
+
+    def named(self, host: bytes) -> Server:
+        """The server that `host` names. Raises pcre.PatternTimeout."""
+        return self._exact.get(host) or self._recall(host)[0]
+
+    def _recall(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
         found = self._remembered.get(host)
         if found is None:
             found = self._search(host)
             if len(self._remembered) >= _MOST_REMEMBERED:
                 self._remembered.clear()
             self._remembered[host] = found
-        server, match = found
-        if match is not None:
-            keep_captures(exchange, match)
-        return server
+        return found
 
     def _search(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
         labels = host.split(b".")
