@@ -281,7 +281,8 @@ class ClientConnection(Timed):
         if waiting is not None:
             waiting.resume()
         elif self._resumes is not None and not self._closing:
-            self._ready(self._resumes)
+            location, self._resumes = self._resumes, None
+            self._ready(location)
 
     def timed_out(self) -> None:
         exchange = self.exchange
@@ -637,7 +638,6 @@ class ClientConnection(Timed):
             self._resumes = location
             self._pause()
             return
-        self._resumes = None
         rest = location.keepalive_timeout
         if location.keepalive_min_timeout:
             rest = self._rest_at_least(location)
