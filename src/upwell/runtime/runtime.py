@@ -132,6 +132,7 @@ class Runtime:
             server.close()
         for endpoint in self._endpoints:
             endpoint.draining = True
+            endpoint.on_close = self._connection_closed
         for connection in list(self._connections):
             connection.close_if_idle()
 
@@ -145,7 +146,7 @@ class Runtime:
         self._idle.append(callback)
 
     def _connection_closed(self) -> None:
-        if self._draining and not self._connections and self._idle:
+        if not self._connections and self._idle:
             callbacks, self._idle = self._idle, []
             for callback in callbacks:
                 callback()
@@ -279,7 +280,6 @@ class Runtime:
             merge_slashes=settings.merge_slashes,
             parse=by_name,
         )
-        endpoint.on_close = self._connection_closed
         if not isinstance(address, str) and address[0] not in _ANY:
             endpoint.local = address
         return endpoint
