@@ -6,18 +6,13 @@ import re
 import signal
 import threading
 import time
-from types import SimpleNamespace
-from typing import Any, cast
+from pathlib import Path
 
 import pytest
 
+from tests.runtime.serving import Serving
+from tests.wire.joined import get, response
 from upwell import pcre
-from upwell.config.template import Template
-from upwell.modules.proxy import Redirect
-from upwell.modules.server import ServerName
-from upwell.runtime.locations import Level, Locations, Place
-from upwell.runtime.proxying import _redirect
-from upwell.runtime.servers import Names
 
 BAD = re.compile(rb"^/(a+)+$")
 TEXT = b"/" + b"a" * 60 + b"!"
@@ -86,24 +81,24 @@ def test_there_is_no_limit_in_other_threads() -> None:
     assert armed[1] > 0.0
 
 
-def test_the_search_for_a_location_is_bounded() -> None:
-    bad = Place("~", b"^/(a+)+$", BAD, cast(Any, "bad"))
-    locations = Locations(Level.of([bad]), cast(Any, "default"))
-    with pytest.raises(pcre.PatternTimeout):
-        locations.match(cast(Any, SimpleNamespace(uri=TEXT)))
-    other: Any = locations.match(cast(Any, SimpleNamespace(uri=b"/other" + b"b" * 40)))
-    assert other == "default"
+def test_the_search_for_a_location_is_bounded(tmp_path: Path) -> None:
+    with Serving(tmp_path, "server { listen 8080; location ~ ^/(a+)+$ { return 204; } }") as serving:
+        assert serving.ask(get(TEXT.decode())).status == 500
+        assert "PatternTimeout: match limit exceeded" in "\n".join(serving.log.lines)
+        assert serving.ask(get("/" + "a" * 60)).status == 204
+        assert serving.ask(get("/other" + "b" * 40)).status == 404
 
 
-def test_the_search_for_a_server_is_bounded() -> None:
-    names = Names(cast(Any, "default"))
-    names.add(ServerName("regex", "^/(a+)+$", BAD), cast(Any, "bad"))
-    for _ in range(2):
-        with pytest.raises(pcre.PatternTimeout):
-            names.match(cast(Any, SimpleNamespace(host=TEXT)))
+def test_the_search_for_a_server_is_bounded(tmp_path: Path) -> None:
+    servers = "server { listen 8080; return 204; } server { listen 8080; server_name ~^(a+)+$; return 205; }"
+    with Serving(tmp_path, servers) as serving:
+        for host, status in (("a" * 60 + "!", 500), ("a" * 60 + "!", 500), ("a" * 60, 205), ("b" * 60, 204)):
+            assert serving.ask(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).status == status
 
 
-def test_a_redirect_s_rewriting_is_bounded() -> None:
-    rewrite = _redirect(Redirect(None, BAD, Template(("/mine",))))
-    with pytest.raises(pcre.PatternTimeout):
-        rewrite(cast(Any, SimpleNamespace(match=None)), TEXT)
+def test_a_redirect_s_rewriting_is_bounded(tmp_path: Path) -> None:
+    location = "location / { proxy_pass http://10.0.0.1; proxy_redirect ~^/(a+)+$ /mine; }"
+    with Serving(tmp_path, f"server {{ listen 8080; {location} }}") as serving:
+        for place, status in ((TEXT.decode(), 500), ("/" + "a" * 60, 302), ("/other" + "b" * 40, 302)):
+            serving.reply = response(b"", f"Location: {place}", status="302 Found")
+            assert serving.ask(get()).status == status

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from upwell.check.spec import CheckSpec
+from upwell.http1.target import make_target
 from upwell.log import DEBUG, ErrorLog
 from upwell.lua import phase
 from upwell.lua.host import LuaHost
@@ -204,7 +205,9 @@ class Request:
     async def read_body(self) -> bytes:
         return self.body.data if self.body is not None else b""
 
-    aim = Exchange.aim
+    def aim(self, uri: bytes, args: bytes) -> None:
+        target = make_target(uri, args)
+        self.uri, self.args, self.path, self.quoted = target.uri, target.args, target.path, True
 
     def begin_subrequest(
         self, uri: bytes, args: bytes, method: bytes, body: bytes | None, fields: Any, on_done: Any

@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 
 from tests.wire.joined import Loop
 from upwell.proxy.clock import Clock, http_date
-from upwell.proxy.timers import Timed, Timers
-
-
-class _Item(Timed):
-    def __init__(self, loop: Loop) -> None:
-        super().__init__()
-        self.fired: list[float] = []
-        self._loop = loop
-
-    def timed_out(self) -> None:
-        self.fired.append(self._loop.time())
+from upwell.proxy.timers import Alarm, Timers
 
 
 def _timers() -> tuple[Loop, Timers]:
@@ -29,71 +19,77 @@ def _timers() -> tuple[Loop, Timers]:
     return loop, Timers(cast("asyncio.AbstractEventLoop", loop))
 
 
+def _alarm(loop: Loop) -> tuple[Alarm, list[float]]:
+    """An alarm, and when it went off."""
+    fired: list[float] = []
+    return Alarm(lambda: fired.append(loop.time())), fired
+
+
 @given(st.floats(0.0, 100.0))
 def test_a_timeout_fires_once_and_hardly_late(seconds: float) -> None:
     loop, timers = _timers()
-    item = _Item(loop)
-    timers.arm(item, seconds)
+    alarm, fired = _alarm(loop)
+    timers.arm(alarm, seconds)
     due = loop.time() + seconds
     loop.advance(200)
-    assert len(item.fired) == 1
-    assert due <= item.fired[0] <= due + 0.0501
+    assert len(fired) == 1
+    assert due <= fired[0] <= due + 0.0501
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["armed", "dropped", "disarmed"]), st.floats(0.0, 9.0))))
 def test_only_the_last_word_counts(steps: list[tuple[int, str, float]]) -> None:
     loop, timers = _timers()
-    items = [_Item(loop) for _ in range(4)]
+    alarms = [_alarm(loop) for _ in range(4)]
     due: dict[int, float] = {}
     expected: dict[int, int] = dict.fromkeys(range(4), 0)
     for number, what, seconds in steps:
         if what == "armed":
-            timers.arm(items[number], seconds)
+            timers.arm(alarms[number][0], seconds)
             due[number] = loop.time() + seconds
         else:
-            (timers.drop if what == "dropped" else timers.disarm)(items[number])
+            (timers.drop if what == "dropped" else timers.disarm)(alarms[number][0])
             due.pop(number, None)
         loop.advance(1.0)
         for other, when in list(due.items()):
             # Within the sweep's coarseness either is right, so those deadlines wait for the next step.
-            fired = items[other].fired[expected[other] :]
+            fired = alarms[other][1][expected[other] :]
             assert all(at >= when for at in fired)
             if when + 0.06 < loop.time() or fired:
                 expected[other] += 1
                 del due[other]
-        assert [len(item.fired) for item in items] == list(expected.values())
+        assert [len(fired) for _, fired in alarms] == list(expected.values())
     loop.advance(20.0)
     for number in due:
         expected[number] += 1
-    assert [len(item.fired) for item in items] == list(expected.values())
+    assert [len(fired) for _, fired in alarms] == list(expected.values())
 
 
 def test_an_item_may_be_armed_anew_and_others_dropped_while_it_times_out() -> None:
     loop, timers = _timers()
-    other = _Item(loop)
+    other, other_fired = _alarm(loop)
+    fired: list[float] = []
 
-    class Again(_Item):
-        def timed_out(self) -> None:
-            super().timed_out()
-            timers.drop(other)
-            if len(self.fired) < 3:
-                timers.arm(self, 1.0)
+    def go_off() -> None:
+        fired.append(loop.time())
+        timers.drop(other)
+        if len(fired) < 3:
+            timers.arm(again, 1.0)
 
-    again = Again(loop)
+    again = Alarm(go_off)
     timers.arm(again, 1.0)
     timers.arm(other, 1.5)
     loop.advance(10.0)
-    assert len(again.fired) == 3
-    assert other.fired == []
+    assert len(fired) == 3
+    assert other_fired == []
 
 
 def test_nothing_fires_after_the_end() -> None:
     loop, timers = _timers()
-    item = _Item(loop)
-    timers.arm(item, 1.0)
+    alarm, fired = _alarm(loop)
+    timers.arm(alarm, 1.0)
     timers.close()
     loop.advance(5.0)
-    assert item.fired == []
+    assert fired == []
 
 
 def test_a_date_is_the_imf_fixdate() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.wire.joined import HIGH_WATER, LAST, Joined, chunks, get, post, response
 from upwell.proxy import body_file, variables
-from upwell.proxy.body_file import PIECE, BodyFile, BodyFolder
+from upwell.proxy.body_file import PIECE, BodyFolder
 from upwell.proxy.exchange import Exchange
 
 BIG = bytes(range(256)) * 2000  # 512,000 bytes: several pieces
@@ -131,13 +131,13 @@ def test_streamed_content_is_not_sent_twice(tmp_path: Path) -> None:
 
 def test_no_more_is_read_than_the_peer_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = BodyFile.read
+    real = os.pread
 
-    def counting(self: BodyFile, at: int) -> bytes:
+    def counting(fd: int, size: int, at: int) -> bytes:
         read.append(at)
-        return real(self, at)
+        return real(fd, size, at)
 
-    monkeypatch.setattr(BodyFile, "read", counting)
+    monkeypatch.setattr("os.pread", counting)
     with Joined(location=_location(tmp_path)) as joined:
         joined.origin.mode = "stalled"
         client = joined.client()

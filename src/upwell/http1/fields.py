@@ -217,7 +217,7 @@ class FieldReader:
             if None in found:  # most are known: seldom more than one or two have to be read
                 found = [known or self._learn_line(line) for known, line in zip(found, lines, strict=True)]
             if self._ignores:
-                found = [known for known in found if known is not _IGNORED]
+                found = [known for known in found if known != _IGNORED]
             if len(found) > self._max_fields:
                 raise MessageError(self._too_large, "too many header lines")
             if found:

@@ -387,9 +387,9 @@ class ClientConnection(Timed):
         exchange.host = name
         try:
             exchange.server = endpoint.match(exchange)
-        except Exception as error:  # a regular expression that takes too long
+        except Exception as failure:  # a regular expression that takes too long
             exchange.keepalive = False
-            exchange.start_failing(error)
+            exchange.start_failing(failure)
             return
         section = head.section
         if section.chunked or section.content_length:

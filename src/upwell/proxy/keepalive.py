@@ -20,7 +20,6 @@ class Keepalive:
     """
 
     __slots__ = (
-        "__weakref__",
         "_all",
         "_idle",
         "loop",
@@ -95,5 +94,6 @@ class Keepalive:
             self._idle[connection.peer].remove(connection)
 
     def close(self) -> None:
+        self.most = 0  # what is in use now does not come back
         for connection in list(self._all):
             connection.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from upwell.proxy.timers import Timed
+from upwell.proxy.timers import Alarm
 
 if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
@@ -73,7 +73,7 @@ class Paced(asyncio.Transport):
     def __init__(self, client: ClientConnection, budgets: list[Budget]) -> None:
         super().__init__()
         self.inner = client.transport
-        self._alarm = _Alarm(self)
+        self._alarm = Alarm(self.pump)
         self._client = client
         self._budgets = budgets
         self._pending = bytearray()
@@ -169,16 +169,3 @@ class Paced(asyncio.Transport):
 
     def is_reading(self) -> bool:
         return self.inner.is_reading()
-
-
-class _Alarm(Timed):
-    """Wakes a paced transport when its budgets allow more."""
-
-    __slots__ = ("_paced",)
-
-    def __init__(self, paced: Paced) -> None:
-        super().__init__()
-        self._paced = paced
-
-    def timed_out(self) -> None:
-        self._paced.pump()

@@ -25,14 +25,14 @@ def begin(exchange: Exchange) -> None:
         return
     try:
         location = exchange.location = server.locate(exchange)
+        if location.simple and not location.internal and exchange.body is None:
+            answering = location.content(exchange)
+        else:
+            answering = _search(exchange, location)
     except Exception as error:  # a regular expression that takes too long
         exchange.start_failing(error)
         return
-    body = exchange.body
-    if location.simple and not location.internal and body is None:
-        exchange.start(location.content(exchange))  # type: ignore[arg-type]  # a handler is an `async def`, so a coroutine
-    else:
-        exchange.start(_search(exchange, location))
+    exchange.start(answering)  # type: ignore[arg-type]  # a handler is an `async def`, so a coroutine
 
 
 def begin_named(exchange: Exchange, location: Location) -> None:

@@ -6,6 +6,7 @@ Moving a deadline later, the usual case, is two attribute writes; the sweep find
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -24,6 +25,19 @@ class Timed(asyncio.Protocol):
 
     def timed_out(self) -> None:
         raise NotImplementedError
+
+
+class Alarm(Timed):
+    """Calls `wake()` when its time is over."""
+
+    __slots__ = ("_wake",)
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        super().__init__()
+        self._wake = wake
+
+    def timed_out(self) -> None:
+        self._wake()
 
 
 class Timers:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from upwell.http1.fields import one_line
 from upwell.log import ERROR
@@ -50,7 +49,7 @@ class Destinations:
         self._by_name: dict[str, Found] = {}
         self._by_address: dict[tuple[str, int], Found] = {}
         self._made: dict[tuple[str, int], Found] = {}
-        self._pools: WeakSet[Keepalive] = WeakSet()
+        self._pools: set[Keepalive] = set()
         for name, found in upstreams.items():
             if found[0].spec.implicit:
                 self._by_address[_key(parse_address(name))] = found
@@ -78,6 +77,11 @@ class Destinations:
         self._pools.add(pool)
         return pool
 
+    def drop(self, pool: Keepalive) -> None:
+        """A pool that is not used for further requests."""
+        self._pools.discard(pool)
+        pool.close()
+
     def close(self) -> None:
         for pool in self._pools:
             pool.close()
@@ -92,7 +96,7 @@ class Destinations:
         # A table of its own, of one row: no check and no operator can know of this peer.
         found = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), self.pool(spec)
         if len(self._made) >= _MOST_MADE:
-            self._made.pop(next(iter(self._made)))[1].close()
+            self.drop(self._made.pop(next(iter(self._made)))[1])
         self._made[key] = found
         return found
 

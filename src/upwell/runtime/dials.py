@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from upwell.log import ERROR
 from upwell.modules.proxy_socket import ProxySocketSettings, parse_near
-from upwell.peers.peer import UpstreamSpec
 from upwell.peers.upstream import Upstream
 from upwell.proxy.dial import Dial
 from upwell.proxy.exchange import printable
@@ -18,6 +17,7 @@ from upwell.runtime.render import render
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+    from upwell.runtime.destinations import Destinations
 
 Make = Callable[[Upstream, Keepalive], ForwardSpec]
 Choose = Callable[["Exchange", Upstream, Keepalive], ForwardSpec]
@@ -41,7 +41,7 @@ def by_upstream(make: Make) -> Choose:
     return choose
 
 
-def by_dial(settings: ProxySocketSettings, make: Make, pool: Callable[[UpstreamSpec], Keepalive]) -> Choose:
+def by_dial(settings: ProxySocketSettings, make: Make, pools: Destinations) -> Choose:
     """A spec for each upstream and near address, with connections of its own: others were made otherwise."""
     near = None if settings.bind is None else render(settings.bind)
     specs: dict[tuple[Upstream, bytes], ForwardSpec] = {}
@@ -60,9 +60,9 @@ def by_dial(settings: ProxySocketSettings, make: Make, pool: Callable[[UpstreamS
         if spec is None:
             if len(specs) >= _MOST_KEPT:
                 for one in specs.values():
-                    one.keepalive.close()
+                    pools.drop(one.keepalive)
                 specs.clear()
-            made = make(upstream, pool(upstream.spec))
+            made = make(upstream, pools.pool(upstream.spec))
             dial = Dial(address, settings.rcvbuf, settings.sndbuf)
             spec = specs[upstream, text] = replace(made, limits=replace(made.limits, dial=dial))
         return spec

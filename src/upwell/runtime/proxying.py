@@ -100,7 +100,7 @@ def compile_forward(
     )
     sockets = block[ProxySocketSettings]
     dials = sockets != _USUAL_SOCKETS
-    choose = by_dial(sockets, make, destinations.pool) if dials else by_upstream(make)
+    choose = by_dial(sockets, make, destinations) if dials else by_upstream(make)
     if target.template is not None:
         return forward_by_value(render(target.template), destinations, choose)
     found = upstreams[target.upstream]
