@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench fuzz format clean
+.PHONY: demo test check compiled test-compiled bench fuzz format clean
 
 demo: $(VENV)/.run
 	$(BIN)/upwell demo
@@ -13,15 +13,24 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests bench fuzz
-	$(BIN)/ruff check src tests bench fuzz
+	$(BIN)/ruff format --check src tests bench fuzz tools
+	$(BIN)/ruff check src tests bench fuzz tools
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-# Everything, some 25 minutes, kept in bench/results; BENCH="browser --log off" chooses, see `python -m bench -h`.
+# The data plane as C extensions, in build/compiled; needs gcc and Python's headers, and says so.
+compiled: $(VENV)/.dev
+	$(BIN)/python tools/compiled.py
+
+# The same tests, with it.
+test-compiled: compiled
+	PYTHONPATH=$(CURDIR)/build/compiled $(BIN)/python -m pytest
+
+# Everything, some 30 minutes, kept in bench/results; BENCH="browser --log off" chooses, see `python -m bench -h`.
 # Needs wrk besides (apt-get install wrk), and says so.
 BENCH ?= --save
 bench: $(VENV)/.bench
+	-$(BIN)/python tools/compiled.py
 	$(BIN)/python -m bench $(BENCH)
 
 # Ten minutes for each fuzzer; FUZZ="framing --seconds 3600" chooses, see `python -m fuzz -h`. `make test` has a short run.
@@ -29,8 +38,8 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m fuzz $(or $(FUZZ),--seconds 600)
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests bench fuzz
-	$(BIN)/ruff check --fix src tests bench fuzz
+	$(BIN)/ruff format src tests bench fuzz tools
+	$(BIN)/ruff check --fix src tests bench fuzz tools
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

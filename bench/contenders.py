@@ -239,6 +239,7 @@ def _traefik(prefix: Path, fronts: Sequence[Front], tool: Tool, _: Sizing) -> Ba
 
 CONTENDERS: dict[str, Callable[[Path, Sequence[Front], Tool, Sizing], Balancer]] = {
     "upwell": _upwell,
+    "upwell compiled": _upwell,
     "nginx": _nginx,
     "haproxy": _haproxy,
     "envoy": _envoy,

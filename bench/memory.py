@@ -13,7 +13,7 @@ from bench.measure import Plan, Progress
 from bench.stage import Kind, Proxy, allow_files, stage
 from bench.tools import MissingTool
 
-COMPARED = ("upwell", "nginx")
+COMPARED = ("upwell", "upwell compiled", "nginx")
 _SPARE_FILES = 1000
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools import compiled
 from upwell.contrib.processes import UPWELL
 
 
@@ -64,9 +65,13 @@ _PROGRAMS = {
 
 
 def find(name: str) -> Tool:
-    """The newest `name` here, or this Python's upwell. Raises MissingTool."""
+    """The newest `name` here, or this Python's upwell, or the compiled one beside it. Raises MissingTool."""
     if name == "upwell":
-        return _upwell()
+        return _upwell(UPWELL)
+    if name == "upwell compiled":
+        if not compiled.is_current(compiled.TARGET):
+            raise MissingTool("upwell compiled is not built from this source: make compiled")
+        return _upwell(("env", f"PYTHONPATH={compiled.TARGET}", *UPWELL))
     program = _PROGRAMS[name]
     found = []
     for path in dict.fromkeys(program.places()):
@@ -82,10 +87,11 @@ def _age(tool: Tool) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", tool.version)[:3]]
 
 
-def _upwell() -> Tool:
-    said = _output([*UPWELL, "-v"])
+def _upwell(command: tuple[str, ...]) -> Tool:
+    said = _output([*command, "-V"])
+    built = re.search(r"^data plane: (.+)$", said, re.MULTILINE)
     try:
-        return Tool(UPWELL, nginx_version(said))
+        return Tool(command, f"{nginx_version(said)}, {built[1] if built is not None else 'unknown'}")
     except ValueError as error:
         raise MissingTool(f"This Python cannot run upwell ({error}): pip install -e .") from None
 

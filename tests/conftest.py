@@ -1,4 +1,4 @@
-"""What every test may ask for: free ports."""
+"""What every test may ask for: free ports; and what is different when the compiled upwell is tested."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from collections.abc import Callable
 import pytest
 
 from upwell.contrib.processes import free_ports
+from upwell.version import data_plane
 
 
 @pytest.fixture(scope="session")
 def ports() -> Callable[[int], list[int]]:
     """A function that gives that many TCP ports on which nobody listens."""
     return free_ports
+
+
+def pytest_report_header() -> str:
+    return f"upwell's data plane: {data_plane()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if data_plane() == "pure Python":
+        return
+    for item in items:
+        mark = item.get_closest_marker("pure_only")
+        if mark is not None:
+            item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from upwell.version import NGINX_VERSION, VERSION
+from upwell.version import NGINX_VERSION, VERSION, data_plane
 
 PREFIX = "/usr/local/upwell/"
 """Where everything is looked for without `-p` (nginx's would be /usr/local/nginx)."""
@@ -162,6 +162,7 @@ def _show_version(options: Options) -> None:
         from upwell.modules.load import configure_arguments
 
         sys.stderr.write(f"built with {ssl.OPENSSL_VERSION}\n")
+        sys.stderr.write(f"data plane: {data_plane()}\n")
         sys.stderr.write(f"configure arguments: {' '.join(configure_arguments())}\n")
 
 

@@ -67,6 +67,8 @@ def test_mutants_differ_and_pieces_are_the_whole() -> None:
 
 # What they look for: a fault is put into upwell, and the fuzzer must come upon it.
 
+puts_a_fault_in = pytest.mark.pure_only(reason="compiled functions call each other straight: no fault can be put in")
+
 
 @contextmanager
 def _found(match: str) -> Iterator[None]:
@@ -83,6 +85,7 @@ def test_heads_finds_another_exception(monkeypatch: pytest.MonkeyPatch) -> None:
         run(heads.case, _SEED, cases=100)
 
 
+@puts_a_fault_in
 def test_heads_finds_a_blank_before_the_colon(monkeypatch: pytest.MonkeyPatch) -> None:
     loose = FIELD_LINE.pattern.replace(rb"):[ \t]*", rb")[ \t]*:[ \t]*", 1)
     monkeypatch.setattr("upwell.http1.fields.FIELD_LINE", re.compile(loose))
@@ -90,6 +93,7 @@ def test_heads_finds_a_blank_before_the_colon(monkeypatch: pytest.MonkeyPatch) -
         run(heads.case, _SEED, cases=20_000)
 
 
+@puts_a_fault_in
 def test_heads_finds_a_memory_that_mixes_heads_up(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(dict[bytes, object]):
         def get(self, key: bytes, default: object = None) -> object:
@@ -104,12 +108,14 @@ def test_heads_finds_a_memory_that_mixes_heads_up(monkeypatch: pytest.MonkeyPatc
         run(heads.case, _SEED, cases=2_000)
 
 
+@puts_a_fault_in
 def test_heads_finds_a_reading_that_depends_on_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "_check_partial", lambda *_: (_ for _ in ()).throw(MessageError(400, "impatient")))
     with _found("depends on its cuts or on memory"):
         run(heads.case, _SEED, cases=2_000)
 
 
+@puts_a_fault_in
 def test_framing_finds_a_connection_that_is_kept_with_something_behind_the_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,6 +131,7 @@ def test_framing_finds_a_connection_that_is_kept_with_something_behind_the_answe
         run(framing.case, _SEED, cases=2_000)
 
 
+@puts_a_fault_in
 def test_framing_finds_a_chunk_that_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = ChunkedReader.feed
 
@@ -140,6 +147,7 @@ def test_framing_finds_a_chunk_that_is_not_ended(monkeypatch: pytest.MonkeyPatch
         run(framing.case, _SEED, cases=2_000)
 
 
+@puts_a_fault_in
 def test_framing_finds_an_answer_that_is_taken_for_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = UpstreamConnection.connection_lost
 
@@ -156,6 +164,7 @@ def test_framing_finds_an_answer_that_is_taken_for_complete(monkeypatch: pytest.
         run(framing.case, _SEED, cases=2_000)
 
 
+@puts_a_fault_in
 def test_framing_finds_a_connection_that_lives_on_after_an_early_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     give = Keepalive.give
 

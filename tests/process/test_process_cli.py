@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from upwell import cli
+from upwell.version import data_plane
 
 GOOD = """\
 events {}
@@ -123,6 +124,7 @@ def test_configure_arguments() -> None:
     assert ended.returncode == 0
     assert lines[0] == "nginx version: nginx/1.31.4 (upwell/0.1.0)"
     assert lines[1].startswith("built with OpenSSL ")
+    assert lines[2] == f"data plane: {data_plane()}"
     assert lines[-1].startswith("configure arguments: --with")
 
 

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 
-from upwell.version import NGINX_VERSION, VERSION
+from upwell.version import NGINX_VERSION, VERSION, data_plane
 
 _DONE = b"+"
 
@@ -18,6 +18,7 @@ def greeting() -> list[str]:
     return [
         'using the "epoll" event method',
         f"nginx/{NGINX_VERSION} (upwell/{VERSION})",
+        f"data plane: {data_plane()}",
         f"OS: {system.sysname} {system.release}",
         f"getrlimit(RLIMIT_NOFILE): {soft}:{hard}",
     ]

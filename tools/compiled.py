@@ -1,0 +1,163 @@
+"""Build the data plane as C extensions with mypyc: a copy of src/ with them beside it, `make compiled`.
+
+`PYTHONPATH=build/compiled` runs it. The source is the same and src/ stays pure Python: nothing is built into it.
+`hatch_build.py` makes wheels with this. [Why](../docs/decisions/0012-compiled.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+TARGET = ROOT / "build" / "compiled"
+
+PATTERNS = (
+    "errors.py",
+    "pcre.py",
+    "http1/*.py",
+    "peers/**/*.py",
+    "proxy/*.py",
+    "zone/layout.py",
+    "zone/table.py",
+    "runtime/render.py",
+    "runtime/locations.py",
+    "runtime/servers.py",
+    "runtime/destinations.py",
+    "runtime/dials.py",
+    "runtime/logs.py",
+    "runtime/proxying.py",
+)
+"""What a request runs through. What runs once for a configuration gains nothing; log.py is there to be extended by
+others, and a compiled class cannot be."""
+
+STAYS_PYTHON = (
+    "__init__.py",  # names only
+    "dial.py",  # its OSError of its own, and it runs only where proxy_bind and its like are used
+    "suspension.py",  # a bare `yield` under types.coroutine, which mypyc does not know
+)
+
+_STAMP = ".built-from"
+_EXTENSION = str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+class NotPossible(Exception):
+    """It cannot be built here; the text is a sentence that says what is missing."""
+
+
+def data_plane(source: Path) -> Iterator[Path]:
+    """The files below `source` that are compiled, relative to it."""
+    for pattern in PATTERNS:
+        for path in sorted((source / "upwell").glob(pattern)):
+            if path.name not in STAYS_PYTHON:
+                yield path.relative_to(source)
+
+
+def _check_tools() -> None:
+    """Raises NotPossible."""
+    compiler = shlex.split(str(sysconfig.get_config_var("CC") or "cc"))[0]
+    if shutil.which(os.environ.get("CC", compiler).split()[0]) is None:
+        raise NotPossible(f"upwell is compiled by {compiler}, which is not here; on Debian: apt-get install gcc")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise NotPossible(
+            f"upwell is compiled with {header}, which is not here; on Debian: apt-get install python3-dev"
+        )
+    for name in ("mypy", "setuptools"):
+        if importlib.util.find_spec(name) is None:
+            raise NotPossible(f"upwell is compiled with {name}, which is not here: pip install {name}")
+
+
+def _files(folder: Path, but: str) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != but]
+
+
+def _digest() -> str:
+    """Of all that the result depends on. Files that are not compiled too: constants and types come from them."""
+    from mypy.version import __version__
+
+    found = hashlib.sha256(f"{__version__} {sys.version} {os.environ.get('CFLAGS')}".encode())
+    for path in (Path(__file__), *_files(SOURCE, ".pyc")):
+        found.update(b"%s\0%s\0" % (path.relative_to(ROOT).as_posix().encode(), path.read_bytes()))
+    return found.hexdigest()
+
+
+def is_current(target: Path) -> bool:
+    """Whether `target` holds what would be built now."""
+    stamp = target / _STAMP
+    return stamp.exists() and stamp.read_text() == _digest()
+
+
+def _copy(target: Path) -> None:
+    """Make `target` a copy of src/; extensions stay, so that only what changed is compiled again."""
+    wanted = {path.relative_to(SOURCE) for path in _files(SOURCE, ".pyc")}
+    for old in _files(target, ".so"):
+        if old.relative_to(target) not in wanted:
+            old.unlink()
+    for path in wanted:
+        copy = target / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists() or copy.read_bytes() != (SOURCE / path).read_bytes():
+            shutil.copyfile(SOURCE / path, copy)
+
+
+def build(target: Path) -> bool:
+    """Build into `target`; whether anything had to be done. Raises NotPossible.
+
+    What mypyc makes on the way stays beside it, for the next time. SystemExit when mypyc refuses the source.
+    """
+    _check_tools()
+    if is_current(target):
+        return False
+
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+
+    between = target.with_name(f"{target.name}-c")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / _STAMP).unlink(missing_ok=True)
+    _copy(target)
+    os.chdir(target)  # mypyc puts the files' names into tracebacks as they are given, relative ones
+    files = [str(path) for path in data_plane(Path())]
+    built = {path.removesuffix(".py") + _EXTENSION for path in files}
+    for old in Path("upwell").rglob("*.so"):
+        if str(old) not in built:
+            old.unlink()
+    os.environ["MYPYPATH"] = str(target)
+    modules = mypycify(
+        ["--config-file=", "--ignore-missing-imports", *files],
+        debug_level="0",
+        group_name="upwell",
+        target_dir=str(between),
+    )
+    command = Distribution({"name": "upwell", "ext_modules": modules}).get_command_obj("build_ext")
+    command.build_lib = str(target)
+    command.build_temp = str(between)
+    command.ensure_finalized()
+    command.run()
+    (target / _STAMP).write_text(_digest())
+    return True
+
+
+def main() -> int:
+    """Build into the folder that the command line names, or into build/compiled."""
+    target = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else TARGET
+    try:
+        done = build(target)
+    except NotPossible as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{'compiled' if done else 'nothing changed'}: {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
