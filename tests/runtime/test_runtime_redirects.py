@@ -46,6 +46,12 @@ server {
     location /large { client_max_body_size 4; proxy_pass http://one; error_page 413 /two; }
     error_page 400 /text;
 }
+server {
+    listen 127.0.0.1:8080;
+    server_name chunks;
+    error_page 400 /two;
+    location /two { proxy_pass http://two; }
+}
 """
 
 
@@ -175,6 +181,19 @@ def test_bad_chunks_have_their_page_and_end_the_connection(serving: Serving) -> 
         client.send(get("/", "Transfer-Encoding: chunked", method="POST") + b"nonsense\r\n")
         answer = client.answer()
         assert (answer.status, answer.body, answer.field("Connection")) == (400, b"text", "close")
+
+
+def test_a_page_from_a_peer_for_bad_chunks_is_asked_for_once(serving: Serving) -> None:
+    with serving:
+        client = serving.client()
+        asking = get("/", "Transfer-Encoding: chunked", method="POST").replace(b"Host: test", b"Host: chunks")
+        client.send(asking + b"nonsense\r\n")
+        peers = [far for origin in serving.origins for far in origin.connections]
+        assert len(peers) == 1
+        assert peers[0].taken().count(b"GET /two ") == 1
+        peers[0].send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage")
+        answer = client.answer()
+        assert (answer.status, answer.body, answer.field("Connection")) == (400, b"page", "close")
 
 
 def test_a_head_that_cannot_be_read_has_its_page(serving: Serving) -> None:

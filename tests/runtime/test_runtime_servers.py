@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.runtime.serving import Serving
 from tests.system.beside import NGINX
 from tests.system.wire import ask
 from tests.wire.joined import get
 from upwell.contrib.processes import Balancer, free_ports
+from upwell.modules.server import ServerName
+from upwell.proxy.location import Location, Server
+from upwell.runtime.servers import Names
+
+LABELS = st.sampled_from(["a", "b", "com", ""])
 
 _SERVERS = r"""
 server { listen 127.0.0.1:8080; server_name first; return 200 "first"; }
@@ -25,6 +32,8 @@ server { listen 127.0.0.1:8080; server_name ~^(?<sub>\w+)\.re\.com$; return 200 
 server { listen 127.0.0.1:8080; server_name ~^r\d+\.re\.com$ ~^(.+)\.wild\.com$; return 200 "second re"; }
 server { listen 127.0.0.1:8080; server_name ""; return 200 "nameless"; }
 """
+LABELS = st.sampled_from(["a", "b", "com", ""])
+
 CONFIGURATION = f"default_type text/plain; access_log off; {_SERVERS}"
 
 TABLE = [
@@ -107,3 +116,23 @@ def test_nginx_agrees(tmp_path: Path) -> None:
     with Balancer(tmp_path / "nginx", text, [port], NGINX):
         assert [(host, ask(port, _host(host)).body.decode()) for host, _ in TABLE] == TABLE
         assert ask(port, _host("a:b")).status == 400
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["leading", "trailing", "exact"]), st.lists(LABELS, min_size=1, max_size=3))),
+    st.lists(LABELS, min_size=1, max_size=6),
+)
+def test_the_longest_wildcard_gets_a_host(names: list[tuple[str, list[str]]], labels: list[str]) -> None:
+    default = Server("default", Location(), lambda _: Location())
+    table = Names(default)
+    known: dict[tuple[str, str], Server] = {}
+    for kind, parts in names:
+        text = ".".join(parts)
+        server = Server(f"{kind} {text}", Location(), lambda _: Location())
+        table.add(ServerName(kind, text), server)
+        known.setdefault((kind, text), server)
+    wanted = [("exact", ".".join(labels))]
+    wanted += [("leading", ".".join(labels[start:])) for start in range(1, len(labels))]
+    wanted += [("trailing", ".".join(labels[:end])) for end in range(len(labels) - 1, 0, -1)]
+    expected = next((known[name] for name in wanted if name in known), default)
+    assert table.named(".".join(labels).encode()) is expected

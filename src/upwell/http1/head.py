@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, FieldSection
-from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
+from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
 from upwell.http1.target import Target
 
@@ -67,11 +67,16 @@ class ResponseHead:
 
 
 def parse_request_head(
-    data: bytes, reader: FieldReader, limits: HeadLimits = DEFAULT_LIMITS, searched: int = 0
+    data: bytes,
+    reader: FieldReader,
+    limits: HeadLimits = DEFAULT_LIMITS,
+    searched: int = 0,
+    counted: Counted | None = None,
 ) -> RequestHead | None:
     """The request head at the start of `data`, or None while it is not complete.
 
-    `data` must not start with an empty line; `searched` bytes of it were given before and had no end in them.
+    `data` must not start with an empty line; `searched` bytes of it were given before and had no end in them, `counted`
+    is what was counted of them.
     Raises MessageError: 400 bad syntax, 414 request line over the limits, 494 (nginx's "Request Header Or Cookie Too
     Large") another line or the whole over the limits, 501 unknown Transfer-Encoding, 505 version above 1.
     (RFC 9112, 2-6)
@@ -82,7 +87,7 @@ def parse_request_head(
             return cast("RequestHead", known)
     end = data.find(b"\r\n\r\n", max(searched - 3, 0))
     if end < 0:
-        _check_partial(data, limits, searched)
+        _check_partial(data, limits, searched, counted)
         return None
     head = data if end + 4 == len(data) else data[: end + 4]
     known = reader.heads.get(head)
@@ -92,7 +97,7 @@ def parse_request_head(
     if match is None:
         raise _bad_request_line(data, limits)
     if end + 4 >= limits.plain:
-        _check_size(data, end + 4, limits)
+        _check_size(data, end + 4, limits, counted)
     method, target, major, minor = match.groups()
     if major != b"1":
         raise _bad_version(data, major)
@@ -141,7 +146,7 @@ def refused_head(data: bytes) -> RequestHead:
     return RequestHead(line, method, target, 10 if minor == b"0" else 11, section, end)
 
 
-def _check_partial(data: bytes, limits: HeadLimits, searched: int) -> None:
+def _check_partial(data: bytes, limits: HeadLimits, searched: int, counted: Counted | None) -> None:
     """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
     first = data.find(b"\n")
     if first < 0:
@@ -155,11 +160,11 @@ def _check_partial(data: bytes, limits: HeadLimits, searched: int) -> None:
         raise _bad_version(data, match[3])
     if BARE_LF.search(data, max(searched - 1, 0)) is not None:
         raise MessageError(400, "bare LF in header")
-    _check_size(data, len(data), limits)
+    _check_size(data, len(data), limits, counted)
 
 
-def _check_size(data: bytes, end: int, limits: HeadLimits) -> None:
-    status = limits.exceeded(data, end)
+def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | None) -> None:
+    status = limits.exceeded(data, end, counted)
     if status:
         raise MessageError(status, "too long URI" if status == 414 else "too large request")
 

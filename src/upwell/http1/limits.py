@@ -24,29 +24,51 @@ class HeadLimits:
     def __repr__(self) -> str:
         return f"<HeadLimits {self.first} + {self.number} * {self.size}>"
 
-    def exceeded(self, data: bytes, end: int) -> int:
+    def exceeded(self, data: bytes, end: int, counted: Counted | None = None) -> int:
         """The status for a head that starts `data` and has come as far as `end`: 414 when its request line is too
         long, 494 when a field line or the whole is, else 0.
 
-        A head that is refused stays refused whatever comes behind `end`.
+        A head that is refused stays refused whatever comes behind `end`. `counted` is kept from one call to the next
+        while the same head comes in.
         """
         if end < self.plain:
             return 0
-        room, left, start, status = self.first, self.number, 0, 414
+        if counted is None or counted.limits is not self:
+            room, left, start, status = self.first, self.number, 0, 414
+        else:
+            room, left, start, status = counted.room, counted.left, counted.start, counted.status
         while start < end:
             stop = data.find(b"\n", start, end) + 1
             length = (stop or end + 1) - start  # of a line without an end there is at least one byte more to come
-            if length > room:
-                if room >= self.size or left == 0 or length > self.size:
+            taken, free = left, room
+            if length > free:
+                if free >= self.size or taken == 0 or length > self.size:
                     return status
-                left -= 1
-                room = self.size
-            room -= length
+                taken -= 1
+                free = self.size
             if not stop:
-                return 0
+                break
+            left, room = taken, free - length
             start = stop
             status = 494
+        if counted is not None:
+            counted.limits, counted.room, counted.left, counted.start, counted.status = self, room, left, start, status
         return 0
+
+
+class Counted:
+    """How far a head was counted by `limits`, up to the start of its last line: so that one that comes byte by byte is
+    not counted from its start for each of them.
+    """
+
+    __slots__ = ("left", "limits", "room", "start", "status")
+
+    def __init__(self) -> None:
+        self.limits: HeadLimits | None = None
+        self.room = 0
+        self.left = 0
+        self.start = 0
+        self.status = 0
 
 
 DEFAULT_LIMITS = HeadLimits()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from upwell.errors import ClientClosed, MessageError
 from upwell.http1.fields import FieldReader, check_host
 from upwell.http1.head import RequestHead, parse_request_head, refused_head
-from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
+from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.target import Target, parse_target
 from upwell.log import INFO, ErrorLog
 from upwell.proxy.body import RequestBody
@@ -34,6 +34,9 @@ _NOT_ALLOWED: Final = frozenset(
 )  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED: Final = 65_536  # bytes of further requests that are taken in while one is being answered
 _connection_numbers = count(1)
+
+Parse = Callable[["ClientConnection", bytes, int, "Counted | None"], "RequestHead | None"]
+"""Reads a head as `parse_request_head` does."""
 
 
 class Endpoint:
@@ -83,7 +86,7 @@ class Endpoint:
         header_timeout: float = 60.0,
         limits: HeadLimits = DEFAULT_LIMITS,
         merge_slashes: bool = True,
-        parse: Callable[[ClientConnection, bytes, int], RequestHead | None] | None = None,
+        parse: Parse | None = None,
     ) -> None:
         self.loop = loop
         self.timers = timers
@@ -119,6 +122,7 @@ class ClientConnection(Timed):
     __slots__ = (
         "_buffer",
         "_closing",
+        "_counted",
         "_eof",
         "_in_head",
         "_lingering",
@@ -174,6 +178,7 @@ class ClientConnection(Timed):
         self._refused = False
         self._scheduled = False
         self._searched = 0
+        self._counted: Counted | None = None
         self._stall: Stall | None = None
         self._eof = False
         self._in_head = False
@@ -354,13 +359,15 @@ class ClientConnection(Timed):
         try:
             parse = endpoint.parse
             head = (
-                parse_request_head(data, endpoint.reader, endpoint.limits, self._searched)
+                parse_request_head(data, endpoint.reader, endpoint.limits, self._searched, self._counted)
                 if parse is None
-                else parse(self, data, self._searched)
+                else parse(self, data, self._searched, self._counted)
             )
             if head is None:
                 self._buffer = data
                 self._searched = len(data)
+                if self._counted is None:
+                    self._counted = Counted()
                 if self._eof:
                     self._give_up(400, "client prematurely closed connection")
                 elif not self._in_head:
@@ -380,6 +387,7 @@ class ClientConnection(Timed):
             return
         self._in_head = False
         self._searched = 0
+        self._counted = None
         self.deadline = NEVER
         self._buffer = data[head.end :]
         self.requests += 1
@@ -397,8 +405,8 @@ class ClientConnection(Timed):
             if self._buffer:
                 rest, self._buffer = self._buffer, b""
                 self._feed(rest)
-                if exchange.finished:
-                    return
+                if self._refused:
+                    return  # it has its answer, or an error page is on its way
             else:
                 body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
             body.limit = exchange.server.fallback.max_body_size
@@ -433,6 +441,7 @@ class ClientConnection(Timed):
         self._buffer = b""
         self._in_head = False
         self._searched = 0
+        self._counted = None
         host = head.section.values.get(b"host") if target.host is None else target.host
         if host is not None:
             try:
@@ -455,6 +464,7 @@ class ClientConnection(Timed):
 
     def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.keepalive = False
+        exchange.location = exchange.server.fallback
         self._refused = True
         exchange.log(INFO, f"{reason} while reading client request headers")
 

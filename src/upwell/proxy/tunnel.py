@@ -35,6 +35,8 @@ def _was_asked_for(exchange: Exchange, spec: ForwardSpec) -> bool:
         return False
     if exchange.body is not None and not exchange.body.complete:
         return False
+    if exchange.forced_status:
+        return False  # an error page with a status of its own: the client would get an answer, not a tunnel
     return b"upgrade" in exchange.values and bool(spec.upgrade(exchange))
 
 
@@ -51,6 +53,9 @@ async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConn
         exchange.out.append((b"Upgrade", upgrade))
     if not answer_through_filters(exchange, head, spec):
         return  # something else answers (X-Accel-Redirect)
+    if exchange.status != 101:
+        exchange.finish()  # a filter made an answer of it
+        return
     tunnel = Tunnel(exchange, connection, spec)
     if tunnel.begin():
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, check_host
 from upwell.http1.head import RequestHead, parse_request_head
-from upwell.http1.limits import HeadLimits
+from upwell.http1.limits import Counted, HeadLimits
 from upwell.http1.syntax import ABSOLUTE_TARGET, HOST_LINE, REQUEST_LINE
 from upwell.modules.server import ServerSettings
 from upwell.pcre import PatternTimeout
@@ -77,7 +77,9 @@ class HeadsByName:
     def __repr__(self) -> str:
         return f"<HeadsByName {len(self._readings)} servers>"
 
-    def parse(self, client: ClientConnection, data: bytes, searched: int) -> RequestHead | None:
+    def parse(
+        self, client: ClientConnection, data: bytes, searched: int, counted: Counted | None
+    ) -> RequestHead | None:
         """As parse_request_head."""
         names = self._names(client)
         reading = default = self._readings[names.default]
@@ -89,7 +91,7 @@ class HeadsByName:
             status = default.limits.exceeded(data, end)  # up to here nobody knew: so it is at any split of the bytes
             if status:
                 reading = default
-        return parse_request_head(data, reading.reader, reading.limits, searched)
+        return parse_request_head(data, reading.reader, reading.limits, searched, counted)
 
 
 def _host(data: bytes) -> tuple[bytes | None, int]:

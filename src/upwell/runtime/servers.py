@@ -20,7 +20,7 @@ _MOST_REMEMBERED: Final = 1024
 class Names:
     """The servers of one address. `default` gets what no name fits."""
 
-    __slots__ = ("_exact", "_leading", "_regexes", "_remembered", "_trailing", "default")
+    __slots__ = ("_exact", "_leading", "_longest", "_regexes", "_remembered", "_trailing", "default")
 
     def __init__(self, default: Server) -> None:
         self.default = default
@@ -28,6 +28,7 @@ class Names:
         self._leading: dict[bytes, Server] = {}
         self._trailing: dict[bytes, Server] = {}
         self._regexes: list[tuple[re.Pattern[bytes], Server]] = []
+        self._longest = 0
         self._remembered: dict[bytes, tuple[Server, re.Match[bytes] | None]] = {}
 
     def __repr__(self) -> str:
@@ -36,6 +37,7 @@ class Names:
     def add(self, name: ServerName, server: Server) -> None:
         """Give `name` to `server` unless an earlier one has it (nginx: "conflicting server name", a warning)."""
         text = name.text.encode("utf-8", "surrogateescape")
+        self._longest = max(self._longest, len(text))
         if name.kind == "exact":
             self._exact.setdefault(text, server)
         elif name.kind == "leading":
@@ -81,15 +83,19 @@ class Names:
         return found
 
     def _search(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
-        labels = host.split(b".")
-        for start in range(1, len(labels)):
-            server = self._leading.get(b".".join(labels[start:]))
+        # Only ends and beginnings as long as some name are looked up: a host of a thousand labels costs no more.
+        at = host.find(b".", max(len(host) - self._longest - 1, 0)) if self._leading else -1
+        while at >= 0:
+            server = self._leading.get(host[at + 1 :])
             if server is not None:
                 return server, None
-        for end in range(len(labels) - 1, 0, -1):
-            server = self._trailing.get(b".".join(labels[:end]))
+            at = host.find(b".", at + 1)
+        at = host.rfind(b".", 0, self._longest + 1) if self._trailing else -1
+        while at >= 0:
+            server = self._trailing.get(host[:at])
             if server is not None:
                 return server, None
+            at = host.rfind(b".", 0, at)
         for regex, server in self._regexes:
             match = pcre.search(regex, host)
             if match is not None:
