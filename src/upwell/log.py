@@ -5,6 +5,7 @@ traffic.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ NOTICE: Final = 6
 INFO: Final = 7
 DEBUG: Final = 8
 
+_UNPRINTABLE: Final = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
 _MAX_LINE: Final = 2048  # nginx cuts an error-log line at NGX_MAX_ERROR_STR
 
 
@@ -123,3 +125,8 @@ class ErrorLogs(ErrorLog):
     def write(self, level: int, message: str, connection: int = 0) -> None:
         for log in self.destinations:
             log.write(level, message, connection)
+
+
+def printable(value: bytes) -> str:
+    """`value` for a log line, which it cannot end."""
+    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02X}", value.decode("latin-1"))

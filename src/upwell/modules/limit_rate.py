@@ -11,7 +11,7 @@ from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.slots import once, read_size
 from upwell.config.template import Template
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.units import parse_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compile_size(template: Template | None, render: RenderTemplate) -> Callable[
         try:
             return parse_size(given.decode("latin-1")) if given else 0
         except ValueError:
-            exchange.log(ERROR, f'invalid size "{given.decode("latin-1")}"')
+            exchange.log(ERROR, f'invalid size "{printable(given)}"')
             return 0
 
     return value
@@ -81,12 +81,12 @@ def set_rate(value: Callable[[Exchange], bytes]) -> Callable[[Exchange], None]:
     """`set $limit_rate`."""
 
     def assign(exchange: Exchange) -> None:
-        text = value(exchange).decode("latin-1")
+        text = value(exchange)
         try:
-            exchange.limit_rate = parse_size(text)
+            exchange.limit_rate = parse_size(text.decode("latin-1"))
             exchange.special = True
         except ValueError:
-            exchange.log(ERROR, f'invalid $limit_rate "{text}"')
+            exchange.log(ERROR, f'invalid $limit_rate "{printable(text)}"')
 
     return assign
 

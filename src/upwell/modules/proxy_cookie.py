@@ -12,7 +12,7 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.template import Template
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.modules.replacement import Change, Render, read_regex, whole_by_regex
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _known(exchange: Exchange, words: list[Render]) -> set[bytes]:
         if text.lower() in _SWITCHES or text.lower() in _SAME_SITE:
             known.add(text.lower())
         else:
-            exchange.log(ERROR, f'invalid proxy_cookie_flags flag "{text.decode("latin-1")}"')
+            exchange.log(ERROR, f'invalid proxy_cookie_flags flag "{printable(text)}"')
     return known
 
 

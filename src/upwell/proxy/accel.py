@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import FieldSection
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.proxy.redirect import redirect_as_get, redirect_to_named
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, targ
     uri, _, args = target.partition(b"?")
     path = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), uri)
     if not path.startswith(b"/") or b"\0" in path or _CLIMBS.search(path) is not None:
-        exchange.log(ERROR, f'unsafe URI "{target.decode("latin-1")}" was detected')
+        exchange.log(ERROR, f'unsafe URI "{printable(target)}" was detected')
         exchange.respond_error(404)
         return
     redirect_as_get(exchange, path, args)

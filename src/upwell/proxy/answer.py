@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import HOP_BY_HOP, FieldSection
 from upwell.http1.head import ResponseHead
-from upwell.log import WARN
+from upwell.log import WARN, printable
 from upwell.proxy import accel
-from upwell.proxy.exchange import printable
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange

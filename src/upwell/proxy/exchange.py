@@ -17,7 +17,7 @@ from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page as built_in_page
 from upwell.http1.respond import status_line
 from upwell.http1.target import Target, make_target
-from upwell.log import ERROR, INFO, WARN
+from upwell.log import ERROR, INFO, WARN, printable
 from upwell.proxy import pace
 from upwell.proxy.accel import with_charset
 from upwell.proxy.body import RequestBody
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from upwell.proxy.trailers import Trailers
     from upwell.proxy.upstream import Try, UpstreamConnection
 
-_UNPRINTABLE: Final = re.compile('[\x00-\x1f\x7f-\xff"\\\\]')
 _CLOSING: Final = frozenset((400, 413, 414, 494, 500, 501, 505))
 _MADE_HERE = HOP_BY_HOP | {b"date", b"server"}
 _NO_CONTENT: Final = frozenset((204, 304))
@@ -620,8 +619,3 @@ class Exchange:
         if referrer is not None:
             tail.append(f', referrer: "{printable(referrer)}"')
         log.write(level, "".join(tail), self.client.number)
-
-
-def printable(value: bytes) -> str:
-    """`value` for a log line, which it cannot end."""
-    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02X}", value.decode("latin-1"))

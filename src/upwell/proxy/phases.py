@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.proxy.location import Access, Location
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
         found = None
         exchange.changes += 1
         if exchange.changes > MOST_CHANGES:
-            shown = exchange.uri.decode("latin-1")
+            shown = printable(exchange.uri)
             exchange.log(ERROR, f'rewrite or internal redirection cycle while processing "{shown}"')
             exchange.respond_error(500)
             return

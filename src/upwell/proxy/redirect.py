@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.proxy.phases import MOST_CHANGES, begin, begin_named
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def redirect(exchange: Exchange, uri: bytes, args: bytes) -> None:
         else:
             exchange.start_answer(500)
 
-    _leave(exchange, go, f'internally redirecting to "{_text(uri)}"')
+    _leave(exchange, go, f'internally redirecting to "{printable(uri)}"')
 
 
 def redirect_to_named(exchange: Exchange, name: bytes) -> None:
@@ -44,15 +44,15 @@ def redirect_to_named(exchange: Exchange, name: bytes) -> None:
 
     def go() -> None:
         if not exchange.uri:
-            exchange.log(ERROR, f'empty URI in redirect to named location "{_text(name)}"')
+            exchange.log(ERROR, f'empty URI in redirect to named location "{printable(name)}"')
         elif location is None:
-            exchange.log(ERROR, f'could not find named location "{_text(name)}"')
+            exchange.log(ERROR, f'could not find named location "{printable(name)}"')
         elif _may_be_sent(exchange):
             begin_named(exchange, location)
             return
         exchange.start_answer(500)
 
-    _leave(exchange, go, f'redirect to named location "{_text(name)}"')
+    _leave(exchange, go, f'redirect to named location "{printable(name)}"')
 
 
 def _leave(exchange: Exchange, go: Callable[[], None], doing: str) -> None:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from upwell.http1.fields import one_line
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.destination import Destination
-from upwell.proxy.exchange import printable
 from upwell.proxy.forward import forward
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Content

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from upwell.log import ERROR
+from upwell.log import ERROR, printable
 from upwell.modules.proxy_socket import ProxySocketSettings, parse_near
 from upwell.peers.upstream import Upstream
 from upwell.proxy.dial import Dial
-from upwell.proxy.exchange import printable
 from upwell.proxy.forward import ForwardSpec
 from upwell.proxy.keepalive import Keepalive
 from upwell.runtime.render import render

@@ -9,7 +9,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from upwell.log import CRIT
+from upwell.log import CRIT, printable
 from upwell.runtime.complaint import Complaint, failed
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class LogPaths:
             try:
                 self._write(path, b"".join(lines), now)
             except OSError as error:
-                shown = path.decode("utf-8", "replace")
+                shown = printable(path)
                 self._complaint.make(failed("open() or write() of", f'"{shown}"', error), len(lines), CRIT)
 
     def close(self) -> None:
