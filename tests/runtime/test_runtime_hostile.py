@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from tests.runtime.serving import Serving
+from tests.runtime.serving import FRONT, Serving
 from tests.wire.joined import get
 
 CONFIGURATION = r"""
 upstream one { server 10.0.0.1:80; }
+upstream both { server 10.0.0.1:80; server 10.0.0.2:80; }
 server {
     listen 127.0.0.1:8080;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection upgrade;
     location / { proxy_pass http://one; }
+    location /both { proxy_pass http://both; }
     location /page { error_page 404 =200 /socket; return 404; }
     location /paced { error_page 404 =200 /slow; return 404; }
     location /slow { limit_rate 100; proxy_pass http://one; }
     location /filtered { proxy_pass http://one; header_filter_by_lua_block { ngx.status = 200 } }
+    location /patient { proxy_ignore_client_abort on; proxy_pass http://one; }
+    location /patient/slow { proxy_ignore_client_abort on; limit_rate 100; proxy_pass http://one; }
     location /loop { recursive_error_pages on; error_page 404 /loop$uri; return 404; }
     location /rate { set $limit_rate $arg_rate$uri; return 200 "x"; }
 }
@@ -53,3 +58,41 @@ def test_no_request_begins_a_line_of_the_error_log(serving: Serving, path: str) 
         lines = serving.log.lines
         assert any("forged" in line for line in lines)
         assert not any("\n" in line or "\r" in line for line in lines)
+
+
+@pytest.mark.parametrize(("peer", "local"), [(None, FRONT), (("192.0.2.1", 50000), FRONT), (None, None)])
+def test_a_connection_that_was_reset_before_it_was_seen_is_not_served(
+    serving: Serving, peer: tuple[str, int] | None, local: tuple[str, int] | None
+) -> None:
+    """Its address is not known any more, so no access rule could hold."""
+    with serving:
+        client = serving.client(cast("Any", peer), cast("Any", local))
+        client.send(get("/"))
+        assert [len(origin.connections) for origin in serving.origins] == [int(peer is not None), 0]
+        assert client.far.closed() == (peer is None)
+        assert client.far.taken() == b""
+
+
+def test_a_peer_is_not_to_blame_for_a_switch_that_its_client_may_not_have(serving: Serving) -> None:
+    serving.reply = SWITCHED
+    with serving:
+        for _ in range(4):  # more than max_fails of both
+            assert serving.ask(get("/both", "Connection: Upgrade", "Upgrade: websocket", version="1.0")).status == 502
+        client = serving.client()
+        client.send(get("/both", "Connection: Upgrade", "Upgrade: websocket"))
+        for origin in serving.origins:
+            if origin.last.taken():
+                origin.last.send(SWITCHED)
+        assert client.far.taken().startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize("path", ["/patient", "/patient/slow"])
+def test_a_client_that_left_and_is_not_minded_raises_nothing(serving: Serving, path: str) -> None:
+    with serving:
+        client = serving.client()
+        client.send(get(path))
+        client.far.reset()
+        serving.origins[0].last.send(b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n" + bytes(200_000))
+        serving.origins[0].last.send(bytes(200_000))
+        serving.loop.advance(5.0)
+        assert not [line for line in serving.log.lines if "unexpected" in line]

@@ -57,7 +57,7 @@ class Handle:
 class Connecting:
     """A connection that was asked for: to whom, and who makes its protocol."""
 
-    make: Callable[[], asyncio.Protocol]
+    make: Callable[[], asyncio.BaseProtocol]
     address: object
 
 
@@ -122,10 +122,10 @@ class Loop:
         heappush(self._timers, (when, next(self._order), handle))
         return handle
 
-    def create_connection(self, make: Callable[[], asyncio.Protocol], host: str, port: int) -> Connecting:
+    def create_connection(self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> Connecting:
         return Connecting(make, (host, port))
 
-    def create_unix_connection(self, make: Callable[[], asyncio.Protocol], path: str) -> Connecting:
+    def create_unix_connection(self, make: Callable[[], asyncio.BaseProtocol], path: str) -> Connecting:
         return Connecting(make, path)
 
     def create_task(self, connecting: Connecting) -> Task:
@@ -213,11 +213,11 @@ class Far:
 class Transport(asyncio.Transport):
     """A stream transport whose other end is a `Far`."""
 
-    def __init__(self, loop: Loop, protocol: asyncio.Protocol, peer: tuple[str, int], own: tuple[str, int]) -> None:
+    def __init__(self, loop: Loop, protocol: asyncio.BaseProtocol, peer: tuple[str, int], own: tuple[str, int]) -> None:
         self.own_socket, self.far_socket = socket.socketpair()  # never used but to be asked whether it has ended
         super().__init__({"peername": peer, "sockname": own, "socket": self.own_socket})
         self.loop = loop
-        self.protocol = protocol
+        self.protocol: Any = protocol
         self.far = Far(self)
         self.inbox: deque[bytes | None] = deque()
         self.high = HIGH_WATER
@@ -241,9 +241,11 @@ class Transport(asyncio.Transport):
         self._check_high()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self.protocol = cast("asyncio.Protocol", protocol)
+        self.protocol = protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if self.lost:
+            raise RuntimeError("unable to perform operation; the handler is closed")  # as uvloop
         self.high = HIGH_WATER if high is None else high
         self._check_high()
 
@@ -311,7 +313,14 @@ class Transport(asyncio.Transport):
     def pump(self) -> None:
         while self.inbox and not self.read_paused and not self.closing:
             data = self.inbox.popleft()
-            if data:
+            if data and hasattr(self.protocol, "get_buffer"):
+                view = self.protocol.get_buffer(-1)  # as uvloop reads: no more than fits, and on with the rest
+                taken = min(len(view), len(data))
+                view[:taken] = data[:taken]
+                if taken < len(data):
+                    self.inbox.appendleft(data[taken:])
+                self.protocol.buffer_updated(taken)
+            elif data:
                 self.protocol.data_received(data)
             elif data is None and not self.protocol.eof_received():
                 self.close()
@@ -384,7 +393,7 @@ class Client:
 
     def __init__(self, far: Far, protocol: ClientConnection) -> None:
         self.far = far
-        self.protocol = protocol
+        self.protocol: Any = protocol
         self._rest = b""
 
     def send(self, data: bytes) -> None:

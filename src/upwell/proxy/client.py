@@ -20,10 +20,11 @@ from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import Exchange
+from upwell.proxy.intake import Intake
 from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
-from upwell.proxy.timers import NEVER, Timed, Timers
+from upwell.proxy.timers import NEVER, Timers
 
 if TYPE_CHECKING:
     from upwell.proxy.location import Location, Server
@@ -54,6 +55,7 @@ class Endpoint:
         "default",
         "draining",
         "header_timeout",
+        "is_unix",
         "limit",
         "limits",
         "local",
@@ -107,6 +109,7 @@ class Endpoint:
         self.draining = False
         self.on_close: Callable[[], None] | None = None
         self.local: tuple[str, int] | None = None
+        self.is_unix = False
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.local}>"
@@ -116,7 +119,7 @@ class Endpoint:
         return ClientConnection(self)
 
 
-class ClientConnection(Timed):
+class ClientConnection(Intake):
     """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's."""
 
     __slots__ = (
@@ -202,11 +205,16 @@ class ClientConnection(Timed):
             self._lost = True
             transport.close()
             return
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
+        if not endpoint.is_unix:
+            peer = transport.get_extra_info("peername")
+            local = endpoint.local or transport.get_extra_info("sockname")
+            if not peer or not local:
+                # It was reset before it was looked at: what it sent must not be served for a client without address.
+                self._lost = True
+                self.transport.abort()
+                return
             self.address, self.port = peer[0], peer[1]
             self.address_bytes = self.address.encode()
-            local = endpoint.local or transport.get_extra_info("sockname")
             self.local_address, self.local_port = local[0], local[1]
         self.opened = self.loop.time()
         endpoint.connections.add(self)
@@ -545,6 +553,11 @@ class ClientConnection(Timed):
     def has_ended(self) -> bool:
         """Whether the client has sent all it will."""
         return self._eof
+
+    def hold(self, size: int) -> None:
+        """How much may wait to be sent before whoever writes is told to pause."""
+        if not self._lost:
+            self.transport.set_write_buffer_limits(high=size)
 
     def note_end(self) -> None:
         self._eof = True

@@ -33,7 +33,7 @@ class Dial:
     async def connect(
         self,
         loop: asyncio.AbstractEventLoop,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], asyncio.BaseProtocol],
         address: tuple[str, int] | str,
     ) -> None:
         """Connect to `address`; the protocol is told by its callback. Raises OSError, NearError among them."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NOT_IDEMPOTENT: Final = frozenset((b"POST", b"LOCK", b"PATCH"))
 """nginx's list; RFC 9110, 9.2.2 has all others it knows."""
 _STATUS: Final = {"timeout": 504, "internal": 500}
-_NOT_A_FAILURE: Final = frozenset(("http_403", "http_404", "internal"))  # nothing is held against the peer
+_NOT_A_FAILURE: Final = frozenset(("http_403", "http_404", "internal", "upgrade"))  # nothing is held against the peer
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Paced(asyncio.Transport):
         self._low = _MOST_AT_ONCE // 4
         self._paused = False
         self._soon = False
-        self.inner.set_write_buffer_limits(high=2 * _MOST_AT_ONCE)
+        client.hold(2 * _MOST_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Paced {len(self._pending)}>"

@@ -14,7 +14,7 @@ _PER_SECOND: Final = 20  # a time-out fires at most 50 ms late
 NEVER: Final = float("inf")
 
 
-class Timed(asyncio.Protocol):
+class Timed(asyncio.BaseProtocol):
     """What can be timed, a connection: `deadline` and `slot` belong to Timers."""
 
     __slots__ = ("deadline", "slot")

@@ -43,7 +43,10 @@ def _was_asked_for(exchange: Exchange, spec: ForwardSpec) -> bool:
 async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection, head: ResponseHead) -> None:
     """Pass the peer's 101 on and tunnel until the end. Raises UpstreamError when nobody has asked for it."""
     if connection.sends_content or not _was_asked_for(exchange, spec):
-        raise UpstreamError("invalid_header", "upstream sent unexpected interim response", sent=True)
+        # What the configuration made of the client's request the peer is not to blame for.
+        asked = spec.upgrade is not None and bool(spec.upgrade(exchange))
+        outcome = "upgrade" if asked else "invalid_header"
+        raise UpstreamError(outcome, "upstream sent unexpected interim response", sent=True)
     exchange.status = 101
     exchange.answered = head.section
     exchange.keepalive = False

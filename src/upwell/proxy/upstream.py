@@ -21,8 +21,8 @@ from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthR
 from upwell.http1.head import ResponseHead, parse_response_head
 from upwell.proxy.dial import Dial, NearError
 from upwell.proxy.file_sender import FileSender
+from upwell.proxy.intake import Intake
 from upwell.proxy.stall import Stall
-from upwell.proxy.timers import Timed
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Peer
@@ -85,7 +85,7 @@ class Try:
         self.length: int = 0
 
 
-class UpstreamConnection(Timed):
+class UpstreamConnection(Intake):
     """One connection to one peer. `reused` says it had served a request before this one; `answered` that bytes came."""
 
     __slots__ = (
@@ -407,7 +407,7 @@ class UpstreamConnection(Timed):
             return True
         reader = self._reader = response_reader(head, method)
         if reader.complete:
-            self.reusable = self._keepable and not data and self._content_sent
+            self.reusable = self._keepable and not data and self._content_sent and not _may_go_on(head)
             return True
         if data:
             self._buffer = b""
@@ -416,7 +416,7 @@ class UpstreamConnection(Timed):
         self._state = _RELAY
         if exchange.capture is None:
             exchange.client.flush()
-            exchange.client.transport.set_write_buffer_limits(high=self._limits.buffered)
+            exchange.client.hold(self._limits.buffered)
         if exchange.capture is None and not exchange.client.writable:
             self.pause()
         else:
@@ -435,7 +435,7 @@ class UpstreamConnection(Timed):
             except MessageError:
                 rest = None
         keepable = not section.close and (head.version == 11 or _keeps_old(section))
-        self.reusable = keepable and rest == b"" and self._content_sent
+        self.reusable = keepable and rest == b"" and self._content_sent and not _may_go_on(head)
 
     def hold(self, size: int) -> None:
         """How much of this response's content may wait for a slow client."""
@@ -539,6 +539,14 @@ class UpstreamConnection(Timed):
 def _keeps_old(section: FieldSection) -> bool:
     """Whether an HTTP/1.0 answer leaves the connection usable. Chunks do not: its framing is faulty (RFC 9112, 6.1)."""
     return section.keep_alive and not section.chunked
+
+
+def _may_go_on(head: ResponseHead) -> bool:
+    """Whether a response without content announces some, which may come yet: a 204 has neither length nor coding, and
+    the coding of a 304 is that of content elsewhere (RFC 9110, 8.6; RFC 9112, 6.1), but not every peer knows.
+    """
+    section = head.section
+    return head.status in (204, 304) and (section.chunked or (head.status == 204 and bool(section.content_length)))
 
 
 def response_reader(head: ResponseHead, method: bytes) -> Reader:

@@ -282,6 +282,7 @@ class Runtime:
         )
         if not isinstance(address, str) and address[0] not in _ANY:
             endpoint.local = address
+        endpoint.is_unix = isinstance(address, str)
         return endpoint
 
     def _server(self, block: Block, compiler: Compiler) -> Server:

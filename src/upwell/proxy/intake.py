@@ -1,0 +1,31 @@
+"""How bytes come in: through one small buffer for all connections of a worker.
+
+uvloop hands a plain protocol up to 256 KB at once, more than nginx holds of a connection in all. A protocol that
+gives it a buffer gets no more than that buffer takes, and one buffer does for all: it is filled and emptied in one call
+of the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from upwell.proxy.timers import Timed
+
+_SIZE: Final = 65_536
+_buffer: Final = bytearray(_SIZE)
+_view: Final = memoryview(_buffer)
+
+
+class Intake(Timed):
+    """A protocol that is given at most 64 KB at once (asyncio's BufferedProtocol, which it is by its methods)."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_view[:nbytes].tobytes())
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
