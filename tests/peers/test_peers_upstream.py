@@ -186,6 +186,37 @@ def test_the_zone_is_read_again_when_its_generation_changes() -> None:
     assert sorted(names(upstream, 2)) == ["a", "b"]
 
 
+def test_whom_checks_find_well_again_is_not_on_trial() -> None:
+    """The other one fails while the first request is under way: the second has somewhere to go."""
+    upstream, table = build(peer("a"), peer("b"))
+    a, b = upstream.peers
+    slot = table.add_check(0, 9, rise=1, health=1)
+    assert upstream.pick((), 100.0) is a
+    assert upstream.release(a, 100.0, failed=True)
+    for health in (0, 1):
+        assert upstream.pick((), 101.0) is b
+        upstream.release(b, 101.0, failed=False)
+        table.set_check(table.layout.check(0, slot), health, 1, 200, 1, health == 1)
+        table.summarise(0, 1)
+        table.publish()
+    chosen = upstream.pick((a,), 120.0)
+    assert chosen is b
+    assert upstream.release(b, 120.0, failed=True)
+    assert upstream.pick((b,), 120.0) is a
+    assert upstream.pick((), 120.0) is a
+
+
+def test_who_was_never_down_is_on_trial_after_its_time_out() -> None:
+    upstream, _ = build(peer("a"), peer("b"))
+    a, b = upstream.peers
+    for each in (a, b):
+        assert upstream.pick((), 100.0) is each
+        upstream.release(each, 100.0, failed=True)
+    assert upstream.pick((), 111.0) is not None
+    assert upstream.pick((), 111.0) is not None
+    assert upstream.pick((), 111.0) is None
+
+
 def test_all_down_is_none_and_one_up_again_serves() -> None:
     upstream, table = build(peer("a"), peer("b"))
     for row in (0, 1):

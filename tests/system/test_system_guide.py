@@ -158,10 +158,6 @@ def _play(workers: int, start: StartBalancer) -> Play:
                 for port in touched:
                     getattr(apps[port], act)()
                 took = _reach(play, down)
-            # A peer that failed comes back with less than its weight, which returns pick by pick (as in nginx); the
-            # clients may have stopped before it was picked at all.
-            for port in FRONT_PORTS:
-                _one_after_another(ports[port], "/index.html", 4)
             for client in clients:
                 play.asked += client.asked
                 play.lost += [f"{title}: {sentence}" for sentence in client.lost]

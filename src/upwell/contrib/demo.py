@@ -212,11 +212,11 @@ def _tell_addresses(stage: Stage, view: View) -> None:
 
 def _stay(stage: Stage, view: View) -> None:
     """Go on until Ctrl-C, with what a person needs to stop and start the apps."""
-    view.say("Ctrl-C ends it. Until then, stop an app with `kill PID` and start it again with:")
-    for app in stage.apps.values():
-        view.say(f"  {app.name} (pid {app.pid}): {' '.join(app.command)} &")
-    view.say(f"  error log: {stage.balancer.prefix / 'logs' / 'error.log'}")
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):  # from the first word on that invites it
+        view.say("Ctrl-C ends it. Until then, stop an app with `kill PID` and start it again with:")
+        for app in stage.apps.values():
+            view.say(f"  {app.name} (pid {app.pid}): {' '.join(app.command)} &")
+        view.say(f"  error log: {stage.balancer.prefix / 'logs' / 'error.log'}")
         while stage.balancer.alive:
             stage.look()
             view.show(stage, "Ctrl-C ends it")

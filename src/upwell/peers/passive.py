@@ -25,6 +25,16 @@ def failed(peer: Peer, now: float) -> bool:
     return peer.fails >= peer.max_fails
 
 
+def forgotten(peer: Peer) -> None:
+    """The peer is up again, and its checks say so: what requests met before that says nothing any more.
+
+    Without checks it is as in nginx, where a peer keeps its failures while it is `down`. Else each worker would give it
+    one request on trial first; and were the other peers to fail during that one, answer 502 while a peer is well.
+    """
+    peer.fails = 0
+    peer.effective_weight = peer.weight
+
+
 def passed(peer: Peer) -> None:
     """A request at `peer` went well; if it was the trial after a window, the failures are forgotten."""
     if peer.accessed < peer.checked:

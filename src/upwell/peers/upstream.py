@@ -12,9 +12,10 @@ from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
 from upwell.peers.live import Peer
 from upwell.peers.passive import failed as count_failure
+from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import UpstreamSpec, peer_keys
-from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, GENERATION
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_UP, GENERATION
 from upwell.zone.table import Counts, PeerTable, may_serve
 
 __all__ = ["Peer", "Upstream"]
@@ -138,10 +139,13 @@ class Upstream:
             admin = table.admin(peer.row)
             if self._local:
                 admin = self._local_admin(peer, admin)
-            up = may_serve(admin & 3, table.summary(peer.row), peer.spec.down)
+            summary = table.summary(peer.row)
+            up = may_serve(admin & 3, summary, peer.spec.down)
             if up != peer.up:
                 peer.up = up
                 changed = True
+                if up and summary == CHECKS_UP:
+                    forgotten(peer)
         if changed:
             self._rebuild()
 
