@@ -43,6 +43,10 @@ server {
         local answer = ngx.location.capture("/on/a")
         ngx.print(answer.status, " ", answer.body)
     } }
+    location /status { error_page 404 /status/page; return 404; location = /status/page { return 200 "$status"; } }
+    location /status/address { error_page 404 =301 http://other/$status; return 404; }
+    location /status/text { return 203 "$status"; }
+    location /status/moved { return 302 http://other/$status; }
     location /large { client_max_body_size 4; proxy_pass http://one; error_page 413 /two; }
     error_page 400 /text;
 }
@@ -261,3 +265,22 @@ def test_an_upstream_without_peers_is_named_where_a_peer_would_be(serving: Servi
         assert serving.ask(get("/nobody")).status == 502
         assert serving.ask(get("/nobody/two")).body.startswith(b"GET /two ")
         assert serving.lines() == [b"/nobody|nobody|502|-|-|502", b"/two|nobody : 10.0.0.2:80|502 : 200|-|-|200"]
+
+
+def test_the_status_is_known_to_the_page_that_answers_it(serving: Serving) -> None:
+    with serving:
+        answer = serving.ask(get("/status"))
+        assert (answer.status, answer.body) == (404, b"404")
+        answer = serving.ask(get("/status/text"))
+        assert (answer.status, answer.body) == (203, b"203")
+        assert serving.ask(get("/status/address")).field("Location") == "http://other/301"
+        assert serving.ask(get("/status/moved")).field("Location") == "http://other/302"
+
+
+def test_a_peers_own_number_is_logged_as_it_went_out(serving: Serving) -> None:
+    with serving:
+        serving.reply = response(b"", status="494 Odd")
+        assert serving.ask(get("/")).status == 494
+        assert serving.lines()[0].endswith(b"|494")
+        serving.reply = response(b"", "X-Accel-Buffering: no", status="494 Odd")  # read through the filters
+        assert serving.ask(get("/")).status == 494

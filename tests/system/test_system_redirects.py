@@ -12,6 +12,7 @@ import pytest
 from tests.system.beside import compare, outcome
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Origin, Seen, get, post, response
+from upwell.config.command import words
 from upwell.contrib.processes import free_ports
 
 LOCATIONS = r"""
@@ -78,6 +79,24 @@ LOCATIONS = r"""
         location /recursive { error_page 404 /further; return 404; }
         location /further { error_page 404 403 /page; recursive_error_pages on; return 403; }
         location /cycle { error_page 404 /cycle; recursive_error_pages on; return 404; }
+
+        location = /page/status { return 200 "$status"; }
+        location = /page/status/503 { return 503 "$status"; }
+        location @status { return 203 "$status"; }
+        location /status/same { error_page 404 /page/status; return 404; }
+        location /status/other { error_page 404 =299 /page/status; return 404; }
+        location /status/own { error_page 404 = /page/status; return 404; }
+        location /status/named { error_page 404 @status; return 404; }
+        location /status/dead { proxy_pass http://dead; error_page 502 /page/status/503; }
+        location /status/on { proxy_pass http://peers; proxy_intercept_errors on; error_page 404 /page/status; }
+        location /status/to-peer { error_page 404 /proxied?status=299&X-Seen=$status; return 404; }
+        location /status/address { error_page 404 =301 http://other.test/$status; return 404; }
+        location /status/address/same { error_page 404 http://other.test/$status; return 404; }
+        location /status/argument { error_page 404 /page?$status; return 404; }
+        location /status/text { return 203 "$status"; }
+        location /status/moved { return 302 http://other.test/$status; }
+        location /status/494/text { return 494 "$status"; }
+        location /status/494/named { error_page 414 =494 @status; return 414; }
 
         location /ignore/redirect { proxy_pass http://peers; proxy_ignore_headers X-Accel-Redirect; }
         location /ignore/charset { proxy_pass http://peers; proxy_ignore_headers X-Accel-Charset X-Accel-Expires; }
@@ -275,6 +294,16 @@ REQUESTS = {
     "accel, fields to a peer, one without": _asked("/x", "", "X-Accel-Redirect: /private/p", *_MANY),
     "accel, fields to a 404": _asked("/x", "", "X-Accel-Redirect: /first", *_MANY),
     "accel, fields to @gone": _asked("/x", "", "X-Accel-Redirect: @gone", *_MANY),
+    **{
+        f"status, {path}": get(f"/status/{path}")
+        for path in words(
+            """same other own named dead to-peer address address/same argument text moved
+            494/text 494/named"""
+        )
+    },
+    "status, on": _asked("/status/on", "404"),
+    "status, 494 of a peer": _asked("/none", "494"),
+    "status, 494 of a peer, its fields changed": _asked("/cookie/all", "494", "Set-Cookie: a=b"),
     "accel, fields to a redirect": _asked("/x", "", "X-Accel-Redirect: /moved/there", *_MANY),
     "accel, status": _asked("/x", "404", "X-Accel-Redirect: /private/text"),
     "accel, its peer's status": _asked("/x", "404", "X-Accel-Redirect: /private/p?status=403"),

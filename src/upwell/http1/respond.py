@@ -62,13 +62,12 @@ SERVER_WITHOUT_VERSION: Final = b"upwell"
 
 
 def status_sent(status: int) -> int:
-    """The status on the wire, which is 400 for nginx's internal numbers (494 and the like)."""
+    """The status of the page for `status`, which is 400 for nginx's internal numbers (494 and the like)."""
     return 400 if status in _NOTES else status
 
 
 def status_line(status: int) -> bytes:
     """Code and reason, e.g. b"404 Not Found"; for an unknown code just the number, as nginx writes it."""
-    status = status_sent(status)
     reason = REASONS.get(status)
     return b"%d %b" % (status, reason) if reason is not None else b"%d " % status
 

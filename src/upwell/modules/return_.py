@@ -45,6 +45,7 @@ def compile_return(
     if status in REDIRECTS:
 
         def redirect(exchange: Exchange) -> int | None:
+            exchange.status = exchange.forced_status or status  # for $status in the address
             exchange.respond_error(status, ((b"Location", absolute(exchange, text(exchange))),))
             return None
 
@@ -53,8 +54,8 @@ def compile_return(
         return lambda exchange: status
 
     def answer(exchange: Exchange) -> int | None:
+        exchange.status = exchange.forced_status or status  # before the text, which may have $status
         content = text(exchange)
-        exchange.status = status
         exchange.content_type = exchange.default_type
         exchange.content_length = len(content)
         exchange.send_head()

@@ -51,6 +51,7 @@ def show(exchange: Exchange, page: ErrorPage, status: int, fields: Sequence[tupl
     exchange.forced_status = status if page.status is None else page.status
     if status == _TOO_LARGE:
         drop_content(exchange)
+    exchange.status = exchange.forced_status  # for $status in the address
     address = page.value(exchange)
     if address.startswith(b"/"):
         path, _, args = address.partition(b"?")

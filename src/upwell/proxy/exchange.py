@@ -15,7 +15,7 @@ from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
 from upwell.http1.framing import LAST_CHUNK, chunk, last_chunk
 from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page as built_in_page
-from upwell.http1.respond import status_line
+from upwell.http1.respond import status_line, status_sent
 from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO, WARN, printable
 from upwell.proxy import pace
@@ -405,7 +405,7 @@ class Exchange:
         self.keep(fields)
         self.out = [line for line in self.kept if line[0].lower() != b"accept-ranges"]
         page = built_in_page(status, self.location.signature)
-        self.respond(status, page or b"")
+        self.respond(status_sent(status), page or b"")
 
     def keep(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
         """Have `fields`, and a Location that is there, go out with whatever answers in the end."""

@@ -79,7 +79,7 @@ def _forget(exchange: Exchange) -> None:
     exchange.special = True
     exchange.module = None
     exchange.destination = None
-    exchange.status = 0
+    exchange.status = exchange.forced_status  # what $status says from here on
     exchange.content_length = None
     exchange.status_text = None
     exchange.out = list(exchange.kept)

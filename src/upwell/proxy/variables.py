@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from upwell.http1.respond import REASONS, status_sent
+from upwell.http1.respond import REASONS
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
 from upwell.version import NGINX_VERSION
@@ -255,7 +255,7 @@ def _date_local(_: Exchange) -> bytes:
 
 
 def _sent_status(exchange: Exchange) -> bytes:
-    return _STATUS_TEXT.get(exchange.status) or b"%03d" % status_sent(exchange.status)
+    return _STATUS_TEXT.get(exchange.status) or b"%03d" % exchange.status
 
 
 def _request_body(exchange: Exchange) -> bytes | None:
