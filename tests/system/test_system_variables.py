@@ -21,11 +21,12 @@ VARIABLES = words("""
     http_via http_x_f http_x_forwarded_for https is_args is_request_port pipe proxy_add_x_forwarded_for proxy_host
     proxy_port query_string remote_addr remote_port remote_user request request_body request_completion request_length
     request_method request_port request_time request_uri scheme sent_http_cache_control sent_http_content_length
-    sent_http_content_type sent_http_etag sent_http_keep_alive sent_http_last_modified sent_http_link
+    sent_http_content_type sent_http_date sent_http_etag sent_http_expires sent_http_keep_alive
+    sent_http_last_modified sent_http_link
     sent_http_location sent_http_server sent_http_set_cookie sent_http_transfer_encoding sent_http_x_a server_addr
     server_name server_port server_protocol status upstream_addr upstream_bytes_received upstream_bytes_sent
     upstream_connect_time upstream_cookie_a upstream_cookie_b upstream_header_time upstream_http_connection
-    upstream_http_content_length upstream_http_content_type upstream_http_date upstream_http_server
+    upstream_http_content_length upstream_http_content_type upstream_http_date upstream_http_etag upstream_http_server
     upstream_http_set_cookie upstream_http_transfer_encoding upstream_http_x_a upstream_response_length
     upstream_response_time upstream_status uri
 """)
@@ -51,6 +52,18 @@ http {{
         location /two {{ proxy_pass http://two; }}
         location /dead {{ proxy_pass http://dead; }}
         location /replaced/ {{ proxy_pass http://127.0.0.1:{peer}/x/; }}
+        location /hide {{
+            proxy_pass http://peers/fields; proxy_hide_header X-A; proxy_hide_header Set-Cookie;
+            proxy_hide_header ETag; proxy_hide_header Content-Length;
+        }}
+        location /pass {{ proxy_pass http://peers/fields; proxy_pass_header Date; proxy_pass_header Server; }}
+        location /cookies {{ proxy_pass http://peers/fields; proxy_cookie_path / /all/; }}
+        location /again {{ proxy_pass http://peers/repeated; }}
+        location /again/filtered {{ proxy_pass http://peers/repeated; proxy_cookie_path / /all/; }}
+        location /empty {{ proxy_pass http://peers/empty; }}
+        location /elsewhere {{ proxy_pass http://peers/elsewhere; }}
+        location /here {{ internal; return 200 "here"; }}
+        location /there {{ internal; proxy_pass http://peers/chunked; }}
         location /text {{ return 200 "text"; }}
         location /moved {{ return 301 /else; }}
         location /none {{ return 204; }}
@@ -96,6 +109,27 @@ def _answer(seen: Seen) -> bytes | None:
             "Link: </b>",
             "Keep-Alive: timeout=5",
         )
+    if path.startswith("/repeated"):
+        return response(
+            b"fine",
+            "Content-Type: a/b",
+            "Content-Type: c/d",
+            "ETag: a",
+            "ETag: b",
+            "Expires: a",
+            "Expires: b",
+            "Last-Modified: a",
+            "Last-Modified: b",
+            "X-A: 1",
+            "X-A: 2",
+            "Set-Cookie: a=1; Path=/",
+            "Set-Cookie: b=2; Path=/",
+        )
+    if path == "/empty":
+        return b"HTTP/1.1 204 No Content\r\nContent-Type: a/b\r\nX-A: 1\r\n\r\n"
+    if path == "/elsewhere":
+        to = "/there" if seen.target.endswith(b"?there") else "/here"
+        return response(b"", f"X-Accel-Redirect: {to}", "Set-Cookie: a=1", "Set-Cookie: b=2", "Content-Type: a/b")
     if path == "/redirect":
         return response(b"", "Location: http://127.0.0.1/there", status="302 Found")
     if path == "/not-modified":
@@ -127,6 +161,14 @@ REQUESTS = {
     "chunks for HTTP/1.0": get("/chunked", version="1.0"),
     "a peer that says nothing": get("/nothing"),
     "all fields of an answer": get("/fields", "Cookie: a=1; b=2"),
+    "hidden fields": get("/hide"),
+    "fields that are passed": get("/pass"),
+    "changed cookies": get("/cookies"),
+    "fields of one value twice": get("/again"),
+    "fields of one value twice, filtered": get("/again/filtered"),
+    "no content of a type": get("/empty"),
+    "cookies of a redirect": get("/elsewhere"),
+    "cookies of a redirect to a peer": get("/elsewhere?there"),
     "a peer's redirect": get("/redirect"),
     "not modified": get("/not-modified"),
     "an error": get("/error"),

@@ -92,6 +92,12 @@ class FieldSection:
     def __repr__(self) -> str:
         return f"<FieldSection {len(self.fields)} fields>"
 
+    def first(self, name: bytes) -> bytes | None:
+        """The value of the first line named `name`."""
+        if name not in self.values:
+            return None
+        return next(value for known, value in self.fields if known == name)
+
     def _join(self, once: frozenset[bytes]) -> None:
         """Some name is there more than once: join its values. Raises MessageError(400) for one in `once`."""
         values: dict[bytes, bytes] = {}

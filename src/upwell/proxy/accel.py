@@ -36,7 +36,7 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
     values = section.values
     obeyed = spec.obeyed
     if LIMIT_RATE in obeyed:
-        rate = _first(section, LIMIT_RATE)
+        rate = section.first(LIMIT_RATE)
         if rate is not None and _NUMBER.fullmatch(rate) is not None:
             exchange.limit_rate = int(rate)
     if BUFFERING in obeyed and exchange.source is not None:
@@ -47,18 +47,11 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
         charset = values.get(CHARSET)
         if charset is not None and _TOKEN.fullmatch(charset) is not None:
             exchange.charset = charset
-    target = _first(section, REDIRECT)
+    target = section.first(REDIRECT)
     if target is None or REDIRECT not in obeyed:
         return False
     _redirect(exchange, section, spec, target)
     return True
-
-
-def _first(section: FieldSection, name: bytes) -> bytes | None:
-    """The value that counts of several: nginx ignores the other lines."""
-    if name not in section.values:
-        return None
-    return next(value for known, value in section.fields if known == name)
 
 
 def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, target: bytes) -> None:

@@ -47,7 +47,8 @@ _FIRST_ONLY = frozenset(
 """Response fields that have one value: of several lines nginx passes the first on."""
 
 
-_HELD_ONCE = _FIRST_ONLY | {b"x-accel-expires", b"x-accel-limit-rate", b"x-accel-redirect"}
+HELD_ONCE: Final = _FIRST_ONLY | {b"x-accel-expires", b"x-accel-limit-rate", b"x-accel-redirect"}
+"""Those of which nginx knows the first only."""
 
 
 def _passed(section: FieldSection, unwanted: frozenset[bytes]) -> list[tuple[bytes, bytes, bytes]]:
@@ -61,6 +62,15 @@ def _passed(section: FieldSection, unwanted: frozenset[bytes]) -> list[tuple[byt
             seen.add(name)
         out.append((name, value, wire))
     return out
+
+
+def passed_field(section: FieldSection, hide: frozenset[bytes], name: bytes) -> bytes | None:
+    """The value of the field `name` in an answer whose `section` passed without a change, but for `hide`."""
+    if name == b"content-length":
+        return None if section.content_length is None else b"%d" % section.content_length
+    if name in hide or name in HOP_BY_HOP or name in section.options:
+        return None
+    return section.first(name) if name in _FIRST_ONLY else section.values.get(name)
 
 
 class Form:
@@ -91,7 +101,7 @@ def _tell_of_repeated(exchange: Exchange, section: FieldSection) -> None:
     """nginx's line for each field that is ignored; here once as long as the section is remembered."""
     first: dict[bytes, str] = {}
     for (name, _), wire in zip(section.fields, section.wires, strict=True):
-        if name in _HELD_ONCE:
+        if name in HELD_ONCE:
             line = printable(wire[:-2])
             if name in first:
                 exchange.log(
@@ -114,7 +124,7 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     form: Form | None = section.rendered.get(hide)
     if form is None:
         form = section.rendered[hide] = Form(section, hide)
-        if _HELD_ONCE.intersection(section.values) and len(section.values) < len(section.fields):
+        if HELD_ONCE.intersection(section.values) and len(section.values) < len(section.fields):
             _tell_of_repeated(exchange, section)
     location = exchange.location
     if (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from upwell.errors import ClientClosed, MessageError
-from upwell.http1.fields import HOP_BY_HOP, FieldSection, one_line
+from upwell.http1.fields import FieldSection, one_line
 from upwell.http1.framing import LAST_CHUNK, chunk, last_chunk
 from upwell.http1.head import RequestHead
 from upwell.http1.respond import error_page as built_in_page
@@ -20,6 +20,7 @@ from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO, WARN, printable
 from upwell.proxy import pace
 from upwell.proxy.accel import with_charset
+from upwell.proxy.answer import passed_field
 from upwell.proxy.body import RequestBody
 from upwell.proxy.error_page import has_page, show
 from upwell.proxy.sockets import reset_on_close
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from upwell.proxy.upstream import Try, UpstreamConnection
 
 _CLOSING: Final = frozenset((400, 413, 414, 494, 500, 501, 505))
-_MADE_HERE = HOP_BY_HOP | {b"date", b"server"}
 _NO_CONTENT: Final = frozenset((204, 304))
 
 
@@ -292,20 +292,20 @@ class Exchange:
 
     def sent_field(self, name: bytes) -> bytes | None:
         """The value of a field of the answer by its lower-case name (nginx: $sent_http_name)."""
-        if self.answered is not None and name not in _MADE_HERE and not (self.out or self.content_length is not None):
-            return self.answered.values.get(name)  # passed on as it came
-        if name == b"content-type":
-            return None if self.status == 204 else self.content_type
-        if name == b"content-length":
-            return None if self.content_length is None or self.status in _NO_CONTENT else b"%d" % self.content_length
         if name == b"connection":
+            if self.status == 101:
+                return b"upgrade"
             return b"keep-alive" if self.keepalive else b"close"
         if name == b"transfer-encoding":
             return b"chunked" if self.chunked else None
-        for known, value in self.out:
-            if known.lower() == name:
-                return value
-        return None
+        if self.head_sent and not self.filtered and self.answered is not None:
+            return passed_field(self.answered, self.location.hide, name)
+        if name == b"content-type":
+            return None if self.status == 204 and self.status_text is None else self.content_type
+        if name == b"content-length":
+            return None if self.content_length is None or self.status in _NO_CONTENT else b"%d" % self.content_length
+        found = [value for known, value in self.out if known.lower() == name]
+        return b", ".join(found) if found else None
 
     def connection_line(self) -> bytes:
         """The Connection field of the answer; from here on it is decided whether the connection lives on."""

@@ -37,7 +37,7 @@ class Location:
     its head is sent; `log` handlers run at the end; `early_hints` gets a peer's 103. `disable_msie6` and
     `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status. `chunks`: content of
     unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives bytes a second, 0 for no
-    limit; `limit_rate_after` how many are free.
+    limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that are not passed on.
     """
 
     name: str = ""
@@ -74,6 +74,7 @@ class Location:
     internal: bool = False
     chunks: bool = True
     early_hints: Hints | None = None
+    hide: frozenset[bytes] = frozenset()
     simple: bool = False
     server_line: bytes = field(default=b"")
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from upwell.http1.respond import REASONS
+from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
 from upwell.version import NGINX_VERSION
@@ -64,6 +65,16 @@ def _sent_field(name: str) -> Variable:
 def _upstream_field(name: str) -> Variable:
     wanted = name.replace("_", "-").encode()
     missing = b"" if name in ("date", "server") else None  # which nginx makes up for a peer that does not send them
+    if wanted in HELD_ONCE:
+
+        def first(exchange: Exchange) -> bytes | None:
+            answered = exchange.answered
+            if answered is None:
+                return None
+            value = answered.first(wanted)
+            return missing if value is None else value
+
+        return first
 
     def upstream(exchange: Exchange) -> bytes | None:
         answered = exchange.answered

@@ -101,6 +101,7 @@ class Compiler:
             reset_timedout=http.reset_timedout_connection,
             internal=settings.internal or settings.is_named,
             chunks=http.chunked_transfer_encoding,
+            hide=proxying.hidden(block[ProxySettings]),
             early_hints=proxying.compile_early_hints(block[EarlyHintsSettings], block[ProxySettings]),
         )
 

@@ -61,7 +61,7 @@ def compile_forward(
         path = _replaced_path(settings, target.uri)
     method = None if asked.method is None else method_renderer(render(asked.method))
     instead = _content(asked)
-    hide = _hidden(proxy)
+    hide = hidden(proxy)
     sizes = (proxy.buffer_size, proxy.buffers[0] * proxy.buffers[1])
     make = partial(
         ForwardSpec,
@@ -114,7 +114,8 @@ def compile_forward(
     return content  # type: ignore[return-value]  # it returns forward()'s coroutine, one coroutine less to make
 
 
-def _hidden(proxy: ProxySettings) -> frozenset[bytes]:
+def hidden(proxy: ProxySettings) -> frozenset[bytes]:
+    """The response fields (lower case) that a location does not pass on."""
     return frozenset(
         (HIDDEN | {name.encode() for name in proxy.hide_headers}) - {name.encode() for name in proxy.pass_headers}
     )
@@ -129,7 +130,7 @@ def compile_early_hints(settings: EarlyHintsSettings, proxy: ProxySettings) -> H
     def wanted(exchange: Exchange) -> bool:
         return any(value(exchange) not in (b"", b"0") for value in values)
 
-    return hinting(wanted, _hidden(proxy))
+    return hinting(wanted, hidden(proxy))
 
 
 def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
