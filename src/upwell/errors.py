@@ -51,14 +51,16 @@ class UpstreamError(Exception):
     """A try at one peer that failed.
 
     `outcome` is the word of nginx's `proxy_next_upstream` ("error", "timeout", "invalid_header", "http_502", ...);
-    `reason` is nginx's sentence for the error log; `sent` says that a part of the request may have reached the peer.
+    `reason` is nginx's sentence for the error log; `sent` says that a part of the request may have reached the peer;
+    `critical`, that the fault is not in the network: a path that is not there, an address that cannot be taken.
     """
 
-    def __init__(self, outcome: str, reason: str, sent: bool = False) -> None:
+    def __init__(self, outcome: str, reason: str, sent: bool = False, critical: bool = False) -> None:
         super().__init__(reason)
         self.outcome = outcome
         self.reason = reason
         self.sent = sent
+        self.critical = critical
 
 
 class ClientClosed(Exception):

@@ -349,6 +349,9 @@ class Origin:
         if self.mode == "refuse":
             task.end(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
             return
+        if self.mode == "no path":
+            task.end(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+            return
         if self.mode == "no descriptors":
             task.end(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return

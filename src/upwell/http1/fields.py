@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from upwell.errors import MessageError
 from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
+from upwell.log import printable
 
 HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"expect")
@@ -84,7 +85,7 @@ class FieldSection:
         self.rendered: dict[frozenset[bytes], Any] = {}
         if len(self.values) != len(fields):
             self._join(_ONCE_IN_REQUESTS if request else _ONCE)
-        self._frame()
+        self._frame(request)
         host = self.host = self.values.get(b"host")
         if host is not None and request:
             self.host_name = check_host(host)[0]
@@ -104,13 +105,20 @@ class FieldSection:
         for name, value in self.fields:
             if name in values:
                 if name in once:
-                    raise MessageError(400, f'duplicate header line: "{name.decode()}"')
+                    raise MessageError(400, self._duplicate(name, once))
                 values[name] += (b"; " if name == b"cookie" else b", ") + value
             else:
                 values[name] = value
         self.values = values
 
-    def _frame(self) -> None:
+    def _duplicate(self, name: bytes, once: frozenset[bytes]) -> str:
+        """What to say of two lines called `name`: their values are a peer's to explain; a client's may be secret."""
+        if once is not _ONCE:
+            return f'duplicate header line: "{name.decode()}"'
+        first, second = [printable(wire[:-2]) for wire in self.wires if wire.partition(b":")[0].lower() == name][:2]
+        return f'duplicate header line: "{second}", previous value: "{first}"'
+
+    def _frame(self, request: bool) -> None:
         """Work out what the section says of the message's framing and of the connection. Raises
         MessageError(400/501).
         """
@@ -119,7 +127,10 @@ class FieldSection:
         if length is not None:
             # "5, 5" is refused like any other list: RFC 9112, 6.3 rule 5 lets us.
             if CONTENT_LENGTH.fullmatch(length) is None:
-                raise MessageError(400, "invalid Content-Length header")
+                if request:
+                    raise MessageError(400, "invalid Content-Length header")
+                shown = f'invalid "Content-Length" header: "Content-Length: {printable(length)}"'
+                raise MessageError(400, shown)
             self.content_length = int(length)
         coding = values.get(b"transfer-encoding")
         if coding is not None:

@@ -12,10 +12,14 @@ from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
 from upwell.http1.target import Target
+from upwell.log import printable
 
 _MOST_HEADS: Final = 1024
 _LARGEST_HEAD: Final = 2048
 """Whole heads are remembered, as sections are: what a client or a peer says again byte for byte is not read again."""
+
+_MOST_SHOWN: Final = 1748
+"""How much of a line that is too long the log shows: nginx leaves room for what else is in its line."""
 
 _OTHERS: Final = (
     (b"\x16", "TLS ClientHello to plain HTTP port"),
@@ -165,8 +169,13 @@ def _check_partial(data: bytes, limits: HeadLimits, searched: int, counted: Coun
 
 def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | None) -> None:
     status = limits.exceeded(data, end, counted)
+    if status == 414:
+        raise MessageError(414, "too long URI")
     if status:
-        raise MessageError(status, "too long URI" if status == 414 else "too large request")
+        place = Counted()
+        limits.exceeded(data, end, place)
+        line = data[place.start : place.start + _MOST_SHOWN].partition(b"\r")[0]
+        raise MessageError(status, f'too long header line: "{printable(line)[:_MOST_SHOWN]}..."')
 
 
 def _bad_request_line(data: bytes, limits: HeadLimits) -> MessageError:

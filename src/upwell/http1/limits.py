@@ -29,7 +29,7 @@ class HeadLimits:
         long, 494 when a field line or the whole is, else 0.
 
         A head that is refused stays refused whatever comes behind `end`. `counted` is kept from one call to the next
-        while the same head comes in.
+        while the same head comes in; its `start` is that of the line that was too much.
         """
         if end < self.plain:
             return 0
@@ -43,6 +43,8 @@ class HeadLimits:
             taken, free = left, room
             if length > free:
                 if free >= self.size or taken == 0 or length > self.size:
+                    if counted is not None:
+                        counted.start = start
                     return status
                 taken -= 1
                 free = self.size

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _ALL = 1 << 62
+TOO_LARGE = "client intended to send too large chunked body:"
 
 
 class Consumer(Protocol):
@@ -85,7 +86,8 @@ class RequestBody:
         if content:
             self.total += len(content)
             if self.limit and self.total > self.limit and not self.discarding:
-                raise MessageError(413, "client intended to send too large chunked body")
+                before = self.total - len(content)
+                raise MessageError(413, f"{TOO_LARGE} {before}+{len(content)} bytes")
             if self.consumer is not None:
                 self.pieces.clear()  # what follows is not held, so the request cannot be sent again
                 self.consumer.send_content(content)

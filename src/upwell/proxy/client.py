@@ -19,7 +19,7 @@ from upwell.log import INFO, ErrorLog
 from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
-from upwell.proxy.exchange import Exchange
+from upwell.proxy.exchange import LEFT_EARLY, Exchange
 from upwell.proxy.intake import Intake
 from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.stall import Stall
@@ -240,7 +240,7 @@ class ClientConnection(Intake):
         exchange = self.exchange
         if self.body is not None:
             if exchange is not None:
-                exchange.fail(MessageError(400, "client prematurely closed connection"))
+                exchange.fail(MessageError(400, LEFT_EARLY))
             return False
         if exchange is None and self._in_head:
             self._give_up(400, "client prematurely closed connection")
@@ -494,7 +494,8 @@ class ClientConnection(Intake):
             if self.exchange is exchange:
                 self._refused = True  # the client may be sending still, and closing would reset: linger
                 if exchange._coro is None:
-                    self._reject(exchange, error.status, error.reason)
+                    exchange.location = exchange.server.fallback
+                    exchange.start_failing(error)
                 else:
                     exchange.fail(error)
             else:

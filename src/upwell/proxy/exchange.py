@@ -38,6 +38,7 @@ _NO_CONTENT: Final = frozenset((204, 304))
 
 
 _ENDED: Final = object()
+LEFT_EARLY: Final = "client prematurely closed connection"
 
 
 class Captured:
@@ -494,7 +495,7 @@ class Exchange:
                 self.status = error.status
         elif isinstance(error, MessageError):
             told = error.reason if error.reason.startswith("client ") else f"client sent {error.reason}"
-            self.log(INFO if error.status < 500 else ERROR, told)
+            self.log(INFO if told == LEFT_EARLY else ERROR, told)
             self.respond_error(error.status)
         else:
             self.client.endpoint.report(self, error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
-from upwell.log import ERROR, WARN
+from upwell.log import CRIT, ERROR, WARN
 from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy import accel
 from upwell.proxy.answer import Cookies, Redirect, answer
@@ -85,9 +85,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     upstream = spec.upstream
     now = exchange.client.loop.time
     body = exchange.body
+    exchange.proxying = True
     if body is not None and (spec.request_buffering or (body.announced is None and not spec.keeps)):
         await body.store()  # even unbuffered for HTTP/1.0, which knows no chunks
-    exchange.proxying = True
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
     began = at = now()
@@ -125,7 +125,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             return
         except UpstreamError as error:
             if not error.outcome.startswith("http_"):
-                exchange.log(ERROR, error.reason)
+                exchange.log(CRIT if error.critical else ERROR, error.reason)
             # A kept connection that its peer closed at the moment of reuse says nothing about the peer: once more,
             # afresh.
             stale = (

@@ -6,6 +6,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
 from upwell.log import ERROR, printable
+from upwell.proxy.body import TOO_LARGE
 from upwell.proxy.location import Access, Location
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ def _fits(exchange: Exchange) -> bool:
     limit = body.limit = exchange.location.max_body_size
     length = exchange.head.section.content_length
     if limit and ((length is not None and length > limit) or body.total > limit):
-        exchange.log(ERROR, f"client intended to send too large body: {length or body.total} bytes")
+        if length is not None:
+            exchange.log(ERROR, f"client intended to send too large body: {length} bytes")
+        else:
+            exchange.proxying = True  # nginx finds out when the content handler reads: $proxy_host has its value
+            exchange.log(ERROR, f"{TOO_LARGE} 0+{body.total} bytes")
         exchange.respond_error(413)
         return False
     return True

@@ -46,7 +46,8 @@ async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConn
         # What the configuration made of the client's request the peer is not to blame for.
         asked = spec.upgrade is not None and bool(spec.upgrade(exchange))
         outcome = "upgrade" if asked else "invalid_header"
-        raise UpstreamError(outcome, "upstream sent unexpected interim response", sent=True)
+        reason = "upstream sent unexpected interim response while reading response header from upstream"
+        raise UpstreamError(outcome, reason, sent=True)
     exchange.status = 101
     exchange.answered = head.section
     exchange.keepalive = False

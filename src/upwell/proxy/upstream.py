@@ -19,6 +19,7 @@ from upwell.errors import MessageError, UpstreamError
 from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
+from upwell.log import WARN
 from upwell.proxy.dial import Dial, NearError
 from upwell.proxy.file_sender import FileSender
 from upwell.proxy.intake import Intake
@@ -37,6 +38,8 @@ _ANSWERED: Final = 3
 _RELAY: Final = 4
 _CLOSED: Final = 5
 _OUR_OWN: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
+_OF_THE_PEER: Final = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EAGAIN))
+"""What nginx takes for a peer's failure where it connects to a path; all else is critical."""
 _MOST_INTERIM: Final = 4  # times `head_size`, of interim responses before the final one; more is a flood
 
 
@@ -61,6 +64,8 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+_INTERIM_FLOOD: Final = "upstream sent too many interim responses while reading response header from upstream"
+_BAD_CHUNKS: Final = "upstream sent invalid chunked response while reading upstream"
 
 
 class Try:
@@ -179,10 +184,13 @@ class UpstreamConnection(Intake):
         number = getattr(error, "errno", None)
         words = f"({number}: {os.strerror(number)})" if number else f"({error})"
         if isinstance(error, NearError):
-            self._break("internal", f"bind({error.filename}) failed {words} while connecting to upstream", sent=False)
+            reason = f"bind({error.filename}) failed {words} while connecting to upstream"
+            self._break("internal", reason, sent=False, critical=True)
             return
         outcome = "internal" if number in _OUR_OWN else "error"
-        self._break(outcome, f"connect() failed {words} while connecting to upstream", sent=False)
+        whom = f" to {self.peer.name}" if isinstance(self.peer.address, str) else ""
+        critical = bool(whom) and number not in _OF_THE_PEER
+        self._break(outcome, f"connect(){whom} failed {words} while connecting to upstream", False, critical)
 
     def begin(
         self,
@@ -369,7 +377,7 @@ class UpstreamConnection(Intake):
                 break
             self._interim += head.end
             if self._interim > _MOST_INTERIM * self._limits.head_size:
-                self._break("invalid_header", "upstream sent too many interim responses", sent=True)
+                self._break("invalid_header", _INTERIM_FLOOD, sent=True)
                 return
             exchange = self.exchange
             if head.status == 103 and exchange is not None and exchange.location.early_hints is not None:
@@ -407,6 +415,8 @@ class UpstreamConnection(Intake):
             return True
         reader = self._reader = response_reader(head, method)
         if reader.complete:
+            if data and method != b"HEAD":
+                _warn_of_more(exchange, reader)
             self.reusable = self._keepable and not data and self._content_sent and not _may_go_on(head)
             return True
         if data:
@@ -468,8 +478,10 @@ class UpstreamConnection(Intake):
         try:
             content, rest = reader.feed(data)
         except MessageError as error:
-            raise UpstreamError("error", "upstream sent invalid chunked response", sent=True) from error
+            raise UpstreamError("error", _BAD_CHUNKS, sent=True) from error
         self.length += len(data) - len(rest) if rest else len(data)
+        if rest:
+            _warn_of_more(exchange, reader)
         if content:
             exchange.write(content)
         if rest is None:
@@ -495,12 +507,12 @@ class UpstreamConnection(Intake):
 
     # The end
 
-    def _break(self, outcome: str, reason: str, sent: bool) -> None:
+    def _break(self, outcome: str, reason: str, sent: bool, critical: bool = False) -> None:
         """Close the connection and tell the exchange why."""
         exchange = self.exchange
         self.close()
         if exchange is not None:
-            exchange.fail(UpstreamError(outcome, reason, sent))
+            exchange.fail(UpstreamError(outcome, reason, sent, critical))
 
     def rest_idle(self) -> None:
         """Nothing to do until the next request."""
@@ -547,6 +559,13 @@ def _may_go_on(head: ResponseHead) -> bool:
     """
     section = head.section
     return head.status in (204, 304) and (section.chunked or (head.status == 204 and bool(section.content_length)))
+
+
+def _warn_of_more(exchange: Exchange, reader: Reader) -> None:
+    """The peer sent more than its answer: two that disagree about where it ends, which somebody should look at."""
+    chunked = isinstance(reader, ChunkedReader)
+    what = "data after final chunk" if chunked else 'more data than specified in "Content-Length" header'
+    exchange.log(WARN, f"upstream sent {what} while reading upstream")
 
 
 def response_reader(head: ResponseHead, method: bytes) -> Reader:

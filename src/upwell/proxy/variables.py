@@ -20,11 +20,11 @@ from upwell.http1.respond import REASONS
 from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
+from upwell.proxy.upstream import Try
 from upwell.version import NGINX_VERSION
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
-    from upwell.proxy.upstream import Try
 
 Variable = Callable[["Exchange"], "bytes | None"]
 
@@ -155,6 +155,9 @@ PREFIXES: dict[str, Callable[[str], Variable]] = {
     "arg_": _argument,
 }
 
+_NOBODY: Final = Try("", lambda _: b"", 0.0)
+"""What stands for an upstream in which no peer was found, where another one answered later."""
+
 # Single ones
 
 
@@ -223,10 +226,11 @@ def _over_tries(of: Callable[[Try], bytes]) -> Variable:
 
     def values(exchange: Exchange) -> bytes | None:
         tries = exchange.tries
-        if tries is None:
+        if not tries:
             return None
         if exchange.groups:
-            return _in_groups([of(one) for one in tries], exchange.groups)
+            joined = _in_groups([of(one) for one in tries], exchange.groups)
+            return joined if exchange.groups[0] else of(_NOBODY) + b", " + joined
         return b", ".join([of(one) for one in tries])
 
     return values
@@ -369,6 +373,7 @@ VARIABLES: dict[str, Variable] = {
     "upstream_addr": _over_tries(lambda one: one.peer.encode()),
     "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),
+    "upstream_cache_status": lambda _: None,  # there is no cache
     "upstream_connect_time": _over_tries(_span("started", "connected")),
     "upstream_header_time": _over_tries(_span("started", "header")),
     "upstream_response_length": _over_tries(lambda one: b"%d" % one.length),

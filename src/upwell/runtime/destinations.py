@@ -124,6 +124,9 @@ def forward_by_value(url: Render, destinations: Destinations, choose: Choose) ->
         found = destinations.find(address)
         if found is None:
             exchange.log(ERROR, f"no resolver defined to resolve {printable(address.host.encode('latin-1'))}")
+            exchange.proxying = True
+            if exchange.tries is None:
+                exchange.tries = []  # what answers in the end comes second
             exchange.respond_error(502)
             return
         await forward(exchange, choose(exchange, *found))
