@@ -63,8 +63,8 @@ def _asked(serving: Serving) -> str:
         ),
         (
             _answer("200 OK\r\nContent-Length: 3\r\ncontent-length: 4", b"abc"),
-            '[error] upstream sent duplicate header line: "content-length: 4", previous value: "Content-Length: 3" while '
-            "reading response header from upstream",
+            '[error] upstream sent duplicate header line: "content-length: 4", previous value: "Content-Length: 3" '
+            "while reading response header from upstream",
         ),
         (
             _answer("200 OK\r\nContent-Length: -3", b"abc"),
