@@ -24,7 +24,7 @@ class _Exchange:
         self.host = host
         self.scheme = "http"
         self.default_type = b"text/x"
-        self.status = 0
+        self.status = self.forced_status = 0
         self.content_type: bytes | None = None
         self.content_length: int | None = None
         self.sent: list[Any] = []

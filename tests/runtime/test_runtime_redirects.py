@@ -43,6 +43,9 @@ server {
         local answer = ngx.location.capture("/on/a")
         ngx.print(answer.status, " ", answer.body)
     } }
+    location @why { proxy_pass http://two; proxy_set_header X-Why "$upstream_status $upstream_http_x_from"; }
+    location /why { proxy_pass http://both; proxy_set_header X-Why $upstream_status; proxy_next_upstream http_500;
+        proxy_intercept_errors on; error_page 503 @why; }
     location /status { error_page 404 /status/page; return 404; location = /status/page { return 200 "$status"; } }
     location /status/address { error_page 404 =301 http://other/$status; return 404; }
     location /status/text { return 203 "$status"; }
@@ -284,3 +287,19 @@ def test_a_peers_own_number_is_logged_as_it_went_out(serving: Serving) -> None:
         assert serving.lines()[0].endswith(b"|494")
         serving.reply = response(b"", "X-Accel-Buffering: no", status="494 Odd")  # read through the filters
         assert serving.ask(get("/")).status == 494
+
+
+def test_a_request_to_a_peer_knows_the_tries_of_the_locations_before(serving: Serving) -> None:
+    with serving:
+        client = serving.client()
+        client.send(get("/why"))
+        first, second = serving.origins
+        asked = first.last.taken()
+        assert b"X-Why" not in asked
+        first.last.send(response(b"", status="500 No"))
+        assert second.last.taken() == asked
+        second.last.send(response(b"", "X-From: 2", status="503 No"))
+        assert b"\r\nX-Why: 500, 503 \r\n" in second.last.taken()
+        second.last.send(response(b"yes"))
+        assert client.answer().body == b"yes"
+        assert serving.lines()[0].startswith(b"/why|10.0.0.1:80, 10.0.0.2:80 : 10.0.0.2:80|500, 503 : 200|")

@@ -83,6 +83,27 @@ LOCATIONS = r"""
         location = /page/status { return 200 "$status"; }
         location = /page/status/503 { return 503 "$status"; }
         location @status { return 203 "$status"; }
+        location @before {
+            proxy_pass http://peers;
+            proxy_set_header X-Before "$upstream_status|$upstream_addr|$upstream_http_x_seen|$upstream_response_length";
+        }
+        location @before/dead {
+            proxy_pass http://dead; proxy_set_header X-Before $upstream_status; error_page 502 @before;
+            recursive_error_pages on;
+        }
+        location /before {
+            proxy_pass http://peers; proxy_intercept_errors on; error_page 503 @before; error_page 500 @before/dead;
+            proxy_set_header X-Before $upstream_status; proxy_set_header X-Addr $upstream_addr;
+            recursive_error_pages on;
+        }
+        location /before/again {
+            proxy_pass http://again; proxy_next_upstream error http_503; proxy_set_header X-Before $upstream_status;
+        }
+        location /before/content {
+            proxy_pass http://peers; proxy_set_body "<$upstream_status>"; proxy_intercept_errors on;
+            error_page 404 @before/content;
+        }
+        location @before/content { proxy_pass http://peers; proxy_set_body "<$upstream_status>"; }
         location /status/same { error_page 404 /page/status; return 404; }
         location /status/other { error_page 404 =299 /page/status; return 404; }
         location /status/own { error_page 404 = /page/status; return 404; }
@@ -156,6 +177,7 @@ http {{
     log_format tries "$uri|$upstream_addr|$upstream_status|$upstream_http_x_seen|$status";
     access_log logs/tries.log tries;
     upstream peers {{ server 127.0.0.1:{peer}; }}
+    upstream again {{ server 127.0.0.1:{dead} max_fails=0; server 127.0.0.1:{peer} backup; }}
     upstream dead {{ server 127.0.0.1:{dead}; }}
     proxy_next_upstream off;
     {http}
@@ -301,6 +323,11 @@ REQUESTS = {
             494/text 494/named"""
         )
     },
+    "before, first": _asked("/before", "200"),
+    "before, second": _asked("/before", "503", "X-Seen: 1"),
+    "before, third": _asked("/before", "500", "X-Seen: 1"),
+    "before, again": _asked("/before/again", "503"),
+    "before, content": _asked("/before/content", "404"),
     "status, on": _asked("/status/on", "404"),
     "status, 494 of a peer": _asked("/none", "494"),
     "status, 494 of a peer, its fields changed": _asked("/cookie/all", "494", "Set-Cookie: a=b"),

@@ -92,6 +92,28 @@ def method_renderer(value: Value) -> Value:
     return method
 
 
+def as_before_tries(value: Value) -> Value:
+    """`value` with the $upstream_ variables as they were before the first try at a peer of this location, in each of
+    its tries: nginx makes a request once, before that.
+    """
+
+    def before(exchange: Exchange) -> bytes:
+        tries, groups, answered = exchange.tries, exchange.groups, exchange.answered
+        count = groups[-1] if groups else 0
+        exchange.tries = tries[:count] if tries is not None and count else None
+        exchange.answered = None
+        if groups:
+            exchange.groups = groups[:-1]
+        try:
+            return value(exchange)
+        finally:
+            exchange.tries, exchange.answered = tries, answered
+            if groups:
+                exchange.groups = groups
+
+    return before
+
+
 def _render(section: FieldSection, unwanted: frozenset[bytes]) -> bytes:
     rest = b"".join(section.wires_without(unwanted)) + b"\r\n"
     section.rendered[unwanted] = rest

@@ -27,7 +27,7 @@ from upwell.proxy.forward import ForwardSpec, forward
 from upwell.proxy.hints import Hints, hinting
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Content
-from upwell.proxy.request import method_renderer, path_as_sent, request_renderer
+from upwell.proxy.request import as_before_tries, method_renderer, path_as_sent, request_renderer
 from upwell.proxy.trailers import passing
 from upwell.proxy.upstream import Limits
 from upwell.runtime.destinations import Destinations, forward_by_value
@@ -51,7 +51,8 @@ def compile_forward(
     assert target is not None
     by_value = target.template is not None
     fields: list[tuple[bytes, bytes | Render]] = [
-        (name.encode(), constant_or_render(value)) for name, value in proxy.set_headers
+        (name.encode(), _asked(value) if value.literal is None else constant_or_render(value))
+        for name, value in proxy.set_headers
     ]
     given = {name.lower() for name, _ in fields}
     if b"host" not in given:
@@ -59,7 +60,7 @@ def compile_forward(
     path: Render = path_of_destination if by_value else path_as_sent
     if target.uri is not None:
         path = _replaced_path(settings, target.uri)
-    method = None if asked.method is None else method_renderer(render(asked.method))
+    method = None if asked.method is None else method_renderer(_asked(asked.method))
     instead = _content(asked)
     hide = hidden(proxy)
     sizes = (proxy.buffer_size, proxy.buffers[0] * proxy.buffers[1])
@@ -133,9 +134,17 @@ def compile_early_hints(settings: EarlyHintsSettings, proxy: ProxySettings) -> H
     return hinting(wanted, hidden(proxy))
 
 
+def _asked(template: Template) -> Render:
+    """`render` for what goes into a request to a peer."""
+    value = render(template)
+    if any(name.startswith("upstream_") for name in template.variables):
+        return as_before_tries(value)
+    return value
+
+
 def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
     """The value of the Upgrade field that `proxy_set_header` sends; None when it never does."""
-    values = [render(value) for name, value in proxy.set_headers if name.lower() == "upgrade" and value.literal != ""]
+    values = [_asked(value) for name, value in proxy.set_headers if name.lower() == "upgrade" and value.literal != ""]
     if not values:
         return None
     if len(values) == 1:
@@ -146,7 +155,7 @@ def _upgrade(proxy: ProxySettings) -> Callable[[Exchange], bytes] | None:
 def _content(asked: ProxyRequestSettings) -> Render | None:
     """What is sent in place of the client's content (proxy_set_body, proxy_pass_request_body); None: that itself."""
     if asked.body is not None:
-        return render(asked.body)
+        return _asked(asked.body)
     return None if asked.pass_body else render(Template(()))
 
 
