@@ -9,9 +9,10 @@ from typing import Any
 from upwell.config.command import Setter
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.units import parse_size, parse_time
+from upwell.units import parse_seconds, parse_size, parse_time
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_MOST_DIGITS = 10  # in the name of a temporary file, of which the folders' names are made
 
 
 def once(block: Block, directive: Directive, settings: type[Any], name: str) -> None:
@@ -45,10 +46,32 @@ def read_time(directive: Directive, index: int = 0) -> float:
         raise directive.error(f'"{directive.name}" directive invalid value', index) from None
 
 
+def read_seconds(directive: Directive, index: int = 0) -> float:
+    """Seconds of an argument that nginx counts in seconds."""
+    try:
+        return parse_seconds(directive.args[index])
+    except ValueError:
+        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+
+
 def read_number(directive: Directive, index: int = 0) -> int:
     if _NUMBER.fullmatch(directive.args[index]) is None:
         raise directive.error(f'"{directive.name}" directive invalid number', index)
     return int(directive.args[index])
+
+
+def read_levels(directive: Directive) -> tuple[int, ...]:
+    """The lengths of a path's folders that follow the path (nginx: ngx_conf_set_path_slot)."""
+    levels: list[int] = []
+    for index, text in enumerate(directive.args[1:], 1):
+        try:
+            level = parse_number(text)
+        except ValueError:
+            level = 0
+        if not level or sum(levels) + level > _MOST_DIGITS:
+            raise directive.error(f'"{directive.name}" directive invalid value', index)
+        levels.append(level)
+    return tuple(levels)
 
 
 def parse_number(text: str) -> int:

@@ -13,7 +13,7 @@ from upwell.config.template import Template, Variable, compile_template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import full_path
 from upwell.modules.syslog import Syslog, parse_syslog
-from upwell.units import parse_size, parse_time
+from upwell.units import parse_seconds, parse_size, parse_time
 
 _LEVELS = "http server location"
 _ESCAPES = ("default", "json", "none")
@@ -170,11 +170,11 @@ def _log_file_cache(block: Block, directive: Directive) -> None:
             if name == "max":
                 cache = replace(cache, most=parse_number(value))
             elif name == "inactive":
-                cache = replace(cache, inactive=parse_time(value))
+                cache = replace(cache, inactive=parse_seconds(value))
             elif name == "min_uses":
                 cache = replace(cache, min_uses=parse_number(value))
             elif name == "valid":
-                cache = replace(cache, valid=parse_time(value))
+                cache = replace(cache, valid=parse_seconds(value))
             else:
                 raise ValueError
         except ValueError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import choice, once, parse_number
+from upwell.config.slots import choice, once, read_levels
 from upwell.modules.core import full_path
 from upwell.proxy.body_file import BodyFolder
 
@@ -35,17 +35,9 @@ def body_folder(settings: ClientBodySettings, prefix: str) -> BodyFolder:
 
 def _temp_path(block: Block, directive: Directive) -> None:
     once(block, directive, ClientBodySettings, "path")
-    levels = []
-    for index, text in enumerate(directive.args[1:], 1):
-        try:
-            level = parse_number(text)
-        except ValueError:
-            level = 0
-        if not level:
-            raise directive.error(f'"{directive.name}" directive invalid value', index)
-        levels.append(level)
+    levels = read_levels(directive)
     block.set(ClientBodySettings, "path", full_path(block, directive.args[0]))
-    block.set(ClientBodySettings, "levels", tuple(levels))
+    block.set(ClientBodySettings, "levels", levels)
 
 
 MODULE = Module(

@@ -10,7 +10,7 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, number, once, read_time, size, text, time, words_of
+from upwell.config.slots import choice, flag, number, once, read_seconds, read_time, size, text, time, words_of
 
 _LEVELS = "http server location"
 _BROWSERS = ("none", "msie6", "safari")
@@ -82,10 +82,7 @@ def _types(block: Block, directive: Directive) -> None:
 def _keepalive_timeout(block: Block, directive: Directive) -> None:
     once(block, directive, HttpSettings, "keepalive_timeout")
     block.set(HttpSettings, "keepalive_timeout", read_time(directive))
-    if len(directive.args) == 2 and directive.args[1].endswith("ms"):
-        # the field says whole seconds
-        raise directive.error('"keepalive_timeout" directive invalid value', 1)
-    header = read_time(directive, 1) if len(directive.args) == 2 else None
+    header = read_seconds(directive, 1) if len(directive.args) == 2 else None
     block.set(HttpSettings, "keepalive_header", header)
 
 

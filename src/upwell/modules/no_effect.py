@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from upwell.config.command import Command, Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import once, read_flag, read_number, read_size, read_time
+from upwell.config.slots import once, read_flag, read_levels, read_number, read_seconds, read_size, read_time
 
-# One line each: name, what it takes, where it may stand. What it takes is a kind of value (flag, number, size, time),
-# a number of arguments of any kind ("1", "1-4", "1+"), or the only values that say what upwell does anyhow ("=on"):
-# any other value of those is refused, because it would ask for something else.
+# One line each: name, what it takes, where it may stand. What it takes is a kind of value (see _KINDS, or levels of a
+# path), a number of arguments of any kind ("1", "1-4", "1+"), or the only values that say what upwell does anyhow
+# ("=on"): any other value of those is refused, because it would ask for something else.
 _TABLE = """
 accept_mutex flag events
 accept_mutex_delay time events
@@ -43,13 +43,13 @@ msie_refresh flag http server location
 open_file_cache 1-2 http server location
 open_file_cache_errors flag http server location
 open_file_cache_min_uses number http server location
-open_file_cache_valid time http server location
+open_file_cache_valid seconds http server location
 output_buffers 2 http server location
 postpone_output size http server location
 proxy_headers_hash_bucket_size number http server location
 proxy_headers_hash_max_size number http server location
 proxy_send_lowat size http server location
-proxy_temp_path 1-4 http server location
+proxy_temp_path levels http server location
 read_ahead size http server location
 request_pool_size size http server
 send_lowat size http server location
@@ -169,6 +169,7 @@ _KINDS = {
     "flag": _read(read_flag),
     "number": _read(read_number),
     "signed": _read(_signed),
+    "seconds": _read(read_seconds),
     "size": _read(read_size),
     "time": _read(read_time),
 }
@@ -178,6 +179,8 @@ def _command(line: str) -> Command:
     name, takes, contexts = line.split(maxsplit=2)
     if takes.startswith("="):
         return command(name, contexts, 1, _only(frozenset(takes[1:].split("|"))))
+    if takes == "levels":
+        return command(name, contexts, (1, 4), _read(read_levels))
     if takes in _KINDS:
         return command(name, contexts, 1, _KINDS[takes])
     least, _, most = takes.rstrip("+").partition("-")

@@ -14,7 +14,7 @@ from upwell.config.slots import number, once, parse_number, time
 from upwell.errors import ConfigError
 from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import PeerSpec, UpstreamSpec
-from upwell.units import parse_size, parse_time
+from upwell.units import parse_seconds, parse_size
 
 _UNSUPPORTED = words("resolve route service slow_start drain id")
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
@@ -58,6 +58,13 @@ def find_upstream(http: Block, host: str) -> UpstreamSpec | None:
     return http[_Index].specs.get(host.lower())
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """How many errors there were when the block began."""
+
+    errors: int = 0
+
+
 def implicit_upstream(http: Block, name: str, address: Address, default_port: int = 80) -> None:
     """Add the upstream of a `proxy_pass` to an address, once per name. Raises ValueError with nginx's words."""
     if f"={name}" in http[_Index].specs:
@@ -69,6 +76,7 @@ def implicit_upstream(http: Block, name: str, address: Address, default_port: in
 def _upstream(block: Block, directive: Directive) -> None:
     name = directive.args[0]
     block.set(UpstreamSettings, "name", name)
+    block.set(_Before, "errors", len(block.loading.errors))
     if find_upstream(block.around("http"), name) is not None:
         raise directive.error(f'duplicate upstream "{name}"', 0)
 
@@ -110,8 +118,8 @@ def _parameter(text: str) -> tuple[str, int | float | bool]:
             if name == "weight" and not count:
                 raise ValueError
             return name, count
-        if name == "fail_timeout" and not value.endswith("ms"):
-            return name, parse_time(value)
+        if name == "fail_timeout":
+            return name, parse_seconds(value)
     except ValueError:
         pass
     raise ValueError(f'invalid parameter "{text}"')
@@ -173,7 +181,7 @@ def _close_upstream(block: Block) -> None:
     if find_upstream(http, settings.name) is None:
         # known even when something is wrong with it, or each `proxy_pass` to it would be an error too
         _add(http, settings.name.lower(), _spec_of(settings))
-    if not given:
+    if not given and len(block.loading.errors) == block[_Before].errors:  # else a `server` may be what was refused
         raise ConfigError("no servers are inside upstream", block.position)
     if peers and all(peer.backup for peer in peers):
         raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
