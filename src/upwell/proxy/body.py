@@ -114,6 +114,16 @@ class RequestBody:
             else:
                 self.exchange.client.wait_for_body()
 
+    def is_held(self) -> bool:
+        """Whether `store` has nothing to wait for and nothing to move: the usual small content."""
+        location = self.exchange.location
+        if not self.complete or self.file is not None or location.body_folder.always:
+            return False
+        if self.size > location.body_buffer_size:
+            return False
+        self.read = True
+        return True
+
     async def store(self) -> None:
         """Wait until all of the content is held: in memory up to client_body_buffer_size, else in a file.
 

@@ -86,7 +86,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     now = exchange.client.loop.time
     body = exchange.body
     exchange.proxying = True
-    if body is not None and (spec.request_buffering or (body.announced is None and not spec.keeps)):
+    stores = spec.request_buffering or (body is not None and body.announced is None and not spec.keeps)
+    if body is not None and stores and not body.is_held():
         await body.store()  # even unbuffered for HTTP/1.0, which knows no chunks
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()

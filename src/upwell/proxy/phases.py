@@ -26,7 +26,7 @@ def begin(exchange: Exchange) -> None:
         return
     try:
         location = exchange.location = server.locate(exchange)
-        if location.simple and not location.internal and exchange.body is None:
+        if location.simple and not location.internal and (exchange.body is None or not _is_too_large(exchange)):
             answering = location.content(exchange)
         else:
             answering = _search(exchange, location)
@@ -57,7 +57,8 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
         if location.internal and not exchange.internal:
             exchange.respond_error(404)
             return
-        if not _fits(exchange):
+        if _is_too_large(exchange):
+            _refuse_large(exchange)
             return
         if await _decide(exchange, location.rewrite):
             return
@@ -97,19 +98,22 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
     return False
 
 
-def _fits(exchange: Exchange) -> bool:
-    """Refuse a request whose announced content is larger than the location takes."""
+def _is_too_large(exchange: Exchange) -> bool:
+    """Whether the request's content, as announced or as far as it has come, is more than the location takes."""
     body = exchange.body
     if body is None or exchange.capture is not None:
-        return True
+        return False
     limit = body.limit = exchange.location.max_body_size
     length = exchange.head.section.content_length
-    if limit and ((length is not None and length > limit) or body.total > limit):
-        if length is not None:
-            exchange.log(ERROR, f"client intended to send too large body: {length} bytes")
-        else:
-            exchange.proxying = True  # nginx finds out when the content handler reads: $proxy_host has its value
-            exchange.log(ERROR, f"{TOO_LARGE} 0+{body.total} bytes")
-        exchange.respond_error(413)
-        return False
-    return True
+    return bool(limit) and ((length is not None and length > limit) or body.total > limit)
+
+
+def _refuse_large(exchange: Exchange) -> None:
+    length = exchange.head.section.content_length
+    if length is not None:
+        exchange.log(ERROR, f"client intended to send too large body: {length} bytes")
+    else:
+        assert exchange.body is not None
+        exchange.proxying = True  # nginx finds out when the content handler reads: $proxy_host has its value
+        exchange.log(ERROR, f"{TOO_LARGE} 0+{exchange.body.total} bytes")
+    exchange.respond_error(413)
