@@ -90,10 +90,14 @@ def _digest() -> str:
     return found.hexdigest()
 
 
+def _built_from(target: Path) -> str:
+    stamp = target / _STAMP
+    return stamp.read_text() if stamp.exists() else ""
+
+
 def is_current(target: Path) -> bool:
     """Whether `target` holds what would be built now."""
-    stamp = target / _STAMP
-    return stamp.exists() and stamp.read_text() == _digest()
+    return _built_from(target) == _digest()
 
 
 def _copy(target: Path) -> None:
@@ -115,7 +119,8 @@ def build(target: Path) -> bool:
     What mypyc makes on the way stays beside it, for the next time. SystemExit when mypyc refuses the source.
     """
     _check_tools()
-    if is_current(target):
+    digest = _digest()  # the source may be edited while it is compiled
+    if _built_from(target) == digest:
         return False
 
     from mypyc.build import mypycify
@@ -143,7 +148,7 @@ def build(target: Path) -> bool:
     command.build_temp = str(between)
     command.ensure_finalized()
     command.run()
-    (target / _STAMP).write_text(_digest())
+    (target / _STAMP).write_text(digest)
     return True
 
 
