@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,14 @@ from upwell.version import data_plane
 def ports() -> Callable[[int], list[int]]:
     """A function that gives that many TCP ports on which nobody listens."""
     return free_ports
+
+
+def pytest_configure() -> None:
+    # A shell has what it starts in the background ignore SIGINT and SIGQUIT, and nohup SIGHUP; all that the tests start
+    # would inherit that, and some of it is ended by these signals.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
