@@ -13,7 +13,7 @@ from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.template import Template
 from upwell.log import ERROR, printable
-from upwell.modules.replacement import Change, Render, read_regex, whole_by_regex
+from upwell.modules.replacement import Change, Render, by_front, read_regex, whole_by_regex
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -118,13 +118,7 @@ def _path(one: Rewrite, render: RenderTemplate) -> Change:
     if one.regex is not None:
         return whole_by_regex(one.regex, replacement)
     assert one.source is not None
-    source = render(one.source)
-
-    def change(exchange: Exchange, text: bytes) -> bytes | None:
-        front = source(exchange)
-        return replacement(exchange) + text[len(front) :] if text.startswith(front) else None
-
-    return change
+    return by_front(render(one.source), replacement)
 
 
 def _flags(one: Flags, render: RenderTemplate) -> Callable[[Exchange, list[Attribute]], list[Attribute] | None]:

@@ -30,6 +30,16 @@ def read_regex(block: Block, directive: Directive, pattern: str, caseless: bool)
     return regex
 
 
+def by_front(source: Render, replacement: Render) -> Change:
+    """Replaces what a text begins with, `source`, else gives None."""
+
+    def change(exchange: Exchange, text: bytes) -> bytes | None:
+        front = source(exchange)
+        return replacement(exchange) + text[len(front) :] if text.startswith(front) else None
+
+    return change
+
+
 def whole_by_regex(regex: re.Pattern[bytes], replacement: Render) -> Change:
     """Replaces a text that `regex` fits, all of it (nginx: ngx_http_proxy_rewrite_regex_handler), else gives None."""
 

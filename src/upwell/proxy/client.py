@@ -475,11 +475,7 @@ class ClientConnection(Intake):
         exchange.location = exchange.server.fallback
         self._refused = True
         exchange.log(INFO, f"{reason} while reading client request headers")
-
-        async def reject() -> None:
-            exchange.respond_error(status)
-
-        exchange.start(reject())
+        exchange.start_answer(status)
 
     def _feed(self, data: bytes) -> None:
         """Give bytes to the content that is being received."""

@@ -17,7 +17,7 @@ from upwell.modules.proxy_cookie import ProxyCookieSettings, compile_cookies
 from upwell.modules.proxy_request import ProxyRequestSettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.proxy_socket import ProxySocketSettings
-from upwell.modules.replacement import whole_by_regex
+from upwell.modules.replacement import by_front, whole_by_regex
 from upwell.modules.return_ import absolute
 from upwell.proxy.accel import OBEYED
 from upwell.proxy.answer import HIDDEN
@@ -210,10 +210,4 @@ def _redirect(pair: Redirect) -> Callable[[Exchange, bytes], bytes | None]:
     if pair.regex is not None:
         return whole_by_regex(pair.regex, replacement)
     assert pair.source is not None
-    source = render(pair.source)
-
-    def by_prefix(exchange: Exchange, value: bytes) -> bytes | None:
-        front = source(exchange)
-        return replacement(exchange) + value[len(front) :] if value.startswith(front) else None
-
-    return by_prefix
+    return by_front(render(pair.source), replacement)
