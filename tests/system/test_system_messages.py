@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from tests.system.beside import compare, outcome
+from tests.system.beside import Beside, both, compare, outcome
 from tests.system.conftest import StartBalancer
-from tests.system.wire import Client, Origin, Seen, get, post, response
-from upwell.contrib.processes import free_ports
+from tests.system.wire import Client, Seen, get, post, response
 
 
 def _configuration(front: int, peer: int) -> str:
@@ -106,22 +104,10 @@ REQUESTS = {
 }
 
 
-@dataclass
-class Beside:
-    """nginx and upwell on their ports, with the same configuration, before the same origin."""
-
-    nginx: int
-    upwell: int
-    origin: Origin
-
-
 @pytest.fixture(scope="module")
 def beside(nginx: tuple[str, ...], start_shared: StartBalancer) -> Iterator[Beside]:
-    of_nginx, of_upwell = free_ports(2)
-    with Origin(_respond) as origin:
-        start_shared(_configuration(of_nginx, origin.port), [of_nginx], nginx)
-        start_shared(_configuration(of_upwell, origin.port), [of_upwell])
-        yield Beside(of_nginx, of_upwell, origin)
+    with both(_configuration, _respond, nginx, start_shared) as beside:
+        yield beside
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS.keys())

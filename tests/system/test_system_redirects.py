@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from tests.system.beside import compare, outcome
+from tests.system.beside import Beside, compare, outcome
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Origin, Seen, get, post, response
 from upwell.config.command import words
@@ -474,15 +473,6 @@ REQUESTS = {
     "redirect with 200": _asked("/redirect/", "200", "Location: http://peers/r/x"),
     "redirect, default": _asked("/redirect/none", "302", "Location: http://peers/x"),
 }
-
-
-@dataclass
-class Beside:
-    """nginx and upwell on their ports, with the same configuration, before the same origin."""
-
-    nginx: int
-    upwell: int
-    origin: Origin
 
 
 @pytest.fixture(scope="module")
