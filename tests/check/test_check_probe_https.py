@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from upwell.check.probe import Verdict
 from upwell.check.probes import https
 from upwell.check.probes.https import HttpsProbe
-from upwell.check.probes.probe import Verdict
 from upwell.check.spec import CheckSpec
 
 TLS = Path(__file__).parent / "tls"
@@ -65,6 +65,13 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(https, "tls_context", context)
 
 
+def sentence(answer: bytes | Verdict) -> str:
+    assert isinstance(answer, Verdict)
+    assert not answer.passed
+    assert answer.why
+    return answer.sentence
+
+
 def spec(host: str = "", verify: bool = False) -> CheckSpec:
     return CheckSpec("u", "https", REQUEST, statuses=(200,), host=host, verify=verify)
 
@@ -72,12 +79,12 @@ def spec(host: str = "", verify: bool = False) -> CheckSpec:
 def test_the_request_goes_through_tls_and_the_line_decides() -> None:
     server = Server(b"HTTP/1.1 200 OK\r\n\r\n")
     probe = HttpsProbe(spec(host="app.test"), "app:1")
-    assert converse(probe, server) == Verdict(True, "", 200)
+    assert converse(probe, server) == Verdict(True, status=200)
     assert server.asked == REQUEST
     assert server.names == ["app.test"]
     bad = HttpsProbe(spec(), "app:1")
     refusing = Server(b"HTTP/1.1 500 Oops\r\n\r\n")
-    assert converse(bad, refusing) == Verdict(False, "bad status code from app:1: 500", 500)
+    assert converse(bad, refusing).sentence == "bad status code from app:1: 500"
     assert refusing.names == [None]
 
 
@@ -90,7 +97,7 @@ def test_a_probe_is_used_again() -> None:
 def test_an_unknown_authority_is_refused_when_verifying() -> None:
     probe = HttpsProbe(spec(host="app.test", verify=True), "app:1")
     verdict = converse(probe, Server(b"HTTP/1.1 200 OK\r\n\r\n"))
-    assert verdict == Verdict(False, "failed to ssl handshake to app:1: 18: self-signed certificate")
+    assert sentence(verdict) == "failed to ssl handshake to app:1: 18: self-signed certificate"
     assert probe.finished
 
 
@@ -101,7 +108,7 @@ def test_a_trusted_certificate_passes_and_its_name_counts_only_with_a_host() -> 
         assert converse(probe, Server(b"HTTP/1.1 200 OK\r\n\r\n")).passed
     other = HttpsProbe(spec(host="other.test", verify=True), "app:1")
     verdict = converse(other, Server(b"HTTP/1.1 200 OK\r\n\r\n"))
-    assert verdict == Verdict(False, "failed to ssl handshake to app:1: certificate host mismatch")
+    assert sentence(verdict) == "failed to ssl handshake to app:1: certificate host mismatch"
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b""])
@@ -109,7 +116,7 @@ def test_a_peer_without_tls_fails_the_handshake(answer: bytes) -> None:
     probe = HttpsProbe(spec(), "app:1")
     assert isinstance(probe.open(), bytes)
     assert probe.receiving == "failed to ssl handshake to"
-    assert probe.feed(answer) == Verdict(False, "failed to ssl handshake to app:1: handshake failed")
+    assert sentence(probe.feed(answer)) == "failed to ssl handshake to app:1: handshake failed"
 
 
 def test_an_end_after_the_handshake_is_closed() -> None:
@@ -120,4 +127,4 @@ def test_an_end_after_the_handshake_is_closed() -> None:
     answer = probe.feed(server.exchange(answer))
     assert isinstance(answer, bytes)
     assert probe.receiving == "failed to receive status line from"
-    assert probe.feed(b"") == Verdict(False, "failed to receive status line from app:1: closed")
+    assert sentence(probe.feed(b"")) == "failed to receive status line from app:1: closed"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from upwell.check.match import MAX_LINE
+from upwell.check.probe import KINDS, Verdict
 from upwell.check.probes import PROBES
-from upwell.check.probes.probe import Verdict
 from upwell.check.spec import CheckSpec
 
 probes = pytest.mark.parametrize("name", sorted(PROBES))
@@ -30,8 +30,8 @@ def test_an_end_is_a_verdict_and_it_can_begin_again(name: str) -> None:
         first = probe.open()
         verdict = first if isinstance(first, Verdict) else probe.feed(b"")
         assert isinstance(verdict, Verdict)
-        assert verdict.passed == (verdict.reason == "")
-        assert verdict.passed or "app:1" in verdict.reason
+        assert verdict.passed == (verdict.why == "")
+        assert verdict.passed or verdict.kind in KINDS
         assert probe.finished
 
 

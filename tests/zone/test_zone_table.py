@@ -7,7 +7,15 @@ import os
 import pytest
 
 from upwell.peers.peer import PeerKey
-from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_DOWN, CHECKS_NONE, CHECKS_PER_PEER, CHECKS_UP
+from upwell.zone.layout import (
+    ADMIN_DOWN,
+    ADMIN_UP,
+    CHECKS_DOWN,
+    CHECKS_NONE,
+    CHECKS_PER_PEER,
+    CHECKS_UP,
+    RECORD_WORDS,
+)
 from upwell.zone.table import Counts, PeerTable
 
 
@@ -51,9 +59,10 @@ def test_no_word_is_written_by_two() -> None:
     blocks = [range(layout.worker(w), layout.worker(w) + 4) for w in range(3)]
     blocks += [range(layout.upstream(u), layout.upstream(u) + 2) for u in range(2)]
     for row in range(len(KEYS)):
-        blocks.append(range(layout.row(row), layout.row(row) + 4))
+        blocks.append(range(layout.row(row), layout.row(row) + 5))
         blocks += [range(layout.check(row, s), layout.check(row, s) + 10) for s in range(CHECKS_PER_PEER)]
         blocks += [range(layout.count(row, w), layout.count(row, w) + 10) for w in range(-1, 3)]
+    blocks += [range(layout.record(r), layout.record(r) + RECORD_WORDS) for r in range(len(KEYS) * CHECKS_PER_PEER)]
     words = [word for block in blocks for word in block]
     assert len(words) == len(set(words))
     assert min(words) == 16

@@ -1,8 +1,8 @@
-"""The checker: runs the cycles of all checks in one thread, on one epoll, and is the only writer of health.
+"""The checker: runs all checks in one thread, on one epoll, and is the only writer of health.
 
-A cycle is lua-resty's (v0.08): the primaries in `concurrency` slices, then the backups; the next one begins `interval`
-after the end of the last. All that outlives this process (state, streaks, published versions) is in the zone, so a
-successor continues where it stopped. What is logged is in `events.py`, what is due when in `schedule.py`.
+Which target is probed when is its course's business: lua-resty's cycles (`cycle.py`), or the rota of all other checks
+(`rota.py`). All that outlives this process (state, streaks, history, published versions) is in the zone, so a successor
+continues where it stopped. What is logged is in `events.py`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from select import epoll
+from random import Random
 
+from upwell.check.course import Course
+from upwell.check.cycle import Cycle
 from upwell.check.events import Events
-from upwell.check.probes import PROBES
-from upwell.check.probes.probe import Verdict
-from upwell.check.schedule import Schedule, slice_words, slices
-from upwell.check.spec import DEFAULT_TIMEOUT, CheckSpec
-from upwell.check.target import NoSocket, Target
+from upwell.check.gate import Gate
+from upwell.check.probe import Verdict
+from upwell.check.probes import KIND_NUMBERS, TARGETS
+from upwell.check.rota import Rota
+from upwell.check.schedule import Schedule
+from upwell.check.spec import RESTY, CheckSpec
+from upwell.check.target import Loop, NoSocket, Place, Target
 from upwell.log import DEBUG, ErrorLog
 from upwell.peers.health import Thresholds, Transition
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
@@ -26,67 +30,48 @@ from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
     CHECK_HEALTH,
+    CHECK_RISE,
     CHECK_SINCE,
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
+    RECORD_NEXT,
 )
-from upwell.zone.table import PeerTable
+from upwell.zone.records import note_change, note_failure, note_pass, note_time
+from upwell.zone.table import CheckState, PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
+_STARTS = 256  # probes begun in one round at most, so that a burst delays no answer that is there
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
-
-
-class Slice:
-    """Some targets of one role, probed one after the other; `words` is lua-resty's debug line for its start."""
-
-    __slots__ = ("at", "targets", "words")
-
-    def __init__(self, targets: Sequence[Target], words: str) -> None:
-        self.targets = targets
-        self.words = words
-        self.at = 0
-
-
-class Check:
-    """One CheckSpec at work: its slices, and where its cycle stands."""
-
-    __slots__ = ("changed", "open", "roles", "spec", "stage", "thresholds", "version")
-
-    def __init__(self, spec: CheckSpec, roles: tuple[list[Slice], list[Slice]]) -> None:
-        self.spec = spec
-        self.thresholds = Thresholds(spec.rise, spec.fall)
-        self.roles = roles  # primaries, backups
-        self.stage = 0  # index of the role that is being probed
-        self.open = 0  # its slices that are not through
-        self.version = 0  # lua-resty's ctx.version: the last peers version known here
-        self.changed = False  # lua-resty's ctx.new_version: a peer turned up or down in this cycle
-
-    def __repr__(self) -> str:
-        return f"<Check {self.spec.type} of {self.spec.upstream}>"
+MOST_AT_ONCE = 8192
+"""Probes at once of all checks together, unless the caller has descriptors for fewer."""
 
 
 class Checker:
     """All checks of all upstreams. `clock` gives seconds and never goes back; its milliseconds go into the zone.
 
-    Starting one announces a new checker epoch in the zone, which makes workers send their checks (again).
+    `checks` are those that the configuration names; workers may send more. `most` bounds the probes at once, but for
+    lua-resty's, which bound themselves. Starting a checker announces a new epoch in the zone, which makes workers send
+    their checks (again). Raises ValueError for a check that cannot be.
     """
 
     __slots__ = (
-        "_checks",
         "_clock",
         "_continue",
+        "_courses",
         "_deadlines",
         "_due",
-        "_epoll",
         "_events",
+        "_gate",
+        "_gates",
         "_keys",
         "_log",
-        "_places",
+        "_loop",
+        "_on_row",
         "_pruning",
+        "_random",
         "_specs",
         "_table",
-        "_targets",
         "_watchers",
     )
 
@@ -96,6 +81,8 @@ class Checker:
         upstreams: Sequence[UpstreamSpec],
         log: ErrorLog,
         clock: Callable[[], float] = time.monotonic,
+        checks: Iterable[CheckSpec] = (),
+        most: int = MOST_AT_ONCE,
     ) -> None:
         self._table = table
         self._clock = clock
@@ -103,35 +90,39 @@ class Checker:
         self._events = Events(log)
         self._specs = {spec.name: spec for spec in upstreams}
         self._keys = {spec.name: peer_keys(spec) for spec in upstreams}
-        self._checks: dict[int, Check] = {}
-        self._due: Schedule[Check] = Schedule()
+        self._courses: dict[int, Course] = {}
+        self._gates: dict[Course, Gate] = {}
+        self._gate = Gate(most)
+        self._on_row: dict[int, list[Target]] = {}
+        self._due: Schedule[Target | Cycle] = Schedule()
         self._deadlines: Schedule[Target] = Schedule()
-        self._places: dict[Target, tuple[Check, Slice]] = {}
-        self._continue: deque[tuple[Check, Slice]] = deque()
-        self._epoll = epoll()
-        self._targets: dict[int, Target] = {}
+        self._continue: deque[tuple[Course, Target]] = deque()
+        self._loop = Loop()
         self._watchers: dict[int, Callable[[], object]] = {}
         self._pruning: float | None = None
+        self._random = Random()  # for the spread of times, no secret
+        for check in checks:
+            self.add(check)
         table.start_checker(os.getpid())
 
     def __repr__(self) -> str:
-        return f"<Checker {len(self._checks)} checks>"
+        return f"<Checker {len(self._courses)} checks>"
 
     # Orders
 
     def add(self, spec: CheckSpec) -> None:
-        """Begin a check, its first cycle at once; one that is there already (same identity) is left alone.
+        """Begin a check, its first probes at once; one that is there already (same identity) is left alone.
 
         A peer's state and streak are those found in the zone under this identity. A new check of a peer that other
         settings found down begins with it down. Raises ValueError for an unknown upstream or type.
         """
         identity = spec.identity
-        if identity in self._checks:
+        if identity in self._courses:
             return
         upstream = self._specs.get(spec.upstream)
         if upstream is None:
             raise ValueError(f'no upstream "{spec.upstream}"')
-        if spec.type not in PROBES:
+        if spec.type not in TARGETS:
             raise ValueError(f'no check of type "{spec.type}"')
         thresholds = Thresholds(spec.rise, spec.fall)
         roles: tuple[list[Target], list[Target]] = ([], [])
@@ -144,32 +135,50 @@ class Checker:
                 self._events.refused(f"peer {peer.name} is not checked: {error.args[0]}")
                 continue
             roles[peer.backup].append(target)
-        parts = [_slices(targets, role, spec) for targets, role in zip(roles, ("primary", "backup"), strict=True)]
-        check = self._checks[identity] = Check(spec, (parts[0], parts[1]))
-        for part in (*parts[0], *parts[1]):
-            self._places.update((target, (check, part)) for target in part.targets)
+        course: Course
+        if spec.dialect == RESTY:
+            course = Cycle(spec, *roles, self, self._due.add, self._clock, self._events, self._table)
+        else:
+            course = Rota(spec, [*roles[0], *roles[1]], self._timetable, self._random)
+            self._gates[course] = Gate(spec.concurrency)
+        self._courses[identity] = course
+        for target in course.targets:
+            self._on_row.setdefault(target.place.row, []).append(target)
         now = self._clock()
-        if self._summarise([target.row for targets in roles for target in targets], now):
+        if self._summarise([target.place.row for target in course.targets], now):
             self._table.publish()
-        self._due.add(now, check)
+        course.begin(now)
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         """An operator switches a peer off, or on again (ngx.upstream.set_peer_down); `index` counts within its role.
 
         Raises ValueError for a peer that is not there.
         """
+        self._table.set_admin(self._row(upstream, backup, index), ADMIN_DOWN if value else ADMIN_UP)
+        self._table.publish()
+
+    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+        """Requests at a peer failed so often that a worker sends it none for a while: probe it soon, but for
+        lua-resty's checks. When it passes, the workers forget the failures. Raises ValueError like `set_down`.
+        """
+        now = self._clock()
+        for target in self._on_row.get(self._row(upstream, backup, index), ()):
+            if target.course.spec.dialect != RESTY:
+                target.suspected = True
+                target.course.suspect(target, now)
+
+    def _row(self, upstream: str, backup: bool, index: int) -> int:
         role = "backup" if backup else "primary"
         keys = [key for key in self._keys.get(upstream, ()) if key.role == role]
         if not 0 <= index < len(keys):
             raise ValueError(f'no {role} peer {index} in upstream "{upstream}"')
-        self._table.set_admin(self._table.row(keys[index]), ADMIN_DOWN if value else ADMIN_UP)
-        self._table.publish()
+        return self._table.row(keys[index])
 
     # The loop
 
     def fileno(self) -> int:
         """A descriptor that is readable when `step(0)` has something to do (but for what is only due by time)."""
-        return self._epoll.fileno()
+        return self._loop.epoll.fileno()
 
     def next_due(self) -> float | None:
         """The time by `clock` at which `step` must be called even if nothing is readable; None: never."""
@@ -181,97 +190,93 @@ class Checker:
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """Have `callback` called from `step` whenever `fd` is readable."""
         self._watchers[fd] = callback
-        self._epoll.register(fd, 1)
+        self._loop.epoll.register(fd, 1)
 
     def step(self, max_wait: float) -> None:
         """One round: wait for sockets at most `max_wait` seconds, then run what is ready and what is due."""
         due = self.next_due()
         if due is not None:
             max_wait = min(max_wait, max(due - self._clock(), 0.0))
-        ready = self._epoll.poll(max_wait, _EVENTS)
+        ready = self._loop.epoll.poll(max_wait, _EVENTS)
         now = self._clock()
         self._table.words[CHECKER_HEARTBEAT] = int(now * 1000)
+        targets = self._loop.targets
         for fd, events in ready:
-            target = self._targets.get(fd)
+            target = targets.get(fd)
             if target is not None:
                 # One target's trouble is its own: whatever a probe raises says that the probe failed.
                 try:
-                    verdict = target.ready(events, now)
+                    verdict = target.ready(fd, events, now)
                 except Exception as error:
                     verdict = target.broken(error, now)
                 if verdict is not None:
-                    self._conclude(target, verdict, now)
+                    self._observe(target, verdict, now)
+                    self._continue.append((target.course, target))
             elif fd in self._watchers:
                 self._watchers[fd]()
-        # Sockets are opened from here on only: a number closed above cannot come back while its events are handled.
         if len(ready) < _EVENTS:
             # Else answers are still waiting to be read, and a time-out would be unjust.
             self._expire(now)
         self._begin(now)
         while self._continue:
-            check, part = self._continue.popleft()
-            self._advance(check, part)
+            course, target = self._continue.popleft()
+            self._over(course, target)
         if self._pruning is None or now >= self._pruning:
             self._prune(now)
 
     def close(self) -> None:
         """Close all sockets. What is in the zone stays for the successor."""
-        for target in list(self._targets.values()):
-            target.close()
-        self._epoll.close()
+        for course in self._courses.values():
+            for target in course.targets:
+                target.close()
+        self._loop.epoll.close()
 
-    # Cycles
+    # Courses
+
+    def _timetable(self, due: float, target: Target) -> None:
+        self._table.words[target.place.record + RECORD_NEXT] = int(due * 1000)
+        self._due.add(due, target)
 
     def _begin(self, now: float) -> None:
-        while (item := self._due.pop(now)) is not None:
-            due, check = item
-            self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
-            self._events.cycle()
-            published = self._table.upstream_version(check.spec.upstream)
-            if check.version < published:
-                self._events.upgrading(published)
-                check.version = published
-            check.stage = -1
-            self._next_role(check)
-
-    def _next_role(self, check: Check) -> None:
-        check.stage += 1
-        if check.stage == len(check.roles):
-            self._end(check)
-            return
-        parts = check.roles[check.stage]
-        if not parts:
-            self._next_role(check)
-            return
-        check.open = len(parts)
-        for part in parts:
-            part.at = 0
-            self._events.slice(part.words)
-            self._advance(check, part)
-
-    def _advance(self, check: Check, part: Slice) -> None:
-        """Probe the next target of a slice, and those after it as long as verdicts come at once."""
-        while part.at < len(part.targets):
-            target = part.targets[part.at]
-            part.at += 1
-            if self._start(target, check):
+        for _ in range(_STARTS):
+            item = self._due.pop(now)
+            if item is None:
                 return
-        check.open -= 1
-        if check.open == 0:
-            self._next_role(check)
+            due, what = item
+            if isinstance(what, Cycle):
+                self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
+                what.run()
+            elif what.due == due and not what.waiting and not what.probing:
+                self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
+                if self._admit(what.course, what):
+                    self._launch(what)
 
-    def _end(self, check: Check) -> None:
-        if check.changed:
-            check.changed = False
-            upstream = check.spec.upstream
-            self._events.publishing(check.version + 1)
-            check.version = self._table.upstream_version(upstream) + 1
-            self._table.set_upstream_version(upstream, check.version)
-        self._due.add(self._clock() + check.spec.interval, check)
+    def _admit(self, course: Course, target: Target) -> bool:
+        if self._gates[course].enter(target) and self._gate.enter(target):
+            target.waiting = False
+            return True
+        target.waiting = True
+        return False
+
+    def _launch(self, target: Target) -> None:
+        if not self.start(target):
+            self._continue.append((target.course, target))
+
+    def _over(self, course: Course, target: Target) -> None:
+        gate = self._gates.get(course)
+        if gate is not None:
+            following = self._gate.leave(target)
+            if following is not None:
+                following.waiting = False
+                self._launch(following)
+            following = gate.leave(target)
+            if following is not None and self._admit(course, following):
+                self._launch(following)
+        course.over(target, self._table.words[target.place.at + CHECK_HEALTH], self._clock())
 
     # Probes
 
-    def _start(self, target: Target, check: Check) -> bool:
+    def start(self, target: Target) -> bool:
         """Begin one probe; false when it is already over."""
         now = self._clock()
         try:
@@ -282,7 +287,7 @@ class Checker:
         except Exception as error:
             verdict = target.broken(error, now)
         if verdict is not None:
-            self._observe(check, target, verdict, now)
+            self._observe(target, verdict, now)
             return False
         if not target.queued:
             self._queue(target)
@@ -304,44 +309,56 @@ class Checker:
                 self._queue(target)
                 continue
             if target.probing and late > max(target.timeout, _LATE):
-                # Not again at once: that would be a flood as long as the lag lasts. The next cycle probes it.
+                # Not again at once: that would be a flood as long as the lag lasts. Its course comes back to it.
                 target.close()
                 self._events.void(target.name, late)
-                self._continue.append(self._places[target])
+                self._continue.append((target.course, target))
                 continue
             verdict = target.expire(now)
             if verdict is not None:
-                self._conclude(target, verdict, now)
+                self._observe(target, verdict, now)
+                self._continue.append((target.course, target))
 
-    def _conclude(self, target: Target, verdict: Verdict, now: float) -> None:
-        place = self._places[target]
-        self._observe(place[0], target, verdict, now)
-        self._continue.append(place)
-
-    def _observe(self, check: Check, target: Target, verdict: Verdict, now: float) -> None:
+    def _observe(self, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""
         table = self._table
-        thresholds = check.thresholds
-        before = table.words[target.at + CHECK_HEALTH]
-        health, transition = thresholds.observe(before, verdict.passed)
+        words = table.words
+        course = target.course
+        thresholds = course.thresholds
+        at, record = target.place.at, target.place.record
+        before = words[at + CHECK_HEALTH]
+        passed = verdict.passed
+        health, transition = thresholds.observe(before, passed)
         millis = int(now * 1000)
-        elapsed = int(verdict.elapsed * 1e6)
-        table.set_check(target.at, health, millis, verdict.status, elapsed, verdict.passed)
+        elapsed = int((now - target.started) * 1e6)
+        table.set_check(at, health, millis, verdict.status, elapsed, passed)
+        target.slow = verdict.kind == "timeout"
+        why = 0
+        if passed:
+            note_pass(words, record)
+        else:
+            why = table.phrases.keep(verdict.why)
+            note_failure(words, record, KIND_NUMBERS.get(verdict.kind, _OTHER), why, millis)
+        if not target.slow:
+            note_time(words, table.halves, record, elapsed)
+        publish = False
         if transition is not None:
-            check.changed = True
-            table.words[target.at + CHECK_SINCE] = millis
-            if table.summarise(target.row, millis):
-                table.publish()
-        if not verdict.passed:
-            self._events.failed(target.name, verdict.reason, was_up=thresholds.is_up(before))
+            course.changed = True
+            words[at + CHECK_SINCE] = millis
+            note_change(words, record, millis, transition is Transition.UP, why)
+            publish = table.summarise(target.place.row, millis)
+        if target.suspected and passed:
+            target.suspected = False
+            table.clear(target.place.row)
+            publish = True
+        if publish:
+            table.publish()
+        if not passed:
+            self._events.failed(course.spec, target.name, verdict, was_up=thresholds.is_up(before))
         elif self._log.level >= DEBUG:
             self._events.passed(target.name)
-        if transition is None:
-            return
-        if transition is Transition.UP:
-            self._events.turned_up(target.name, thresholds.rise)
-        else:
-            self._events.turned_down(target.name, thresholds.fall)
+        if transition is not None:
+            self._events.turned(course.spec, thresholds, target.name, transition is Transition.UP, verdict)
 
     # The zone
 
@@ -351,16 +368,16 @@ class Checker:
         row = table.row(key)
         slot = table.find_check(row, identity)
         if slot < 0:
-            known = [state for state in table.checks(row) if state.identity not in self._checks]
-            up = all(state.up for state in known) if known else not peer.down
-            slot = table.add_check(row, identity, thresholds.rise, thresholds.initial(up))
-        address = peer.address
-        if spec.port and not isinstance(address, str):
-            address = (address[0], spec.port)
-        probe = PROBES[spec.type](spec, peer.name)
-        at = table.layout.check(row, slot)
-        timeout = spec.timeout if spec.timeout > 0 else DEFAULT_TIMEOUT
-        return Target(peer.name, address, timeout, probe, row, at, self._epoll, self._targets)
+            known = [state for state in table.checks(row) if state.identity not in self._courses]
+            slot = table.add_check(row, identity, thresholds.rise, _initial(spec, thresholds, peer, known))
+        elif table.check(row, slot).rise != thresholds.rise or table.check(row, slot).health > thresholds.top:
+            # The check asks for other numbers since the reload: its state stays, its streak begins anew.
+            up = table.check(row, slot).up
+            at = table.layout.check(row, slot)
+            table.words[at + CHECK_RISE] = thresholds.rise
+            table.words[at + CHECK_HEALTH] = thresholds.initial(up)
+        place = Place(row, table.layout.check(row, slot), table.record_at(row, slot))
+        return TARGETS[spec.type](spec, peer, place, self._loop)
 
     def _summarise(self, rows: Iterable[int], now: float) -> bool:
         millis = int(now * 1000)
@@ -377,14 +394,23 @@ class Checker:
         changed = []
         for row in range(len(self._table.keys)):
             for state in self._table.checks(row):
-                if state.identity not in self._checks:
+                if state.identity not in self._courses:
                     self._table.drop_check(row, state.slot)
                     changed.append(row)
         if self._summarise(changed, now):
             self._table.publish()
 
 
-def _slices(targets: list[Target], role: str, spec: CheckSpec) -> list[Slice]:
-    parts = slices(len(targets), spec.concurrency)
-    words = slice_words(parts, role, spec.concurrency)
-    return [Slice(targets[part.start : part.stop], line) for part, line in zip(parts, words, strict=True)]
+_OTHER = KIND_NUMBERS["other"]
+
+
+def _initial(spec: CheckSpec, thresholds: Thresholds, peer: PeerSpec, known: Sequence[CheckState]) -> int:
+    """The word that a check begins with; `known` are this peer's checks that nobody asks for any more: its settings
+    were changed, and what was known of the peer then is worth more than `initial`."""
+    if known:
+        return thresholds.initial(all(state.up for state in known))
+    if peer.down or spec.initial == "down":
+        return thresholds.initial(False)
+    if spec.initial == "checking":
+        return thresholds.rise - 1  # one pass away from being up
+    return thresholds.initial(True)

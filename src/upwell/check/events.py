@@ -1,11 +1,14 @@
-"""What a checker says in the error log: lua-resty-upstream-healthcheck's lines (v0.08), letter for letter.
+"""What a checker says in the error log: lua-resty-upstream-healthcheck's lines (v0.08), letter for letter, and more.
 
 Its debug lines need a debug build of OpenResty; here they need an error log that takes `debug`.
 """
 
 from __future__ import annotations
 
-from upwell.log import DEBUG, ErrorLog
+from upwell.check.probe import Verdict
+from upwell.check.spec import RESTY, CheckSpec
+from upwell.log import DEBUG, ErrorLog, printable
+from upwell.peers.health import Thresholds
 
 
 class Events:
@@ -39,17 +42,24 @@ class Events:
     def passed(self, name: str) -> None:
         self._debug(f"peer {name} was checked to be ok")
 
-    def failed(self, name: str, reason: str, was_up: bool) -> None:
-        """`reason` is only told while the peer is up: a dead one would fill the log."""
-        if was_up:
-            self._log.error(f"healthcheck: {reason}")
+    def failed(self, spec: CheckSpec, name: str, verdict: Verdict, was_up: bool) -> None:
+        """Why is only told while the peer is up: a dead one would fill the log."""
+        if was_up and spec.dialect == RESTY:
+            self._log.error(f"healthcheck: {verdict.sentence}")
+        elif was_up:
+            self._log.error(f'healthcheck: peer {name} in upstream "{spec.upstream}": {verdict.why} ({spec.title})')
         self._debug(f"peer {name} was checked to be not ok")
 
-    def turned_up(self, name: str, passes: int) -> None:
-        self._log.warn(f"healthcheck: peer {name} is turned up after {passes} success(es)")
-
-    def turned_down(self, name: str, failures: int) -> None:
-        self._log.warn(f"healthcheck: peer {name} is turned down after {failures} failure(s)")
+    def turned(self, spec: CheckSpec, thresholds: Thresholds, name: str, up: bool, verdict: Verdict) -> None:
+        """lua-resty's line, and upwell's own with all there is to know in fields."""
+        times = f"up after {thresholds.rise} success(es)" if up else f"down after {thresholds.fall} failure(s)"
+        self._log.warn(f"healthcheck: peer {name} is turned {times}")
+        was, now = ("down", "up") if up else ("up", "down")
+        why = f" why={_quoted(verdict.why)}" if verdict.why else ""
+        self._log.notice(
+            f"healthcheck: transition upstream={_quoted(spec.upstream)} peer={_quoted(name)} "
+            f"check={_quoted(spec.title)} from={was} to={now}{why}"
+        )
 
     def publishing(self, version: int) -> None:
         self._debug(f"publishing peers version {version}")
@@ -61,3 +71,9 @@ class Events:
     def _debug(self, words: str) -> None:
         if self._log.level >= DEBUG:
             self._log.debug(f"healthcheck: {words}")
+
+
+def _quoted(text: str) -> str:
+    """`text` as the value of a field in a log line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped.encode())}"'

@@ -6,22 +6,66 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds: ngx_lua's lua_socket_connect_timeout, what a cosocket told to wait 0 ms takes."""
+
+RESTY: Final = "resty"
+PLUS: Final = "plus"
+TENGINE: Final = "tengine"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRule:
+    """One `header` line of a `match` block. `operator` is "=", "!=", "~", "!~", or "" with no value: the header must be
+    there ("!": must not)."""
+
+    name: str
+    operator: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSpec:
+    """What an answer must look like (NGINX Plus: `match`); a rule that is empty accepts everything.
+
+    `statuses` are inclusive ranges, turned round by `status_not`. `body` is a regular expression (PCRE) looked for in
+    the first 256 KB of the content, turned round by `body_not`. `require` are templates that must be neither empty
+    nor "0". `words` is how the status rule is told to people ("200-399", "! 500").
+    """
+
+    name: str = ""
+    statuses: tuple[tuple[int, int], ...] = ()
+    status_not: bool = False
+    words: str = ""
+    headers: tuple[HeaderRule, ...] = ()
+    body: str = ""
+    body_not: bool = False
+    require: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CheckSpec:
     """One active check of all peers of one upstream.
 
-    `type` is a name in `check.probes.PROBES` ("http", "https", "tcp"). `request` is sent as it is. `interval` and
-    `timeout` are seconds; a `timeout` not above 0 stands for DEFAULT_TIMEOUT. `statuses` empty means: any status line
-    passes (lua-resty without `valid_statuses`). `port` 0 means the peer's own. `host` is the TLS server name, `verify`
-    whether its certificate is checked. `concurrency` is the number of slices that a cycle is cut into, each probed one
-    peer after the other (lua-resty). `revives_down`: the check may turn up a peer that is configured `down` (lua-resty
-    does, NGINX Plus does not).
+    What is probed: `type` is a name in `check.probes.PROBES`. `dialect` (RESTY, PLUS, TENGINE) says whose rules hold
+    where they differ: lua-resty's cycles, its time-out for each single operation, its log lines; all others give each
+    peer its own timetable and the probe as a whole `timeout`. `request` is sent as it is; `expect` is a regular
+    expression awaited in what the peer sends (tcp, tls); `match` judges an HTTP answer (None outside RESTY: 200-399);
+    `statuses` are RESTY's, empty: any status line passes. `port` 0 means the peer's own. `host` is the TLS server name,
+    `verify` whether its certificate is checked, against `ca` (a file; empty: the system's authorities); `certificate`
+    and `certificate_key` are files with the client's own. `service` and `grpc_status` (-1: SERVING is asked for) are
+    gRPC's, `command` is exec's, `function` ("module:name") is python's, `params` are FastCGI's.
+
+    When: `interval`, `timeout`, `jitter`, `fast_interval` (in between up and down), `down_interval` are seconds; a
+    `timeout` not above 0 stands for DEFAULT_TIMEOUT, an interval of 0 for `interval`, a negative `jitter` for a first
+    probe at once and an even spread of the next ones. `fall` failures in a row turn a peer down, `rise` passes up;
+    `initial` is "up", "down" (`rise` passes needed), or "checking" (no traffic before the first pass, which suffices).
+    `concurrency`: RESTY's number of slices, else how many peers are probed at once at most (0: no bound of its own).
+    `keepalive_time` (seconds) and `keepalive_requests` bound how long one connection is probed on; 0: one probe each,
+    and no bound. `revives_down`: the check may turn up a peer that is configured `down` (lua-resty does, NGINX Plus
+    does not). `label` is what pages call the check, `ordinal` tells equal checks of one upstream apart.
     """
 
     upstream: str
@@ -37,12 +81,61 @@ class CheckSpec:
     verify: bool = True
     concurrency: int = 1
     revives_down: bool = False
+    dialect: str = RESTY
+    label: str = ""
+    expect: str = ""
+    match: MatchSpec | None = None
+    jitter: float = -1.0
+    fast_interval: float = 0.0
+    down_interval: float = 0.0
+    initial: str = "up"
+    ca: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    keepalive_time: float = 0.0
+    keepalive_requests: int = 0
+    service: str = ""
+    grpc_status: int = -1
+    command: tuple[str, ...] = ()
+    function: str = ""
+    params: tuple[tuple[str, str], ...] = ()
+    ordinal: int = 0
 
     @property
     def identity(self) -> int:
-        """A number in 1..2^62, the same for the same check in every process: it names the check's slot in the zone."""
-        text = json.dumps(to_message(self), sort_keys=True)
+        """A number in 1..2^62, the same for the same check in every process: it names the check's slot in the zone.
+
+        But for lua-resty's checks (two that differ in anything run side by side there) it says what is probed, not
+        when, so that a reload with another interval keeps what is known.
+        """
+        message = to_message(self)
+        if self.dialect != RESTY:
+            for name in _TIMING:
+                del message[name]
+        text = json.dumps(message, sort_keys=True)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2 | 1
+
+    @property
+    def title(self) -> str:
+        """What pages and logs call this check: its label, or what can be said from its type and port."""
+        return self.label or (f"{self.type} port {self.port}" if self.port else self.type)
+
+
+_TIMING: Final = (
+    "interval",
+    "timeout",
+    "jitter",
+    "fast_interval",
+    "down_interval",
+    "fall",
+    "rise",
+    "initial",
+    "concurrency",
+    "keepalive_time",
+    "keepalive_requests",
+    "label",
+)
+"""What says when and how often, not what: no part of a check's identity."""
 
 
 def to_message(spec: CheckSpec) -> dict[str, Any]:
@@ -53,8 +146,17 @@ def to_message(spec: CheckSpec) -> dict[str, Any]:
 
 
 def from_message(message: Mapping[str, Any]) -> CheckSpec:
-    """The spec that `to_message` wrote. Raises TypeError or AttributeError for anything else."""
-    fields = dict(message)
+    """The spec that `to_message` wrote. Raises TypeError, AttributeError or KeyError for anything else."""
+    fields = {name: _frozen(value) for name, value in message.items()}
     fields["request"] = fields["request"].encode("latin-1")
-    fields["statuses"] = tuple(fields["statuses"])
+    match = fields.get("match")
+    if match is not None:
+        rules = {name: _frozen(value) for name, value in match.items()}
+        rules["headers"] = tuple(HeaderRule(**rule) for rule in rules["headers"])
+        fields["match"] = MatchSpec(**rules)
     return CheckSpec(**fields)
+
+
+def _frozen(value: Any) -> Any:
+    """`value` with tuples for lists, as it was before JSON."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,7 +1,8 @@
 """Whose word is where: the offsets, in 8-byte words, of everything in the shared peer table. Pure numbers, no memory.
 
-The table is: header, one block per worker, one block per upstream, one block per peer (row). A row holds the peer's own
-words, its check slots, and one block of counters for each worker. Each word has one writing process; it is named here.
+The table is: header, one block per worker, one block per upstream, one block per peer (row), and the records of checks.
+A row holds the peer's own words, its check slots, and one block of counters for each worker. Each word has one writing
+process; it is named here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ CHECKER_PID: Final = 5  # checker
 CHECKER_HEARTBEAT: Final = 6  # checker: its clock in milliseconds
 CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers send their checks again
 CHECKER_LATENESS: Final = 8  # checker: how late its last due work began, in microseconds
+RECORDS_USED: Final = 9  # checker: how many records were ever taken
+RECORD_FREE: Final = 10  # checker: 1 + the first record that was given back, 0: none; its first word says the next
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # One block per worker, written by that worker.
 WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
@@ -35,7 +38,8 @@ PEER_ADMIN = 0  # serial << 2 | state, see ADMIN_*
 PEER_CHECKS: Final = 1  # the sum of its checks, see CHECKS_*
 PEER_SINCE: Final = 2  # when PEER_CHECKS last changed, milliseconds
 PEER_CHANGES: Final = 3  # how often it changed between up and down
-PEER_WORDS: Final = 4
+PEER_CLEARED: Final = 4  # goes up when an active pass ends what requests held against the peer
+PEER_WORDS: Final = 5
 
 ADMIN_UNSET: Final = 0
 ADMIN_DOWN: Final = 1
@@ -57,7 +61,29 @@ CHECK_LATENCY: Final = 5  # how long the last probe took, microseconds
 CHECK_PASSES: Final = 6
 CHECK_FAILS: Final = 7
 CHECK_SINCE: Final = 8  # when it last turned up or down, milliseconds
+CHECK_RECORD: Final = 9  # the number of its record
 CHECK_WORDS: Final = 10
+
+# One record per check in use, written by the checker: what pages tell of it beyond its state (zone/records.py).
+RECORD_NEXT: Final = 0  # when the next probe is due, milliseconds, 0: not known
+RECORD_STREAK: Final = 1  # passes in a row, or failures in a row as a negative number
+RECORD_AVERAGE: Final = 2  # moving average of the answer time, microseconds
+RECORD_TIMED: Final = 3  # how many answers were timed
+RECORD_TIME: Final = 4  # the sum of their times, microseconds
+RECORD_KIND: Final = 5  # 1 + the kind of the last failure, 0: there was none
+RECORD_WHY: Final = 6  # its words (zone/phrases.py)
+RECORD_FAILED_AT: Final = 7  # when it was, milliseconds
+RECORD_KINDS: Final = 8  # failures of each kind
+KINDS_COUNTED: Final = 12
+RECORD_BUCKETS: Final = RECORD_KINDS + KINDS_COUNTED  # answer times up to each of BUCKETS, the last: above all
+BUCKETS: Final = (1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000)
+"""Upper bounds of the histogram of answer times, microseconds (Prometheus' usual ones, from 1 ms)."""
+RECORD_TIMES: Final = RECORD_BUCKETS + len(BUCKETS) + 1  # the last TIMES answer times, 4 bytes each, microseconds
+TIMES: Final = 100
+RECORD_CHANGES: Final = RECORD_TIMES + TIMES // 2  # how many transitions there were
+RECORD_HISTORY: Final = RECORD_CHANGES + 1  # the last HISTORY ones: milliseconds << 1 | up, and its words
+HISTORY: Final = 20
+RECORD_WORDS: Final = RECORD_HISTORY + 2 * HISTORY
 
 # One block of counters per peer and worker, written by that worker; one more of the same shape, written by the master
 # before the fork, holds what earlier generations counted.
@@ -75,7 +101,7 @@ WORD_BYTES: Final = 8
 class Layout:
     """The offsets for one number of rows, upstreams and workers."""
 
-    __slots__ = ("counts", "row_words", "rows", "size", "upstreams", "worker_count")
+    __slots__ = ("counts", "record_count", "records", "row_words", "rows", "size", "upstreams", "worker_count")
 
     def __init__(self, rows: int, upstreams: int, workers: int) -> None:
         self.worker_count = workers
@@ -83,7 +109,9 @@ class Layout:
         self.rows = self.upstreams + upstreams * UPSTREAM_WORDS
         self.counts = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
         self.row_words = self.counts + (workers + 1) * COUNT_WORDS
-        self.size = self.rows + rows * self.row_words
+        self.records = self.rows + rows * self.row_words
+        self.record_count = rows * CHECKS_PER_PEER
+        self.size = self.records + self.record_count * RECORD_WORDS
 
     def worker(self, worker: int) -> int:
         """First word of the block of `worker` (0 .. workers-1). Raises IndexError for any other number."""
@@ -99,6 +127,10 @@ class Layout:
 
     def check(self, row: int, slot: int) -> int:
         return self.rows + row * self.row_words + PEER_WORDS + slot * CHECK_WORDS
+
+    def record(self, record: int) -> int:
+        """First word of a record. Records are taken one after the other, so those that nobody uses cost no memory."""
+        return self.records + record * RECORD_WORDS
 
     def count(self, row: int, worker: int) -> int:
         """First counter of `worker` for the peer at `row`; worker -1 is what earlier generations counted."""

@@ -20,6 +20,7 @@ from upwell.zone.layout import (
     CHECK_IDENTITY,
     CHECK_LATENCY,
     CHECK_PASSES,
+    CHECK_RECORD,
     CHECK_RISE,
     CHECK_SINCE,
     CHECK_STATUS,
@@ -44,8 +45,12 @@ from upwell.zone.layout import (
     PEER_ADMIN,
     PEER_CHANGES,
     PEER_CHECKS,
+    PEER_CLEARED,
     PEER_SINCE,
     PEER_WORDS,
+    RECORD_FREE,
+    RECORD_WORDS,
+    RECORDS_USED,
     ROWS,
     UPSTREAM_VERSION,
     UPSTREAMS,
@@ -56,6 +61,8 @@ from upwell.zone.layout import (
     WORKERS,
     Layout,
 )
+from upwell.zone.phrases import Phrases
+from upwell.zone.records import Record, read_record
 
 RowKey = tuple[str, str, str, int]
 """(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
@@ -107,7 +114,7 @@ class PeerTable:
     `words` is the memory itself, for readers on the hot path: `table.words[layout.GENERATION]`.
     """
 
-    __slots__ = ("_memory", "_row_of", "_upstream_of", "keys", "layout", "words", "workers")
+    __slots__ = ("_memory", "_row_of", "_upstream_of", "halves", "keys", "layout", "phrases", "words", "workers")
 
     def __init__(self, keys: Sequence[RowKey], workers: int) -> None:
         self._row_of = {key: row for row, key in enumerate(keys)}
@@ -119,6 +126,9 @@ class PeerTable:
         self.layout = Layout(len(keys), len(self._upstream_of), workers)
         self._memory = mmap.mmap(-1, self.layout.size * WORD_BYTES)
         self.words = memoryview(self._memory).cast("q")
+        self.halves = memoryview(self._memory).cast("I")
+        """The same memory in words of four bytes."""
+        self.phrases = Phrases()
         self.words[VERSION] = LAYOUT_VERSION
         self.words[ROWS] = len(keys)
         self.words[UPSTREAMS] = len(self._upstream_of)
@@ -135,7 +145,9 @@ class PeerTable:
     def close(self) -> None:
         """Give the mapping back; nobody in this process may use the table afterwards."""
         self.words.release()
+        self.halves.release()
         self._memory.close()
+        self.phrases.close()
 
     # Rows
 
@@ -152,6 +164,7 @@ class PeerTable:
         words, layout = self.words, self.layout
         words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
         words[GENERATION] = old.words[GENERATION]
+        self.phrases.adopt(old.phrases)
         carried = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
         for key, row in self._row_of.items():
             old_row = old._row_of.get(key)
@@ -159,6 +172,7 @@ class PeerTable:
                 continue
             start, old_start = layout.row(row), old.layout.row(old_row)
             words[start : start + carried] = old.words[old_start : old_start + carried]
+            self._adopt_records(old, row)
             base = layout.count(row, -1)
             for worker in range(-1, old.workers):
                 counts = old.layout.count(old_row, worker)
@@ -169,6 +183,27 @@ class PeerTable:
             if old_at is not None:
                 version = old.words[old.layout.upstream(old_at) + UPSTREAM_VERSION]
                 words[layout.upstream(at) + UPSTREAM_VERSION] = version
+
+    def _adopt_records(self, old: PeerTable, row: int) -> None:
+        for slot in range(CHECKS_PER_PEER):
+            at = self.layout.check(row, slot)
+            if self.words[at + CHECK_IDENTITY]:
+                source = old.layout.record(self.words[at + CHECK_RECORD])
+                number = self.words[at + CHECK_RECORD] = self._take_record()
+                record = self.layout.record(number)
+                self.words[record : record + RECORD_WORDS] = old.words[source : source + RECORD_WORDS]
+
+    def _take_record(self) -> int:
+        """A record that nobody uses, all zero. There are as many as check slots."""
+        free = self.words[RECORD_FREE]
+        if free:
+            at = self.layout.record(free - 1)
+            self.words[RECORD_FREE] = self.words[at]
+            self.words[at] = 0
+            return free - 1
+        used = self.words[RECORDS_USED]
+        self.words[RECORDS_USED] = used + 1
+        return used
 
     # Header
 
@@ -273,6 +308,14 @@ class PeerTable:
         words[start + PEER_CHECKS] = summary
         return True
 
+    def cleared(self, row: int) -> int:
+        """Goes up each time that an active pass ends what requests held against the peer."""
+        return self.words[self.layout.row(row) + PEER_CLEARED]
+
+    def clear(self, row: int) -> None:
+        """The peer passed an active check after a worker had found fault with it; the caller publishes."""
+        self.words[self.layout.row(row) + PEER_CLEARED] += 1
+
     # Checks
 
     def find_check(self, row: int, identity: int) -> int:
@@ -293,13 +336,29 @@ class PeerTable:
             self.words[at + word] = 0
         self.words[at + CHECK_RISE] = rise
         self.words[at + CHECK_HEALTH] = health
+        self.words[at + CHECK_RECORD] = self._take_record()
         # Last: until it is there, the slot is free for whoever continues after this process was killed.
         self.words[at + CHECK_IDENTITY] = identity
         return slot
 
     def drop_check(self, row: int, slot: int) -> None:
-        """Free a slot; the caller works out the summary again."""
-        self.words[self.layout.check(row, slot) + CHECK_IDENTITY] = 0
+        """Free a slot and its record; the caller works out the summary again."""
+        words = self.words
+        at = self.layout.check(row, slot)
+        number = words[at + CHECK_RECORD]
+        words[at + CHECK_IDENTITY] = 0
+        record = self.layout.record(number)
+        words[record : record + RECORD_WORDS] = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
+        words[record] = words[RECORD_FREE]
+        words[RECORD_FREE] = number + 1
+
+    def record_at(self, row: int, slot: int) -> int:
+        """First word of the record of a check that is in use."""
+        return self.layout.record(self.words[self.layout.check(row, slot) + CHECK_RECORD])
+
+    def record(self, row: int, slot: int) -> Record:
+        """What is kept of a check beyond its state."""
+        return read_record(self.words, self.halves, self.phrases, self.record_at(row, slot))
 
     def check(self, row: int, slot: int) -> CheckState:
         at = self.layout.check(row, slot)

@@ -1,18 +1,42 @@
-"""The registry of probes: `CheckSpec.type` names a member. A new one is a file and a line here."""
+"""The registry of probes: `CheckSpec.type` names a member. A new one is a file and a line here.
+
+Most talk over a socket: PROBES has what they say. What is probed another way (a command, a function) has a Target of
+its own in OTHERS. TARGETS is what the checker makes its targets from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
+from upwell.check.conversation import Conversation
+from upwell.check.probe import KINDS, Probe
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.https import HttpsProbe
-from upwell.check.probes.probe import Probe
 from upwell.check.probes.tcp import TcpProbe
 from upwell.check.spec import CheckSpec
+from upwell.check.target import Loop, Place, Target
+from upwell.peers.peer import PeerSpec
 
-PROBES: dict[str, Callable[[CheckSpec, str], Probe]] = {
+PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
     "http": HttpProbe,
     "https": HttpsProbe,
     "tcp": TcpProbe,
 }
 """Each member makes, from a check and a peer's name (for the log), that peer's probe."""
+
+OTHERS: Final[dict[str, Callable[[CheckSpec, PeerSpec, Place, Loop], Target]]] = {}
+"""Each member makes the target of one peer."""
+
+KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}
+"""The place of each kind of failure among the counters in the zone."""
+
+
+def _talk(make: Callable[[CheckSpec, str], Probe]) -> Callable[[CheckSpec, PeerSpec, Place, Loop], Target]:
+    def target(spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> Target:
+        return Conversation(spec, peer, place, loop, make(spec, peer.name))
+
+    return target
+
+
+TARGETS: Final = {name: _talk(make) for name, make in PROBES.items()} | OTHERS

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from upwell.check.match import MAX_LINE, is_whole, problem, status_of
-from upwell.check.probes.probe import Verdict
+from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
+from upwell.log import printable
 
 
 class HttpProbe:
@@ -18,15 +19,19 @@ class HttpProbe:
         "_request",
         "_statuses",
         "_verdict",
+        "doing",
         "finished",
         "receiving",
+        "reusable",
         "sending",
     )
 
     def __init__(self, spec: CheckSpec, name: str) -> None:
         self.sending = "failed to send request to"
         self.receiving = "failed to receive status line from"
+        self.doing = "reading the status line"
         self.finished = False
+        self.reusable = False
         self._request = spec.request
         self._head_request = spec.request[:5].upper() == b"HEAD "
         self._statuses = frozenset(spec.statuses)
@@ -41,16 +46,19 @@ class HttpProbe:
         self.finished = False
         return self._request
 
+    def again(self) -> bytes:
+        return self.open()
+
     def feed(self, data: bytes) -> bytes | Verdict:
         if not data:
             self.finished = True
-            return Verdict(False, f"{self.receiving} {self._name}: closed")
+            return self._failed("closed", "connection closed before the status line", "closed")
         if self._data:
             data = self._data + data
         end = data.find(b"\n")
         if end < 0:
             if len(data) > MAX_LINE:
-                return Verdict(False, f"{self.receiving} {self._name}: line too long")
+                return self._failed("protocol", "status line too long", "line too long")
             self._data = data
             return b""
         self.finished = is_whole(data, self._head_request)
@@ -64,5 +72,13 @@ class HttpProbe:
         status = status_of(line)
         wrong = problem(line, status, self._statuses)
         if wrong is None:
-            return Verdict(True, "", status)
-        return Verdict(False, f"{wrong[0]} {self._name}: {wrong[1]}", status)
+            return Verdict(True, status=status)
+        if status:
+            want = " or ".join(str(one) for one in sorted(self._statuses))
+            kind, why = "status", f"status {status}, want {want}"
+        else:
+            kind, why = "protocol", f"bad status line: {printable(line[:80])}"
+        return Verdict(False, kind, why, status, f"{wrong[0]} {self._name}: {wrong[1]}")
+
+    def _failed(self, kind: str, why: str, word: str) -> Verdict:
+        return Verdict(False, kind, why, 0, f"{self.receiving} {self._name}: {word}")

@@ -1,0 +1,298 @@
+"""A target that is probed by talking to it over a socket: at most one, and where the probe on it stands.
+
+It knows no schedule, no health and no log; what is said is the probe's business. A socket is connected without waiting
+and the request written at once: on a fast network that spares a round through epoll. A connection on which the probe
+can be repeated is kept, watched for the peer's end of it, as long as the check allows.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ECONNRESET, EINPROGRESS, EPIPE
+from select import EPOLLIN, EPOLLOUT
+from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
+
+from upwell.check.probe import Probe, Verdict
+from upwell.check.spec import CheckSpec
+from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
+from upwell.peers.peer import PeerSpec
+
+_READ = 8192  # bytes at once
+_LINGER = 1 << 20  # bytes of an answer that are read although the verdict is known
+
+_IDLE, _CONNECTING, _TALKING, _LINGERING, _RESTING = range(5)
+
+
+class Conversation(Target):
+    """`address` is ("host", port) or the path of a Unix socket, and not the peer's own if the check has a `port`."""
+
+    __slots__ = (
+        "_family",
+        "_fd",
+        "_keep",
+        "_most",
+        "_probe",
+        "_read",
+        "_reused",
+        "_socket",
+        "_stage",
+        "_unsent",
+        "_until",
+        "_uses",
+        "_verdict",
+        "address",
+    )
+
+    def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop, probe: Probe) -> None:
+        super().__init__(spec, peer, place, loop)
+        address = peer.address
+        if spec.port and not isinstance(address, str):
+            address = (address[0], spec.port)
+        self.address = address
+        self._probe = probe
+        self._keep = spec.keepalive_time
+        self._most = spec.keepalive_requests
+        self._socket: SocketType | None = None
+        self._fd = -1
+        self._stage = _IDLE
+        self._unsent = b""
+        self._read = 0
+        self._reused = False
+        self._until = 0.0  # how long this connection may be used
+        self._uses = 0
+        self._verdict: Verdict | None = None  # what the probe says as soon as the connection stands
+        if isinstance(address, str):
+            self._family = AF_UNIX
+        else:
+            self._family = AF_INET6 if ":" in address[0] else AF_INET
+
+    def __repr__(self) -> str:
+        stages = ("idle", "connecting", "talking", "lingering", "resting")
+        return f"<Conversation {self.name} {stages[self._stage]}>"
+
+    @property
+    def busy(self) -> bool:
+        return _IDLE < self._stage < _RESTING
+
+    @property
+    def probing(self) -> bool:
+        return _IDLE < self._stage < _LINGERING
+
+    def start(self, now: float) -> Verdict | None:
+        self.started = now
+        self.deadline = now + self.timeout
+        if self._stage == _RESTING and now < self._until and (not self._most or self._uses < self._most):
+            sock = self._socket
+            assert sock is not None
+            self._uses += 1
+            first = self._probe.again()
+            try:
+                sent = sock.send(first)
+            except OSError:
+                return self._connect(now)
+            self._stage = _TALKING
+            self._reused = True
+            self._read = 0
+            if sent != len(first):
+                self._unsent = first[sent:]
+                self.loop.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
+            return None
+        return self._connect(now)
+
+    def _connect(self, now: float) -> Verdict | None:
+        if self._socket is not None:
+            self.close()
+        try:
+            # Not socket.socket: its Python part costs 2 us. SOCK_NONBLOCK makes it non-blocking from birth.
+            sock = SocketType(self._family, SOCK_STREAM | SOCK_NONBLOCK)
+        except OSError as error:
+            raise NoSocket(_word(error.errno)) from error
+        self._socket = sock
+        self._stage = _CONNECTING
+        self._reused = False
+        self._read = 0
+        self._verdict = None
+        self._unsent = b""
+        if self._keep:
+            self._until = now + self._keep
+            self._uses = 1
+        try:
+            code = sock.connect_ex(self.address)
+        except (OSError, ValueError, OverflowError) as error:  # a path too long for a Unix socket comes this way
+            return self._unconnected(str(error).lower())
+        if code and code != EINPROGRESS:
+            return self._unconnected(_word(code))
+        first = self._probe.open()
+        if isinstance(first, Verdict):
+            self._verdict = first
+            if code == 0:
+                return self._finish(first, now)
+            self._watch(EPOLLOUT)
+            return None
+        if not first:
+            # The peer speaks first; whether it is there at all shows when the socket can be written to.
+            self._watch(EPOLLOUT)
+            return None
+        try:
+            sent = sock.send(first)
+        except BlockingIOError:
+            self._unsent = first
+            self._watch(EPOLLOUT)
+            return None
+        except OSError as error:
+            # Nothing was sent before, so this is how the connection itself ended.
+            return self._unconnected(_word(error.errno))
+        self._stage = _TALKING
+        self._unsent = first[sent:]
+        self._watch(EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN)
+        return None
+
+    def ready(self, fd: int, events: int, now: float) -> Verdict | None:
+        sock = self._socket
+        if sock is None:
+            return None
+        stage = self._stage
+        if stage == _TALKING:
+            if self._unsent and events & EPOLLOUT:
+                return self._send(sock, now, armed=EPOLLIN | EPOLLOUT)
+            return self._receive(sock, now)
+        if stage == _LINGERING:
+            self._drain(sock)
+            return None
+        if stage == _RESTING:
+            # The peer's end of it, or something that nobody asked for.
+            self.close()
+            return None
+        code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        if code:
+            return self._unconnected(_word(code))
+        if self._verdict is not None:
+            return self._finish(self._verdict, now)
+        self._stage = _TALKING
+        if not self.whole:
+            self.deadline = now + self.timeout
+        return self._send(sock, now, armed=EPOLLOUT)
+
+    def expire(self, now: float) -> Verdict | None:
+        if self._stage == _LINGERING:
+            self.close()
+            return None
+        probe = self._probe
+        if self._stage == _CONNECTING:
+            phrase, doing = "failed to connect to", "connecting"
+        elif self._unsent:
+            phrase, doing = probe.sending, "sending the request"
+        else:
+            phrase, doing = probe.receiving, probe.doing
+        return self._failed(phrase, "timeout", "timeout", timed_out(self.timeout, doing))
+
+    def broken(self, error: Exception, now: float) -> Verdict | None:
+        if self._stage == _LINGERING:
+            self.close()
+            return None
+        talking = self._stage == _TALKING and not self._unsent
+        phrase = self._probe.receiving if talking else self._probe.sending
+        word = str(error).lower() or type(error).__name__
+        return self._failed(phrase, word, "other", word)
+
+    def close(self) -> None:
+        """Let go of the socket; epoll forgets a closed one by itself."""
+        sock = self._socket
+        if sock is None:
+            return
+        self.loop.targets.pop(self._fd, None)
+        self._socket = None
+        self._fd = -1
+        self._stage = _IDLE
+        sock.close()
+
+    def _send(self, sock: SocketType, now: float, armed: int) -> Verdict | None:
+        """Go on sending; `armed` is what epoll watches now."""
+        if self._unsent:
+            try:
+                sent = sock.send(self._unsent)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                word = _word(error.errno)
+                return self._failed(self._probe.sending, word, "closed", f"{word} sending the request")
+            self._unsent = self._unsent[sent:]
+        wanted = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+        if not self._unsent and not self.whole:
+            self.deadline = now + self.timeout
+        if wanted != armed:
+            self.loop.epoll.modify(self._fd, wanted)
+        return None
+
+    def _receive(self, sock: SocketType, now: float) -> Verdict | None:
+        probe = self._probe
+        try:
+            data = sock.recv(_READ)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if self._reused and not self._read and error.errno in (ECONNRESET, EPIPE):
+                return self._connect(now)
+            word = _word(error.errno)
+            return self._failed(probe.receiving, word, "closed", f"{word} {probe.doing}")
+        if not data and self._reused and not self._read:
+            # Closed while the question was on its way: that says nothing, a new connection will.
+            return self._connect(now)
+        self._read += len(data)
+        operation = probe.receiving
+        answer = probe.feed(data)
+        if isinstance(answer, Verdict):
+            return self._finish(answer, now)
+        if probe.receiving is not operation and not self.whole:
+            self.deadline = now + self.timeout
+        if answer:
+            armed = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+            self._unsent += answer
+            return self._send(sock, now, armed)
+        return None
+
+    def _drain(self, sock: SocketType) -> None:
+        """Read on, so that a peer which writes its answer in pieces is not met with a reset, but not for ever."""
+        try:
+            data = sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._read += len(data)
+        if not data or self._read > _LINGER:
+            self.close()
+
+    def _finish(self, verdict: Verdict, now: float) -> Verdict:
+        probe = self._probe
+        if not probe.finished:
+            if self._unsent:
+                self._unsent = b""
+                self.loop.epoll.modify(self._fd, EPOLLIN)
+            self._stage = _LINGERING
+            if not self.whole:
+                self.deadline = now + self.timeout
+        elif self._keep and probe.reusable and not self._unsent:
+            self._stage = _RESTING
+        else:
+            self.close()
+        return verdict
+
+    def _unconnected(self, word: str) -> Verdict:
+        return self._failed("failed to connect to", word, "connect", word)
+
+    def _failed(self, phrase: str, word: str, kind: str, why: str) -> Verdict:
+        self.close()
+        return Verdict(False, kind, why, 0, f"{phrase} {self.name}: {word}")
+
+    def _watch(self, events: int) -> None:
+        sock = self._socket
+        if sock is not None:
+            fd = self._fd = sock.fileno()
+            self.loop.targets[fd] = self
+            self.loop.epoll.register(fd, events)
+
+
+def _word(code: int | None) -> str:
+    """The system's words for an error number as OpenResty's cosockets give them: all in lower case."""
+    return os.strerror(code or 0).lower()

@@ -1,0 +1,48 @@
+"""What a course is: order and times in which the targets of one check are probed. No socket, no zone, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from upwell.check.spec import CheckSpec
+from upwell.peers.health import Thresholds
+
+if TYPE_CHECKING:
+    from upwell.check.target import Target
+
+
+class Course(Protocol):
+    """One CheckSpec at work. There are two: lua-resty's cycles (`cycle.py`), and the rota of all others (`rota.py`).
+
+    `changed` says that a transition has happened which the course has not told anybody yet.
+    """
+
+    spec: CheckSpec
+    thresholds: Thresholds
+    changed: bool
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """All its targets, primaries first."""
+        ...
+
+    def begin(self, now: float) -> None:
+        """The check is new: have the first probes made at once."""
+        ...
+
+    def over(self, target: Target, health: int, now: float) -> None:
+        """The probe of `target` is over (or void); `health` is the word after it."""
+        ...
+
+    def suspect(self, target: Target, now: float) -> None:
+        """Requests at `target` failed: find out soon."""
+        ...
+
+
+class Starter(Protocol):
+    """What a course asks of the checker."""
+
+    def start(self, target: Target) -> bool:
+        """Begin one probe; false when it is already over (`over` is not called then)."""
+        ...

@@ -1,0 +1,81 @@
+"""The course of every check but lua-resty's: each target has its own times, so that thousands never march in step.
+
+The first probe is made at once; the second falls due after a random part of the interval, and from then on they follow
+each other by the interval (and a random part of `jitter`). Between up and down `fast_interval` holds, while down
+`down_interval`. How many may be probed at once is the gate's business (`gate.py`). Pure: no socket, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from upwell.check.spec import CheckSpec
+from upwell.check.target import Target
+from upwell.peers.health import Thresholds
+
+_SOON = 1.0  # seconds: a suspected target is not probed more often than this, unless its check says so itself
+
+
+class Rota:
+    """`timetable` takes a time and a target, to have it probed then; a later word of an earlier time counts."""
+
+    __slots__ = (
+        "_down",
+        "_fast",
+        "_fresh",
+        "_random",
+        "_timetable",
+        "changed",
+        "spec",
+        "targets",
+        "thresholds",
+    )
+
+    def __init__(
+        self, spec: CheckSpec, targets: Sequence[Target], timetable: Callable[[float, Target], None], random: Random
+    ) -> None:
+        self.spec = spec
+        self.thresholds = Thresholds(spec.rise, spec.fall)
+        self.targets = targets
+        self.changed = False
+        self._fast = spec.fast_interval or spec.interval
+        self._down = spec.down_interval or spec.interval
+        self._timetable = timetable
+        self._random = random
+        self._fresh = set(targets) if spec.jitter < 0 else set()
+        for target in targets:
+            target.course = self
+
+    def __repr__(self) -> str:
+        return f"<Rota {self.spec.type} of {self.spec.upstream}>"
+
+    def begin(self, now: float) -> None:
+        for target in self.targets:
+            self._place(now, target)
+
+    def over(self, target: Target, health: int, now: float) -> None:
+        thresholds = self.thresholds
+        if health >= thresholds.top:
+            period = self.spec.interval
+        elif health <= 0:
+            period = self._down
+        else:
+            period = self._fast
+        if self._fresh and target in self._fresh:
+            self._fresh.discard(target)
+            period *= 0.5 + 0.5 * self._random.random()
+        elif self.spec.jitter > 0:
+            period += self._random.random() * self.spec.jitter
+        # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
+        due = target.due + period
+        self._place(due if due > now else now, target)
+
+    def suspect(self, target: Target, now: float) -> None:
+        soon = target.started + (self.spec.fast_interval or min(self.spec.interval, _SOON))
+        if not target.probing and soon < target.due:
+            self._place(max(now, soon), target)
+
+    def _place(self, due: float, target: Target) -> None:
+        target.due = due
+        self._timetable(due, target)

@@ -1,0 +1,132 @@
+"""What is kept of each check beyond its state: last failure, answer times, transitions. Words in, words out; no clock.
+
+The checker writes a record, whoever makes a page reads it; a reader may meet one verdict half written, which no page
+can tell from having come a moment earlier.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+from upwell.zone.layout import (
+    BUCKETS,
+    HISTORY,
+    KINDS_COUNTED,
+    RECORD_AVERAGE,
+    RECORD_BUCKETS,
+    RECORD_CHANGES,
+    RECORD_FAILED_AT,
+    RECORD_HISTORY,
+    RECORD_KIND,
+    RECORD_KINDS,
+    RECORD_NEXT,
+    RECORD_STREAK,
+    RECORD_TIME,
+    RECORD_TIMED,
+    RECORD_TIMES,
+    RECORD_WHY,
+    TIMES,
+)
+from upwell.zone.phrases import Phrases
+
+_LONGEST = (1 << 32) - 1  # microseconds that a word of the last times can hold
+
+
+class Change(NamedTuple):
+    """One transition: when (milliseconds of the checker's clock), to which state, and why."""
+
+    at: int
+    up: bool
+    why: str
+
+
+class Record(NamedTuple):
+    """One record as it is read. Times of day are milliseconds of the checker's clock, durations microseconds.
+
+    `streak` counts passes, negative failures. `kind` is the place of the last failure's kind, -1: there was none.
+    `kinds` counts failures by kind, `buckets` answer times up to each of layout.BUCKETS and above, not summed up.
+    `times` are the last hundred answer times, in no order; `changes` counts transitions, `history` has the last twenty,
+    oldest first.
+    """
+
+    next: int
+    streak: int
+    average: int
+    timed: int
+    time: int
+    kind: int
+    why: str
+    failed_at: int
+    kinds: tuple[int, ...]
+    buckets: tuple[int, ...]
+    times: tuple[int, ...]
+    changes: int
+    history: tuple[Change, ...]
+
+    @property
+    def p99(self) -> int:
+        """The time that 99 of the last hundred answers did not exceed, 0 without any."""
+        if not self.times:
+            return 0
+        return sorted(self.times)[-(-len(self.times) * 99 // 100) - 1]
+
+
+def note_pass(words: memoryview, at: int) -> None:
+    """One more pass in the record at word `at`."""
+    streak = words[at + RECORD_STREAK]
+    words[at + RECORD_STREAK] = streak + 1 if streak > 0 else 1
+
+
+def note_failure(words: memoryview, at: int, kind: int, why: int, now: int) -> None:
+    """One more failure of the kind at place `kind`, its words at reference `why`."""
+    streak = words[at + RECORD_STREAK]
+    words[at + RECORD_STREAK] = streak - 1 if streak < 0 else -1
+    words[at + RECORD_KINDS + kind] += 1
+    words[at + RECORD_KIND] = kind + 1
+    words[at + RECORD_WHY] = why
+    words[at + RECORD_FAILED_AT] = now
+
+
+def note_time(words: memoryview, halves: memoryview, at: int, elapsed: int) -> None:
+    """One more answer took `elapsed` microseconds; `halves` is the same memory in words of 4 bytes."""
+    timed = words[at + RECORD_TIMED]
+    average = words[at + RECORD_AVERAGE]
+    words[at + RECORD_AVERAGE] = average + ((elapsed - average) >> 3) if timed else elapsed
+    words[at + RECORD_TIME] += elapsed
+    words[at + RECORD_BUCKETS + bisect_left(BUCKETS, elapsed)] += 1
+    halves[(at + RECORD_TIMES) * 2 + timed % TIMES] = elapsed if elapsed < _LONGEST else _LONGEST
+    words[at + RECORD_TIMED] = timed + 1
+
+
+def note_change(words: memoryview, at: int, now: int, up: bool, why: int) -> None:
+    """One more transition."""
+    changes = words[at + RECORD_CHANGES]
+    place = at + RECORD_HISTORY + changes % HISTORY * 2
+    words[place] = now << 1 | up
+    words[place + 1] = why
+    words[at + RECORD_CHANGES] = changes + 1
+
+
+def read_record(words: memoryview, halves: memoryview, phrases: Phrases, at: int) -> Record:
+    """The record at word `at`."""
+    timed = words[at + RECORD_TIMED]
+    changes = words[at + RECORD_CHANGES]
+    first = max(changes - HISTORY, 0)
+    places = [at + RECORD_HISTORY + number % HISTORY * 2 for number in range(first, changes)]
+    times = (at + RECORD_TIMES) * 2
+    return Record(
+        next=words[at + RECORD_NEXT],
+        streak=words[at + RECORD_STREAK],
+        average=words[at + RECORD_AVERAGE],
+        timed=timed,
+        time=words[at + RECORD_TIME],
+        kind=words[at + RECORD_KIND] - 1,
+        why=phrases.read(words[at + RECORD_WHY]),
+        failed_at=words[at + RECORD_FAILED_AT],
+        kinds=tuple(words[at + RECORD_KINDS : at + RECORD_KINDS + KINDS_COUNTED].tolist()),
+        buckets=tuple(words[at + RECORD_BUCKETS : at + RECORD_BUCKETS + len(BUCKETS) + 1].tolist()),
+        times=tuple(halves[times : times + min(timed, TIMES)].tolist()),
+        changes=changes,
+        history=tuple(Change(words[p] >> 1, bool(words[p] & 1), phrases.read(words[p + 1])) for p in places),
+    )
