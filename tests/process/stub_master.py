@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class StubPlan:
     user: tuple[str, str | None] | None = None
     worker_shutdown_timeout: float = 0.0
     upstreams: tuple[UpstreamSpec, ...] = (UpstreamSpec("backend", (PEER,)),)
+    checks: tuple[CheckSpec, ...] = ()
     logs: tuple[LogFile, ...] = ()
     folders: tuple[str, ...] = ()
     fatal: bool = False
@@ -168,7 +169,7 @@ def parts(path: str) -> Parts:
         journal.info(f"stub shared folder {shared_dir}")
         return StubRuntime(plan, table, worker, control, sockets, loop)
 
-    def checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> StubChecker:
+    def checker(table: PeerTable, plan: Plan, journal: Journal) -> StubChecker:
         return StubChecker(table, journal)
 
     return Parts(lambda warn: load(path), list, table_of, runtime, checker, lambda: None, lambda: None)

@@ -29,7 +29,7 @@ def run_checker(birth: Birth, parts: Parts) -> int:
     try:
         parts.warm_checker()
         drop_privileges(birth.identity)
-        checker = parts.checker(birth.table, birth.plan.upstreams, journal)
+        checker = parts.checker(birth.table, birth.plan, journal)
     except Exception as error:
         return start_failed(journal, error)
 

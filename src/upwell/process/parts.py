@@ -59,6 +59,8 @@ class Plan(Protocol):
     def listens(self) -> tuple[ListenSpec, ...]: ...
     @property
     def upstreams(self) -> tuple[UpstreamSpec, ...]: ...
+    @property
+    def checks(self) -> tuple[CheckSpec, ...]: ...
     def reopen_logs(self) -> None: ...
 
 
@@ -99,7 +101,7 @@ class Parts:
         [Plan, PeerTable, int, Control, Mapping[ListenSpec, socket.socket], asyncio.AbstractEventLoop, str, Journal],
         Runtime,
     ]
-    checker: Callable[[PeerTable, Sequence[UpstreamSpec], Journal], Checker]
+    checker: Callable[[PeerTable, Plan, Journal], Checker]
     warm_worker: Callable[[], None]
     warm_checker: Callable[[], None]
 
@@ -144,10 +146,10 @@ def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
     return PeerTable.create([key for upstream in upstreams for key in peer_keys(upstream)], workers)
 
 
-def _checker(table: PeerTable, upstreams: Sequence[UpstreamSpec], journal: Journal) -> Checker:
+def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
     from upwell.check.checker import Checker as RealChecker
 
-    return RealChecker(table, upstreams, journal)
+    return RealChecker(table, plan.upstreams, journal, checks=plan.checks)
 
 
 def _warm_worker() -> None:

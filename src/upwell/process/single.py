@@ -25,7 +25,7 @@ def run_single(generation: Generation, journal: Journal, boot: ErrorLog, parts: 
     """
     table = generation.table
     loop = new_loop(journal)
-    checker = parts.checker(table, generation.plan.upstreams, journal)
+    checker = parts.checker(table, generation.plan, journal)
     probing = Probing(loop, checker)
     control = Control(table, probing.deliver)
     sockets = of_worker(generation.sockets, 0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from upwell.check.spec import CheckSpec
 from upwell.config.model import Block, Config
 from upwell.log import ErrorLog
 from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.checks import ChecksSettings
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
 from upwell.modules.lua import LuaSettings
@@ -38,6 +40,7 @@ class Plan:
     worker_shutdown_timeout: float
     listens: tuple[ListenSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
+    checks: tuple[CheckSpec, ...]
     shared_dicts: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
@@ -78,6 +81,7 @@ def plan(config: Config) -> Plan:
         worker_shutdown_timeout=core.worker_shutdown_timeout or 0.0,
         listens=tuple(_listens(http)) if http is not None else (),
         upstreams=http[UpstreamsSettings].specs if http is not None else (),
+        checks=http[ChecksSettings].specs if http is not None else (),
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(http)) if http is not None else (),
         inner_error_logs=tuple(_error_logs(main)),

@@ -1,0 +1,25 @@
+"""Where the dialects of health checks put what they read: one list of checks. Knows no dialect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from upwell.check.spec import CheckSpec
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksSettings:
+    """On the http block: every check that the configuration names, in its order."""
+
+    specs: tuple[CheckSpec, ...] = field(default=(), metadata=LOCAL)
+
+
+def add_check(http: Block, spec: CheckSpec) -> CheckSpec:
+    """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it."""
+    known = {other.identity for other in http[ChecksSettings].specs if other.upstream == spec.upstream}
+    while spec.identity in known:
+        spec = replace(spec, ordinal=spec.ordinal + 1)
+    http.append(ChecksSettings, "specs", spec)
+    return spec
