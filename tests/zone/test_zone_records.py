@@ -1,0 +1,145 @@
+"""What is kept of a check beyond its state: exact counts, bounded history, sentences that are never another's."""
+
+from __future__ import annotations
+
+import pytest
+
+from upwell.zone.layout import BUCKETS, HISTORY, KINDS_COUNTED, TIMES
+from upwell.zone.phrases import FORGOTTEN, Phrases
+from upwell.zone.records import note_change, note_failure, note_pass, note_time
+from upwell.zone.table import PeerTable
+
+KEYS = [("u", "primary", "127.0.0.1:81", 0), ("u", "primary", "127.0.0.1:82", 0)]
+
+
+@pytest.fixture
+def table() -> PeerTable:
+    return PeerTable.create(KEYS, workers=1)
+
+
+def test_a_new_record_says_that_nothing_happened(table: PeerTable) -> None:
+    slot = table.add_check(0, 7, rise=1, health=1)
+    record = table.record(0, slot)
+    assert record.kind == -1
+    assert (record.why, record.streak, record.timed, record.p99, record.history) == ("", 0, 0, 0, ())
+    assert record.kinds == (0,) * KINDS_COUNTED
+
+
+def test_streaks_turn_round(table: PeerTable) -> None:
+    at = table.record_at(0, table.add_check(0, 7, rise=1, health=1))
+    seen = []
+    for passed in (True, True, False, False, True):
+        if passed:
+            note_pass(table.words, at)
+        else:
+            note_failure(table.words, at, 5, table.phrases.keep("status 503"), 10)
+        seen.append(table.record(0, 0).streak)
+    assert seen == [1, 2, -1, -2, 1]
+    record = table.record(0, 0)
+    assert (record.kind, record.why, record.failed_at) == (5, "status 503", 10)
+    assert record.kinds[5] == 2
+    assert sum(record.kinds) == 2
+
+
+def test_times_are_averaged_counted_and_the_last_hundred_kept(table: PeerTable) -> None:
+    at = table.record_at(0, table.add_check(0, 7, rise=1, health=1))
+    for elapsed in (900, 1000, 1001, 20_000_000):
+        note_time(table.words, table.halves, at, elapsed)
+    record = table.record(0, 0)
+    assert record.buckets[0] == 2
+    assert record.buckets[1] == 1
+    assert record.buckets[len(BUCKETS)] == 1
+    assert record.time == 20_002_901
+    for elapsed in range(TIMES):
+        note_time(table.words, table.halves, at, elapsed)
+    record = table.record(0, 0)
+    assert sorted(record.times) == list(range(TIMES))
+    assert record.p99 == TIMES - 2
+    assert record.timed == TIMES + 4
+
+
+def test_a_time_too_long_for_its_word_is_kept_as_the_longest(table: PeerTable) -> None:
+    at = table.record_at(0, table.add_check(0, 7, rise=1, health=1))
+    note_time(table.words, table.halves, at, 1 << 40)
+    assert table.record(0, 0).times == ((1 << 32) - 1,)
+
+
+def test_history_has_the_last_changes_oldest_first(table: PeerTable) -> None:
+    at = table.record_at(0, table.add_check(0, 7, rise=1, health=1))
+    for number in range(HISTORY + 5):
+        note_change(table.words, at, number, number % 2 == 1, table.phrases.keep(f"reason {number}"))
+    record = table.record(0, 0)
+    assert record.changes == HISTORY + 5
+    assert [change.at for change in record.history] == list(range(5, HISTORY + 5))
+    assert record.history[0].up
+    assert record.history[0].why == "reason 5"
+
+
+def test_records_do_not_touch_each_other_and_come_back_empty(table: PeerTable) -> None:
+    first = table.add_check(0, 7, rise=1, health=1)
+    second = table.add_check(1, 7, rise=1, health=1)
+    for row, slot in ((0, first), (1, second)):
+        note_failure(table.words, table.record_at(row, slot), row, table.phrases.keep(f"row {row}"), 1)
+    assert table.record(0, first).why == "row 0"
+    assert table.record(1, second).why == "row 1"
+    place = table.record_at(0, first)
+    table.drop_check(0, first)
+    again = table.add_check(1, 8, rise=1, health=1)
+    assert table.record_at(1, again) == place
+    assert table.record(1, again).kinds == (0,) * KINDS_COUNTED
+    assert table.record(1, second).why == "row 1"
+
+
+def test_as_many_records_as_slots_can_be_taken_given_back_and_taken_again(table: PeerTable) -> None:
+    for _ in range(3):
+        slots = [(row, table.add_check(row, 100 + number, rise=1, health=1)) for row in (0, 1) for number in range(8)]
+        assert len({table.record_at(row, slot) for row, slot in slots}) == 16
+        for row, slot in slots:
+            table.drop_check(row, slot)
+
+
+def test_a_reload_takes_records_and_sentences_along(table: PeerTable) -> None:
+    slot = table.add_check(1, 7, rise=1, health=1)
+    at = table.record_at(1, slot)
+    note_failure(table.words, at, 3, table.phrases.keep("certificate expired 3 days ago"), 5)
+    note_change(table.words, at, 5, False, table.phrases.keep("certificate expired 3 days ago"))
+    after = PeerTable.create([("u", "primary", "127.0.0.1:99", 0), *reversed(KEYS)], workers=2)
+    other = after.add_check(0, 9, rise=1, health=1)
+    after.adopt(table)
+    record = after.record(1, slot)
+    assert record.why == "certificate expired 3 days ago"
+    assert record.history[0].why == "certificate expired 3 days ago"
+    assert after.record(0, other).kind == -1
+
+
+def test_a_sentence_is_kept_once_and_read_by_its_reference() -> None:
+    phrases = Phrases()
+    assert phrases.keep("") == 0
+    one = phrases.keep("connection refused")
+    assert phrases.keep("connection refused") == one
+    assert phrases.keep("timeout") != one
+    assert phrases.read(one) == "connection refused"
+    assert phrases.read(0) == ""
+
+
+def test_an_old_sentence_is_forgotten_never_another_s() -> None:
+    phrases = Phrases()
+    one = phrases.keep("the first")
+    for number in range(5000):
+        phrases.keep(f"number {number}")
+    assert phrases.read(one) == FORGOTTEN
+    assert phrases.read(phrases.keep("the first")) == "the first"
+
+
+def test_a_sentence_in_use_survives_many_others() -> None:
+    phrases = Phrases()
+    for number in range(20000):
+        last = phrases.keep("always there")
+        phrases.keep(f"number {number}")
+        assert phrases.read(last) == "always there"
+
+
+def test_long_and_odd_sentences_are_cut_not_broken() -> None:
+    phrases = Phrases()
+    assert phrases.read(phrases.keep("x" * 1000)) == "x" * 246
+    assert phrases.read(phrases.keep("\udcff ä")) == "\ufffd ä"
