@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from tests.wire.joined import Answer, Client, Log, Loop, Origin, Transport
+from upwell.check.spec import CheckSpec
 from upwell.modules.load import load
 from upwell.peers.peer import peer_keys
 from upwell.runtime.build import plan
@@ -18,6 +19,9 @@ FRONT = ("127.0.0.1", 8080)
 
 class _NoControl:
     """The way to a checker that is not there."""
+
+    def __init__(self) -> None:
+        self.specs: dict[int, CheckSpec] = {}
 
     def add_check(self, spec: object) -> None:
         raise AssertionError("no check is configured")
@@ -42,9 +46,11 @@ class Serving:
         self.loop = Loop()
         self.log = Log()
         self.origins = [Origin(self.loop, (f"10.0.0.{number}", 80)) for number in (1, 2)]
+        self.table = PeerTable.create(keys, 1)
+        self.checks = self._plan.checks
         self.runtime = Runtime(
             self._plan,
-            PeerTable.create(keys, 1),
+            self.table,
             0,
             _NoControl(),
             cast("Any", dict.fromkeys(self._plan.listens)),  # its sockets are not opened

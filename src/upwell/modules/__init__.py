@@ -4,6 +4,7 @@ from upwell.config.command import Module
 from upwell.modules import (
     access,
     access_log,
+    check_status,
     client_body,
     core,
     early_hints,
@@ -21,6 +22,7 @@ from upwell.modules import (
     return_,
     rewrite,
     server,
+    tengine_check,
     upstream,
     variables,
 )
@@ -30,6 +32,8 @@ MODULES: tuple[Module, ...] = (
     http.MODULE,
     client_body.MODULE,
     upstream.MODULE,
+    tengine_check.MODULE,
+    check_status.MODULE,
     server.MODULE,
     location.MODULE,
     proxy.MODULE,

@@ -19,8 +19,7 @@ UNSUPPORTED = words(
     auth_jwt_validate_exp auth_jwt_validate_sig auth_jwt_www_authenticate auth_oidc auth_request auth_request_set
     auth_require autoindex_exact_size autoindex_format autoindex_localtime balancer_by_lua_block
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
-    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge charset_map charset_types check
-    check_fastcgi_param check_http_expect_alive check_http_send check_keepalive_requests check_shm_size check_status
+    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge charset_map charset_types
     client_auth client_id client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
     dav_access dav_methods disable_symlinks drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush

@@ -32,13 +32,15 @@ class Control:
     with `master_process off`. `flush()` is to be called now and then (the worker does, several times a second).
     """
 
-    __slots__ = ("_checks", "_deliver", "_epoch", "_table", "_waiting")
+    __slots__ = ("_checks", "_deliver", "_epoch", "_table", "_waiting", "specs")
 
     def __init__(self, table: PeerTable, deliver: Callable[[Message], bool]) -> None:
         self._table = table
         self._deliver = deliver
         self._epoch = table.checker_epoch
         self._checks: dict[int, Message] = {}
+        self.specs: dict[int, CheckSpec] = {}
+        """The checks that this worker asked for, by identity."""
         self._waiting: dict[tuple[object, ...], Message] = {}
 
     def __repr__(self) -> str:
@@ -48,13 +50,15 @@ class Control:
         """Have `spec` run; the same one again changes nothing. Raises ValueError for one that cannot be: too large to
         be sent, or (where the checker is called directly) refused by it."""
         message = {"op": "add_check", "check": to_message(spec)}
-        self._checks[spec.identity] = message
-        self._waiting["add_check", spec.identity] = message
+        identity = spec.identity
+        self._checks[identity] = message
+        self._waiting["add_check", identity] = message
         try:
             self.flush()
         except ValueError:
-            del self._checks[spec.identity]
+            del self._checks[identity]
             raise
+        self.specs[identity] = spec
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         """Set the administrative state of peer `index` (its place among the primaries or backups of `upstream`)."""

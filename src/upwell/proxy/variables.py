@@ -83,17 +83,18 @@ def _upstream_field(name: str) -> Variable:
     return upstream
 
 
+def argument(exchange: Exchange, name: bytes) -> bytes | None:
+    """The first argument of the request line called `name` (lower case; its own case does not matter), as it came."""
+    for pair in exchange.args.split(b"&"):
+        key, equals, value = pair.partition(b"=")
+        if equals and key.lower() == name:
+            return value
+    return None
+
+
 def _argument(name: str) -> Variable:
     wanted = name.encode()
-
-    def argument(exchange: Exchange) -> bytes | None:
-        for pair in exchange.args.split(b"&"):
-            key, equals, value = pair.partition(b"=")
-            if equals and key.lower() == wanted:
-                return value
-        return None
-
-    return argument
+    return lambda exchange: argument(exchange, wanted)
 
 
 def _cookie(name: str) -> Variable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from upwell.config.model import Block
@@ -13,6 +14,7 @@ from upwell.log import ErrorLog
 from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access
 from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.check_status import CheckStatusSettings, compile_check_status
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.early_hints import EarlyHintsSettings
@@ -31,6 +33,7 @@ from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.destinations import Destinations
 from upwell.runtime.render import Render, render
+from upwell.runtime.status import Status, check_lines
 
 if TYPE_CHECKING:
     from upwell.lua.run import Chunk
@@ -44,7 +47,7 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_destinations", "_error_logs", "_keepalives", "_logs", "_prefix", "_upstreams", "_vm")
+    __slots__ = ("_destinations", "_error_logs", "_logs", "_prefix", "_status", "_upstreams", "_vm")
 
     def __init__(
         self,
@@ -54,7 +57,9 @@ class Compiler:
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
         destinations: Destinations,
         prefix: str,
+        status: Status,
     ) -> None:
+        self._status = status
         self._prefix = prefix
         self._upstreams = upstreams
         self._destinations = destinations
@@ -127,6 +132,9 @@ class Compiler:
             return phase.content_handler(*self._chunk(code))
         if settings.handler == "proxy_pass":
             return proxying.compile_forward(block, self._upstreams, self._destinations)
+        if settings.handler == "check_status":
+            lines = partial(check_lines, self._status)
+            return compile_check_status(block[CheckStatusSettings], lines, self._status.table.configurations)
         return not_found
 
     def rewrite(self, block: Block) -> tuple[Access, ...]:

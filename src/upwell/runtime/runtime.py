@@ -37,6 +37,7 @@ from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
+from upwell.runtime.status import Status
 from upwell.zone.shared_dict import open_dicts
 from upwell.zone.table import PeerTable
 
@@ -49,6 +50,9 @@ _PUBLISH_EVERY = 1.0  # seconds between two writes of a worker's counters into t
 
 class Control(Protocol):
     """The way to the checker (process/control.py)."""
+
+    @property
+    def specs(self) -> Mapping[int, CheckSpec]: ...
 
     def add_check(self, spec: CheckSpec) -> None: ...
 
@@ -101,6 +105,7 @@ class Runtime:
                 self._error_logs(),
                 self._destinations,
                 plan.config.prefix,
+                Status(table, plan.upstreams, plan.checks, lambda: control.specs),
             )
             self._listen(self._http, compiler)
 

@@ -20,6 +20,7 @@ CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers sen
 CHECKER_LATENESS: Final = 8  # checker: how late its last due work began, in microseconds
 RECORDS_USED: Final = 9  # checker: how many records were ever taken
 RECORD_FREE: Final = 10  # checker: 1 + the first record that was given back, 0: none; its first word says the next
+CONFIGURATIONS: Final = 11  # master: how many configurations were in use, this one included
 HEADER_WORDS: Final = 16
 
 LAYOUT_VERSION: Final = 2

@@ -33,6 +33,7 @@ from upwell.zone.layout import (
     CHECKS_NONE,
     CHECKS_PER_PEER,
     CHECKS_UP,
+    CONFIGURATIONS,
     COUNT_1XX,
     COUNT_CONNECTIONS,
     COUNT_FAILS,
@@ -133,6 +134,7 @@ class PeerTable:
         self.words[ROWS] = len(keys)
         self.words[UPSTREAMS] = len(self._upstream_of)
         self.words[WORKERS] = workers
+        self.words[CONFIGURATIONS] = 1
 
     @classmethod
     def create(cls, keys: Sequence[RowKey], workers: int) -> PeerTable:
@@ -164,6 +166,7 @@ class PeerTable:
         words, layout = self.words, self.layout
         words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
         words[GENERATION] = old.words[GENERATION]
+        words[CONFIGURATIONS] = old.words[CONFIGURATIONS] + 1
         self.phrases.adopt(old.phrases)
         carried = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
         for key, row in self._row_of.items():
@@ -215,6 +218,11 @@ class PeerTable:
     def publish(self) -> None:
         """Make the changes so far visible: the next generation. Only the checker may."""
         self.words[GENERATION] += 1
+
+    @property
+    def configurations(self) -> int:
+        """How many configurations were in use since the start, this one included: one more at each reload."""
+        return self.words[CONFIGURATIONS]
 
     @property
     def checker_epoch(self) -> int:
