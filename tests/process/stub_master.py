@@ -26,6 +26,7 @@ from upwell.process.journal import Journal, open_boot_log
 from upwell.process.master import Master
 from upwell.process.parts import LogFile, Parts, Plan, Runtime, table_of
 from upwell.proxy.listen import ListenSpec
+from upwell.zone.layout import CHECKER_HEARTBEAT
 from upwell.zone.table import PeerTable
 
 PEER = PeerSpec("127.0.0.1:81", ("127.0.0.1", 81))
@@ -126,6 +127,7 @@ class StubChecker:
 
     def __init__(self, table: PeerTable, journal: Journal) -> None:
         table.start_checker(os.getpid())
+        self.table = table
         self.journal = journal
         self.epoll = select.epoll()
         self.callbacks: dict[int, Callable[[], object]] = {}
@@ -137,6 +139,7 @@ class StubChecker:
         self.journal.info(f"stub set_down {upstream} {index} {value}")
 
     def step(self, max_wait: float) -> None:
+        self.table.words[CHECKER_HEARTBEAT] += 1
         for fd, _ in self.epoll.poll(max_wait):
             self.callbacks[fd]()
 

@@ -249,6 +249,41 @@ def test_a_killed_checker_comes_back_and_is_told_its_checks_again(system: System
     assert system.ask()[2] == epoch + 1
 
 
+def test_a_checker_that_stands_still_is_replaced_and_traffic_goes_on(system: System) -> None:
+    master = system.start(workers=1)
+    [stuck] = system.children("checker")
+    epoch = system.ask()[2]
+    os.kill(stuck, signal.SIGSTOP)
+    asked = []
+
+    def replaced() -> bool:
+        asked.append(bool(system.ask()))
+        return not system.alive(stuck) and system.children("checker") not in ([], [stuck])
+
+    system.eventually(replaced, "another checker", 30)
+    assert all(asked)
+    line = f"[alert] {master}#{master}: checker process {stuck} has given no sign of life for 10 seconds or more, "
+    assert line in system.log()
+    system.eventually(lambda: system.log().count("stub check added to backend") == 2, "the check arrives again")
+    assert system.ask()[2] == epoch + 1
+
+
+def test_a_pause_of_all_processes_is_nobody_s_fault(system: System) -> None:
+    system.start(workers=1)
+    everybody = [*system.children("worker"), *system.children("checker")]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    system.signal(signal.SIGSTOP)
+    time.sleep(12)  # longer than a checker may be silent
+    system.signal(signal.SIGCONT)
+    for pid in reversed(everybody):
+        os.kill(pid, signal.SIGCONT)
+    assert system.ask()
+    time.sleep(2.5)  # two looks of the master
+    assert [*system.children("worker"), *system.children("checker")] == everybody
+    assert "no sign of life" not in system.log()
+
+
 def test_no_orphan_after_the_master_is_killed(system: System) -> None:
     system.start(workers=2)
     children = system.children("worker") + system.children("checker")

@@ -10,6 +10,9 @@ import pytest
 from upwell.process.supervisor import (
     FIRST_WAIT,
     LAST_WAIT,
+    LOOK,
+    PATIENCE,
+    START_PATIENCE,
     TERM_GRACE,
     TIMEOUT_GRACE,
     Action,
@@ -66,6 +69,10 @@ class World:
     def tick(self, seconds: float) -> list[Action]:
         self.now += seconds
         return self.take(self.supervisor.tick(self.now))
+
+    def heard(self, beat: int, seconds: float = LOOK, generation: int = 1) -> list[Action]:
+        self.now += seconds
+        return self.take(self.supervisor.heard(generation, beat, self.now))
 
 
 def serving(workers: int = 2, timeout: float = 0.0) -> World:
@@ -280,3 +287,81 @@ def test_news_of_strangers_is_no_news() -> None:
     world = serving(workers=1)
     assert world.ready(9) == []
     assert world.exited(9) == []
+
+
+STUCK = [Signal(100, "KILL"), Spawn("checker", 0, 1)]
+
+
+def test_a_checker_that_beats_is_left_alone() -> None:
+    world = serving()
+    assert [world.heard(beat) for beat in range(1, 100)] == [[]] * 99
+
+
+def test_a_stuck_checker_is_killed_and_replaced_at_once() -> None:
+    world = serving()
+    assert [world.heard(7) for _ in range(PATIENCE)] == [[]] * PATIENCE  # the first look only learns the beat
+    assert world.heard(7) == STUCK
+    assert "checker process 100 has given no sign of life for 10 seconds or more, it is killed and replaced" in (
+        world.logged
+    )
+    # It hangs in the system and ends late: the one that took its place (103) stays.
+    assert [world.heard(beat) for beat in range(8, 30)] == [[]] * 22
+    assert world.exited(100, signal=9) == []
+    assert world.supervisor.deadline() is None
+    assert world.exited(103, signal=9) == [Spawn("checker", 0, 1)]
+
+
+def test_a_replacement_that_gets_stuck_is_replaced_too() -> None:
+    world = serving()
+    while world.heard(7) != STUCK:
+        pass
+    world.exited(100, signal=9)
+    world.ready(103)
+    actions = [world.heard(7) for _ in range(PATIENCE + 1)]
+    assert actions[-1] == [Signal(103, "KILL"), Spawn("checker", 0, 1)]
+    assert actions[:-1] == [[]] * PATIENCE
+
+
+def test_one_beat_in_time_is_enough() -> None:
+    world = serving()
+    for beat in range(1, 5):
+        assert [world.heard(beat) for _ in range(PATIENCE)] == [[]] * PATIENCE
+
+
+def test_looks_are_counted_not_seconds() -> None:
+    """A machine that stood still, or a master that was late, sees an old beat without anybody being stuck."""
+    world = serving()
+    assert world.heard(7) == []
+    assert world.heard(7, 86400.0) == []
+    assert world.heard(7, 86400.0) == []
+    assert world.heard(8) == []
+    # Nor does a master that is woken often count faster.
+    assert [world.heard(8, LOOK / 100) for _ in range(50 * PATIENCE)] == [[]] * 50 * PATIENCE
+
+
+def test_a_checker_that_starts_has_more_time() -> None:
+    world = World(workers=1)
+    actions = [world.heard(0) for _ in range(START_PATIENCE)]
+    assert actions == [*[[]] * (START_PATIENCE - 1), STUCK]
+    assert World(workers=1).heard(0, generation=2) == []
+
+
+def test_a_checker_that_is_to_end_is_not_watched() -> None:
+    world = serving()
+    world.signalled("TERM")
+    assert [world.heard(7) for _ in range(2 * PATIENCE)] == [[]] * 2 * PATIENCE
+    world = serving(workers=1)
+    world.loaded(workers=1)
+    world.ready(103)
+    assert [world.heard(7) for _ in range(2 * PATIENCE)] == [[]] * 2 * PATIENCE
+    assert world.heard(7, generation=2) == []
+
+
+def test_a_stop_reaches_a_stuck_checker_too() -> None:
+    world = serving(workers=1)
+    while not world.heard(7):
+        pass
+    assert world.signalled("TERM") == [Signal(100, "TERM"), Signal(101, "TERM"), Signal(102, "TERM")]
+    for pid in (101, 102):
+        world.exited(pid)
+    assert world.exited(100, signal=9) == [Exit(0)]

@@ -142,6 +142,24 @@ def test_a_killed_checker_is_back_and_remembers(start: StartBalancer, two_apps: 
     assert traffic.lost == []
 
 
+def test_a_checker_that_stands_still_is_replaced_without_a_request_lost(
+    start: StartBalancer, two_apps: list[App]
+) -> None:
+    balancer = _start_checked(start, two_apps, 1)
+    (front,) = balancer.ports
+    _await_states(front, [True, True])
+    _, checker = _workers_and_checker(balancer, 1)
+    with Traffic(front, pause=0.02) as traffic:
+        os.kill(checker, signal.SIGSTOP)
+        two_apps[0].stop()
+        await_condition(
+            lambda: checker not in balancer.workers and len(balancer.workers) == 2, "a new checker", 30, poll=0.2
+        )
+        _await_states(front, [False, True])
+    assert traffic.lost == []
+    assert f"checker process {checker} has given no sign of life for " in balancer.error_log()
+
+
 def test_all_workers_agree_on_a_peer_at_once(start: StartBalancer, two_apps: list[App]) -> None:
     balancer = _start_checked(start, two_apps, 2)
     (front,) = balancer.ports

@@ -25,6 +25,7 @@ from upwell.process.parts import Parts
 from upwell.process.shared_dir import SharedDir
 from upwell.process.startup import daemonize, greeting, release
 from upwell.process.supervisor import (
+    LOOK,
     Action,
     Deafen,
     Exit,
@@ -168,7 +169,8 @@ class Master:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(ready, select.POLLIN)
-        happened = [fd for fd, _ in poll.poll(None if deadline is None else _milliseconds(deadline))]
+        longest = LOOK * 1000 + 1
+        happened = [fd for fd, _ in poll.poll(longest if deadline is None else min(longest, _milliseconds(deadline)))]
         if ready in happened:
             self._hear_ready()
         if signals in happened:
@@ -178,6 +180,8 @@ class Master:
                 elif number in _HEARD:
                     self._perform(self._supervisor.signalled(_HEARD[signal.Signals(number)], time.monotonic()))
         self._perform(self._supervisor.tick(time.monotonic()))
+        for number, generation in list(self._generations.items()):
+            self._perform(self._supervisor.heard(number, generation.table.checker_heartbeat, time.monotonic()))
 
     def _hear_ready(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -31,6 +31,15 @@ TERM_GRACE = 1.5
 TIMEOUT_GRACE = 1.0
 """Seconds that a worker gets beyond its own `worker_shutdown_timeout` before the master ends it."""
 
+LOOK = 1.0
+"""Seconds between two looks at a checker's heartbeat."""
+
+PATIENCE = 10
+START_PATIENCE = 60
+"""After how many looks in a row that found the same beat a checker is taken for stuck; the second is for one that has
+not said "started". Looks are counted, not seconds: where all processes stood still (or the master alone was late), a
+single late look finds out, and the checker has its chance before the next one."""
+
 _NUMBERS = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "WINCH": 28}
 _CONSEQUENCES = {
     "HUP": "reconfiguring",
@@ -117,6 +126,9 @@ class _Child:
     ready: bool = False
     leaving: bool = False
     kill_at: float | None = None
+    look_at: float | None = None
+    beat: int = 0
+    silent: int = 0
 
 
 @dataclass(slots=True)
@@ -186,7 +198,9 @@ class Supervisor:
 
     def spawned(self, pid: int, kind: Kind, slot: int, generation: int, now: float) -> list[Action]:
         """The child asked for by `Spawn` runs as `pid`."""
-        self._children[pid] = _Child(pid, kind, slot, generation, now)
+        child = self._children[pid] = _Child(pid, kind, slot, generation, now)
+        if kind == "checker":
+            child.look_at = now + LOOK
         place = self._generations[generation].slots[kind, slot]
         place.pid = pid
         place.spawn_at = None
@@ -206,6 +220,7 @@ class Supervisor:
         if child is None:
             return []
         child.ready = True
+        child.silent = 0
         return self._hand_over(child.generation, now)
 
     def exited(self, pid: int, code: int | None, signal: int | None, now: float) -> list[Action]:
@@ -215,7 +230,8 @@ class Supervisor:
             return []
         actions: list[Action] = [_obituary(child, code, signal)]
         place = self._generations[child.generation].slots[child.kind, child.slot]
-        place.pid = None
+        if place.pid == pid:  # else its successor is there already
+            place.pid = None
         if self._stopping or child.leaving or self._generations[child.generation].retired:
             return actions + self._settle(child.generation)
         if code == FATAL and child.kind == "worker":
@@ -229,6 +245,30 @@ class Supervisor:
             place.spawn_at = now + wait
             return actions
         return [*actions, Spawn(child.kind, child.slot, child.generation)]
+
+    def heard(self, generation: int, beat: int, now: float) -> list[Action]:
+        """The last beat of the checker of `generation` is `beat` (any number that changes as long as it is well).
+
+        A checker that is stuck is killed, and replaced without waiting for its end: a process
+        that hangs in the system may not end for a long time, but none runs a step further once it is killed.
+        """
+        child = self._checker(generation)
+        if child is None or child.look_at is None or child.look_at > now:
+            return []
+        child.look_at = now + LOOK
+        child.silent = child.silent + 1 if beat == child.beat else 0
+        child.beat = beat
+        if child.silent < (PATIENCE if child.ready else START_PATIENCE):
+            return []
+        child.look_at = None
+        child.leaving = True
+        pid = child.pid
+        words = f"has given no sign of life for {child.silent * LOOK:.0f} seconds or more, it is killed and replaced"
+        return [
+            Log(ALERT, f"{TITLES[child.kind]} {pid} {words}"),
+            Signal(pid, "KILL"),
+            Spawn(child.kind, child.slot, generation),
+        ]
 
     def signalled(self, name: str, now: float) -> list[Action]:
         """The master got the signal `name` ("HUP", "TERM", "INT", "QUIT", "USR1", "USR2", "WINCH")."""
@@ -270,13 +310,22 @@ class Supervisor:
         return actions
 
     def deadline(self) -> float | None:
-        """The moment at which `tick` has something to do; None: never, unless another event comes first."""
+        """The moment at which `tick` has something to do; None: never, unless another event comes first. `heard` has to
+        be told every LOOK seconds besides."""
         moments = [child.kill_at for child in self._children.values() if child.kill_at is not None]
         if not self._stopping:
             for generation in self._generations.values():
                 if not generation.retired:
                     moments += [p.spawn_at for p in generation.slots.values() if p.spawn_at is not None]
         return min(moments, default=None)
+
+    def _checker(self, number: int) -> _Child | None:
+        """The checker of generation `number`, while one is wanted and there."""
+        generation = self._generations.get(number)
+        if self._stopping or generation is None or generation.retired:
+            return None
+        pid = generation.slots["checker", 0].pid
+        return None if pid is None else self._children.get(pid)
 
     def _hand_over(self, number: int, now: float) -> list[Action]:
         """Let generation `number` serve once all its workers are ready, and the older ones leave."""
