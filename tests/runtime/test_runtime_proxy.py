@@ -20,6 +20,7 @@ server {
     location /api/ { proxy_pass http://o/v1/; }
     location /cut { proxy_pass http://o/v1; }
     location /slash/ { proxy_pass http://o/; }
+    location = /exact/ { proxy_pass http://o/; }
     location = /one { proxy_pass http://o/other; }
     location /address/ { proxy_pass http://10.0.0.2:80/x/; }
     location ~ ^/re/ { proxy_pass http://o; }
@@ -95,7 +96,7 @@ def test_a_target_is_passed_as_nginx_passes_it(serving: Serving, target: str, pa
         assert body.split(b" ")[1] == passed.encode("latin-1")
 
 
-@pytest.mark.parametrize("target", ["/api", "/slash", "/api?a=b"])
+@pytest.mark.parametrize("target", ["/api", "/slash", "/api?a=b", "/exact"])
 def test_a_directory_without_its_slash_is_redirected(serving: Serving, target: str) -> None:
     with serving:
         answer = serving.ask(get(target))

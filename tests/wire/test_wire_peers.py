@@ -54,6 +54,26 @@ def test_when_all_peers_fail_the_client_is_told_so(mode: str) -> None:
         assert "no live upstreams while connecting to upstream" in "\n".join(joined.log.lines)
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: aaaaaaaaaaaaaaaa", b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200"])
+def test_the_read_timeout_is_for_the_whole_head_of_an_answer(head: bytes) -> None:
+    with Joined(peers=2, spec={"limits": Limits(read_timeout=20)}) as joined:
+        client = joined.client()
+        client.send(get())
+        for at in range(19):
+            joined.origins[0].last.send(head[at : at + 1])
+            joined.advance(1)
+        assert joined.in_use == [1, 0]
+        joined.advance(2)
+        assert joined.in_use == [0, 1]
+        assert [peer.fails for peer in joined.upstream.peers] == [1, 0]
+        # Of content, every piece has as long.
+        joined.origins[1].last.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        for piece in (b"a", b"b", b"c"):
+            joined.advance(19)
+            joined.origins[1].last.send(piece)
+        assert client.answer().body == b"abc"
+
+
 def test_a_connection_that_is_made_too_late_is_not_used() -> None:
     with Joined(spec={"limits": Limits(connect_timeout=5)}) as joined:
         joined.origin.mode = "hang"
@@ -380,7 +400,9 @@ def test_an_answer_that_comes_slowly_but_steadily_is_whole() -> None:
     with Joined() as joined:
         client = joined.client()
         client.send(get())
-        for byte in response(b"slow but steady"):
+        head, _, content = response(b"slow but steady").partition(b"\r\n\r\n")
+        joined.origin.last.send(head + b"\r\n\r\n")
+        for byte in content:
             joined.advance(50)
             joined.origin.last.send(bytes((byte,)))
         assert client.answer().body == b"slow but steady"

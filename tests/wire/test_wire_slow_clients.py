@@ -56,6 +56,24 @@ def test_a_head_a_byte_a_second_ends_with_the_timeout_and_a_line(start: str) -> 
         )
 
 
+@pytest.mark.parametrize("first", [b"G", b"\r\n"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_timeout_of_a_head_is_not_prolonged_by_what_comes_of_it(first: bytes, kept: bool) -> None:
+    with Joined(endpoint={"header_timeout": 20.0}, places={b"/": _quick}) as joined:
+        client = joined.client()
+        if kept:
+            client.send(get())
+            assert client.answer().body == b"quick"
+        joined.advance(12)  # of a new connection's time; that of a kept one begins with the head
+        client.send(first)
+        joined.advance(19 if kept else 7)
+        client.send(first)
+        assert not client.far.closed()
+        joined.advance(2)
+        assert client.far.closed()
+        assert joined.done[-1] == (b"" if first == b"\r\n" else first + first, 408)
+
+
 @pytest.mark.parametrize("how", ["fin", "reset"])
 def test_a_client_that_leaves_within_a_head_leaves_a_line(how: str) -> None:
     with Joined() as joined:

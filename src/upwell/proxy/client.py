@@ -363,6 +363,7 @@ class ClientConnection(Intake):
             data = data.lstrip(b"\r\n")
             if not data:
                 self._buffer = b""
+                self._begin_head()
                 return
         try:
             parse = endpoint.parse
@@ -378,9 +379,8 @@ class ClientConnection(Intake):
                     self._counted = Counted()
                 if self._eof:
                     self._give_up(400, "client prematurely closed connection")
-                elif not self._in_head:
-                    self._in_head = True
-                    endpoint.timers.arm(self, endpoint.header_timeout)
+                else:
+                    self._begin_head()
                 return
             if head.method in _NOT_ALLOWED:
                 if head.method == b"CONNECT" and head.target.startswith(b"/"):
@@ -419,6 +419,13 @@ class ClientConnection(Intake):
                 body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
             body.limit = exchange.server.fallback.max_body_size
         endpoint.begin(exchange)
+
+    def _begin_head(self) -> None:
+        """Some of a head has come: `header_timeout` is for all of it, on a new connection from its start on (nginx)."""
+        if not self._in_head:
+            self._in_head = True
+            if self.requests:
+                self.endpoint.timers.arm(self, self.endpoint.header_timeout)
 
     def _schedule(self) -> None:
         """Serve what is in the buffer in the loop's next round."""

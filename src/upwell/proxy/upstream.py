@@ -370,8 +370,7 @@ class UpstreamConnection(Intake):
                 self._break("invalid_header", reason, sent=True)
                 return
             if head is None:
-                self._buffer = data
-                pool.timers.arm(self, self._limits.read_timeout)
+                self._buffer = data  # as in nginx, read_timeout is for the whole head: no byte of it prolongs it
                 return
             if head.status >= 200 or head.status == 101:
                 break

@@ -330,11 +330,11 @@ def _slash_redirects(block: Block, compiler: Compiler, places: list[Place]) -> l
     """nginx's 301 from `/a` to `/a/` where a proxied prefix location is `/a/` and nothing else is `/a`."""
     taken = {place.pattern for place in places if place.regex is None}
     added = []
-    for inner in block.of("location"):
+    for inner in sorted(block.of("location"), key=lambda one: one[LocationSettings].modifier == "="):  # which counts
         settings = inner[LocationSettings]
         pattern = settings.pattern.encode("utf-8", "surrogateescape")
         if (
-            settings.modifier in ("", "^~")
+            settings.modifier in ("", "^~", "=")
             and settings.handler == "proxy_pass"
             and len(pattern) > 1
             and pattern.endswith(b"/")
