@@ -39,6 +39,7 @@ PURE = (
     "check.spec",
     "check.schedule",
     "check.match",
+    "check.rules",
     "process.supervisor",
 )
 """What decides without I/O, clock or chance."""

@@ -12,7 +12,7 @@ from errno import ECONNRESET, EINPROGRESS, EPIPE
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
 
-from upwell.check.probe import Probe, Verdict
+from upwell.check.probe import Draining, Probe, Verdict
 from upwell.check.spec import CheckSpec
 from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
 from upwell.peers.peer import PeerSpec
@@ -262,6 +262,12 @@ class Conversation(Target):
         self._read += len(data)
         if not data or self._read > _LINGER:
             self.close()
+            return
+        probe = self._probe
+        if isinstance(probe, Draining):
+            probe.drain(data)
+            if probe.finished:
+                self._rest()
 
     def _finish(self, verdict: Verdict, now: float) -> Verdict:
         probe = self._probe
@@ -272,11 +278,16 @@ class Conversation(Target):
             self._stage = _LINGERING
             if not self.whole:
                 self.deadline = now + self.timeout
-        elif self._keep and probe.reusable and not self._unsent:
+        else:
+            self._rest()
+        return verdict
+
+    def _rest(self) -> None:
+        """The peer has sent all it will: keep the connection, or not."""
+        if self._keep and self._probe.reusable and not self._unsent:
             self._stage = _RESTING
         else:
             self.close()
-        return verdict
 
     def _unconnected(self, word: str) -> Verdict:
         return self._failed("failed to connect to", word, "connect", word)

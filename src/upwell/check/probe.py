@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 KINDS: Final = (
     "connect",
@@ -64,6 +64,15 @@ class Probe(Protocol):
     def feed(self, data: bytes) -> bytes | Verdict:
         """Take what arrived (b"": the peer closed): what to send next (b"": nothing, go on reading) or the verdict.
 
-        After a verdict with `finished` false, further bytes are read and thrown away by the caller for a while.
+        After a verdict with `finished` false, further bytes are read and thrown away by the caller for a while (or
+        given to `drain`, if the probe is Draining).
         """
         ...
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """A probe that wants to see what comes after a verdict with `finished` false: when it says `finished` then, the
+    connection is closed, or kept if it is `reusable`."""
+
+    def drain(self, data: bytes) -> None: ...

@@ -12,14 +12,21 @@ from typing import Final
 from upwell.check.conversation import Conversation
 from upwell.check.probe import KINDS, Probe
 from upwell.check.probes.http import HttpProbe
+from upwell.check.probes.http_match import HttpMatchProbe
 from upwell.check.probes.https import HttpsProbe
 from upwell.check.probes.tcp import TcpProbe
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, Place, Target
 from upwell.peers.peer import PeerSpec
 
+
+def http_probe(spec: CheckSpec, name: str) -> Probe:
+    """lua-resty looks at the status line alone, everybody else at the whole answer."""
+    return HttpProbe(spec, name) if spec.dialect == RESTY else HttpMatchProbe(spec, name)
+
+
 PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
-    "http": HttpProbe,
+    "http": http_probe,
     "https": HttpsProbe,
     "tcp": TcpProbe,
 }
