@@ -7,19 +7,22 @@ from dataclasses import dataclass, field, replace
 from upwell.check.spec import CheckSpec
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
+from upwell.errors import Position
 
 
 @dataclass(frozen=True, slots=True)
 class ChecksSettings:
-    """On the http block: every check that the configuration names, in its order."""
+    """On the http block: every check that the configuration names, in its order, and where each is named."""
 
     specs: tuple[CheckSpec, ...] = field(default=(), metadata=LOCAL)
+    places: tuple[Position | None, ...] = field(default=(), metadata=LOCAL)
 
 
-def add_check(http: Block, spec: CheckSpec) -> CheckSpec:
+def add_check(http: Block, spec: CheckSpec, place: Position | None = None) -> CheckSpec:
     """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it."""
     known = {other.identity for other in http[ChecksSettings].specs if other.upstream == spec.upstream}
     while spec.identity in known:
         spec = replace(spec, ordinal=spec.ordinal + 1)
     http.append(ChecksSettings, "specs", spec)
+    http.append(ChecksSettings, "places", place)
     return spec

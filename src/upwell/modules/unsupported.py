@@ -46,7 +46,7 @@ UNSUPPORTED = words(
     grpc_ssl_crl grpc_ssl_name grpc_ssl_password_file grpc_ssl_protocols grpc_ssl_server_name grpc_ssl_session_reuse
     grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth gunzip_buffers gzip_buffers gzip_comp_level
     gzip_disable gzip_hash gzip_http_version gzip_min_length gzip_no_buffer gzip_proxied gzip_types gzip_vary
-    gzip_window hash headers_more health_check health_check_timeout hls hls_buffers hls_forward_args hls_fragment
+    gzip_window hash headers_more health_check_timeout hls hls_buffers hls_forward_args hls_fragment
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
@@ -66,7 +66,7 @@ UNSUPPORTED = words(
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols
     lua_ssl_trusted_certificate lua_ssl_verify_depth lua_upstream_skip_openssl_default_verify mail map
-    map_hash_bucket_size map_hash_max_size match max_ranges memc_pass memcached_bind
+    map_hash_bucket_size map_hash_max_size max_ranges memc_pass memcached_bind
     memcached_buffer_size memcached_connect_timeout memcached_force_ranges memcached_gzip_flag
     memcached_next_upstream memcached_next_upstream_timeout memcached_next_upstream_tries memcached_pass
     memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth mirror

@@ -1,0 +1,225 @@
+"""`health_check` and `match`: what comes out of them, where tests/cases/config has not said it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upwell.check.probes import TARGETS
+from upwell.check.spec import PLUS, CheckSpec, from_message, to_message
+from upwell.config.model import Config
+from upwell.errors import ConfigErrors
+from upwell.modules.checks import ChecksSettings
+from upwell.modules.health_check import TYPES
+from upwell.modules.load import load
+from upwell.modules.match import literal_expression, octets
+from upwell.pcre import compile_pattern
+
+
+def _load(folder: Path, checks: str, location: str = "", http: str = "", server: str = "") -> Config:
+    text = f"""
+events {{}}
+http {{
+    upstream app {{ server 127.0.0.1:8001; }}
+    {http}
+    server {{
+        listen 8099;
+        {server}
+        location / {{
+            proxy_pass http://app;
+            {location}
+            {checks}
+        }}
+    }}
+}}
+"""
+    (folder / "nginx.conf").write_text(text)
+    return load("nginx.conf", str(folder))
+
+
+def _specs(folder: Path, checks: str, location: str = "", http: str = "", server: str = "") -> tuple[CheckSpec, ...]:
+    config = _load(folder, checks, location, http, server)
+    return next(config.main.of("http"))[ChecksSettings].specs
+
+
+def _lines(spec: CheckSpec) -> list[str]:
+    return spec.request.decode("utf-8", "surrogateescape").split("\r\n")
+
+
+def _error(folder: Path, checks: str) -> str:
+    with pytest.raises(ConfigErrors) as caught:
+        _load(folder, checks)
+    return "; ".join(error.message for error in caught.value.errors)
+
+
+def test_the_defaults_are_those_of_nginx_plus(tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, "health_check;")
+    assert (spec.upstream, spec.type, spec.dialect) == ("app", "http", PLUS)
+    assert (spec.interval, spec.fall, spec.rise, spec.timeout) == (5.0, 1, 1, 60.0)
+    assert (spec.initial, spec.port, spec.match, spec.revives_down) == ("up", 0, None, False)
+    assert _lines(spec)[:3] == ["GET / HTTP/1.1", "Host: app", "Connection: close"]
+
+
+def test_a_check_survives_the_way_to_the_checker(tmp_path: Path) -> None:
+    http = "match m { header A ~ b; status ! 500-599; require $status; }"
+    for spec in _specs(tmp_path, "health_check match=m mandatory; health_check type=tcp expect=x;", http=http):
+        assert from_message(to_message(spec)) == spec
+
+
+def test_equal_checks_of_two_locations_are_two(tmp_path: Path) -> None:
+    server = "location /other { proxy_pass http://app; health_check; }"
+    one, two = _specs(tmp_path, "health_check;", server=server)
+    assert (one.ordinal, two.ordinal) == (0, 1)
+    assert one.identity != two.identity
+
+
+def test_another_interval_is_the_same_check_and_another_uri_is_not(tmp_path: Path) -> None:
+    (one,) = _specs(tmp_path, "health_check uri=/a;")
+    (two,) = _specs(tmp_path, "health_check uri=/a interval=1s fails=3 timeout=1s;")
+    (three,) = _specs(tmp_path, "health_check uri=/b;")
+    assert one.identity == two.identity != three.identity
+
+
+@pytest.mark.parametrize(
+    ("location", "checks", "timeout"),
+    [
+        ("proxy_connect_timeout 2s;", "health_check;", 2.0),
+        ("proxy_send_timeout 3s; proxy_read_timeout 4s;", "health_check;", 3.0),
+        ("proxy_read_timeout 4s; proxy_connect_timeout 0;", "health_check;", 4.0),
+        ("proxy_connect_timeout 2s;", "health_check timeout=9s;", 9.0),
+    ],
+)
+def test_a_probe_takes_no_longer_than_the_shortest_time_of_the_location(
+    location: str, checks: str, timeout: float, tmp_path: Path
+) -> None:
+    (spec,) = _specs(tmp_path, checks, location)
+    assert spec.timeout == timeout
+
+
+@pytest.mark.parametrize(
+    ("written", "request_bytes"),
+    [
+        ('"send=a  b"', b"a  b"),
+        ('send="a b c"', b"a b c"),
+        ("send='a b'", b"a b"),
+        ('send="ab"', b"ab"),
+        (r'send="a\x00\xfe\r\n"', b"a\0\xfe\r\n"),
+        (r'"send=\"ab\""', b'"ab"'),
+        ("send=", b""),
+    ],
+)
+def test_quotes_stand_around_a_parameter_or_its_value(written: str, request_bytes: bytes, tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, f"health_check type=tcp {written} interval=7s;")
+    assert (spec.request, spec.interval) == (request_bytes, 7.0)
+
+
+@pytest.mark.parametrize("text", ["plain", "a.b*c", r"\x00\xff\\", "\u00e4(", "(?i)"])
+def test_a_literal_expectation_finds_itself_and_nothing_else(text: str) -> None:
+    pattern = compile_pattern(literal_expression(text).encode("ascii"), 0)
+    assert pattern.search(b"..." + octets(text) + b"...")
+    assert not pattern.search(octets(text)[:-1])
+
+
+def test_a_regular_expression_may_be_expected(tmp_path: Path) -> None:
+    checks = r'health_check type=tcp expect=~^2\d\d; health_check type=tcp "expect=~*^ok .";'
+    one, two = _specs(tmp_path, checks)
+    assert (one.expect, two.expect) == (r"^2\d\d", "(?i)^ok .")
+
+
+def test_the_fields_of_the_location_are_sent_once_and_the_parameters_replace_them(tmp_path: Path) -> None:
+    location = """
+        proxy_set_header X-A one; proxy_set_header x-a two; proxy_set_header X-B "";
+        proxy_set_header Content-Length 5; proxy_set_header Transfer-Encoding chunked; proxy_set_header Host real.host;
+    """
+    (one, two) = _specs(
+        tmp_path, 'health_check; health_check "header=X-A: three" header="user-agent: me" host=x:81;', location
+    )
+    lines = _lines(one)
+    assert lines[1] == "Host: real.host"
+    assert lines[4:] == ["x-a: two", "", ""]
+    assert _lines(two)[1:] == ["Host: x:81", "Connection: close", "user-agent: me", "X-A: three", "", ""]
+
+
+def test_a_body_of_the_location_is_sent_with_its_length(tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, "health_check uri=/x?y;", 'proxy_method POST; proxy_set_body "\u00e4$uri$remote_addr";')
+    head, _, body = spec.request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /x?y HTTP/1.1\r\n")
+    assert head.endswith(b"Content-Length: 4")
+    assert body == "\u00e4/x".encode()
+
+
+def test_a_kept_connection_is_asked_for_in_http_1_1(tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, "health_check keepalive_time=10s;", "proxy_http_version 1.0;")
+    assert _lines(spec)[0] == "GET / HTTP/1.1"
+    assert not [line for line in _lines(spec) if line.startswith("Connection")]
+    assert spec.keepalive_time == 10.0
+
+
+@pytest.mark.parametrize("value", ["$http_host", "$host", '""'])
+def test_a_host_that_only_a_client_knows_is_warned_of_and_replaced(value: str, tmp_path: Path) -> None:
+    config = _load(tmp_path, "health_check;", f"proxy_set_header Host {value};")
+    (spec,) = next(config.main.of("http"))[ChecksSettings].specs
+    assert _lines(spec)[1] == "Host: app"
+    assert [warning.message for warning in config.warnings] == [
+        '"Host" is empty without a client, a health check sends "app"'
+    ]
+
+
+def test_a_variable_that_a_request_makes_is_warned_of(tmp_path: Path) -> None:
+    config = _load(tmp_path, "health_check;", "set $mine x; proxy_set_header X-Mine $mine; proxy_set_header Y $args;")
+    assert [warning.message for warning in config.warnings] == ['"$mine" is empty in a health check']
+
+
+def test_a_health_check_belongs_to_one_location_and_its_timeouts_are_inherited(tmp_path: Path) -> None:
+    server = "proxy_read_timeout 2s;"
+    specs = _specs(tmp_path, "health_check; location /in { proxy_pass http://127.0.0.1:9; }", server=server)
+    assert [(spec.upstream, spec.timeout) for spec in specs] == [("app", 2.0)]
+
+
+def test_the_types_that_can_be_asked_for_are_those_that_can_be_probed(tmp_path: Path) -> None:
+    for name in TYPES - set(TARGETS):
+        assert _error(tmp_path, f"health_check type={name};") == f'"type={name}" is not supported by upwell'
+
+
+@pytest.mark.skipif("exec" not in TARGETS, reason="no such probe")
+def test_a_command_is_cut_into_its_arguments_and_must_be_there(tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, """health_check type=exec command="/bin/sh -c 'exit 0'";""")
+    assert spec.command == ("/bin/sh", "-c", "exit 0")
+    assert _error(tmp_path, "health_check type=exec;") == '"type=exec" needs the parameter "command"'
+    assert "is no absolute path" in _error(tmp_path, "health_check type=exec command=sh;")
+    assert "cannot be run" in _error(tmp_path, "health_check type=exec command=/nosuch;")
+    assert "invalid command value" in _error(tmp_path, "health_check type=exec command=;")
+
+
+@pytest.mark.skipif("python" not in TARGETS, reason="no such probe")
+def test_a_function_is_named_with_its_module(tmp_path: Path) -> None:
+    (spec,) = _specs(tmp_path, "health_check type=python function=my.checks:peer_is_well;")
+    assert spec.function == "my.checks:peer_is_well"
+    for wrong in ("my.checks", "my:", ":f", "my checks:f", "my..checks:f", "1:f"):
+        assert "invalid function value" in _error(tmp_path, f'health_check type=python "function={wrong}";')
+
+
+@pytest.mark.skipif("grpc" not in TARGETS, reason="no such probe")
+def test_grpc_has_a_service_and_a_status_but_no_uri(tmp_path: Path) -> None:
+    one, two = _specs(
+        tmp_path, "health_check type=grpc; health_check mandatory type=grpc grpc_service=a.B grpc_status=12;"
+    )
+    assert (one.service, one.grpc_status, one.host) == ("", -1, "app")
+    assert (two.service, two.grpc_status, two.initial) == ("a.B", 12, "checking")
+    assert "not compatible" in _error(tmp_path, "health_check type=grpc uri=/;")
+    assert "not compatible" in _error(tmp_path, "health_check type=grpc match=x;")
+    for wrong in ("0", "17", "x", "-1"):
+        assert (
+            _error(tmp_path, f"health_check type=grpc grpc_status={wrong};") == f'invalid grpc_status value "{wrong}"'
+        )
+
+
+def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("no certificate\n")
+    assert _error(tmp_path, "health_check type=https ca=none.pem;").startswith(
+        f'cannot load certificate "{tmp_path}/none.pem": '
+    )
+    assert _error(tmp_path, "health_check type=https certificate=none.pem;").startswith(
+        f'cannot load certificate "{tmp_path}/none.pem": '
+    )
