@@ -18,7 +18,7 @@ from upwell.check.cycle import Cycle
 from upwell.check.events import Events
 from upwell.check.gate import Gate
 from upwell.check.probe import Verdict
-from upwell.check.probes import KIND_NUMBERS, TARGETS
+from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
@@ -97,7 +97,7 @@ class Checker:
         self._due: Schedule[Target | Cycle] = Schedule()
         self._deadlines: Schedule[Target] = Schedule()
         self._continue: deque[tuple[Course, Target]] = deque()
-        self._loop = Loop()
+        self._loop = Loop(lambda row: table.counts(row).connections)
         self._watchers: dict[int, Callable[[], object]] = {}
         self._pruning: float | None = None
         self._random = Random()  # for the spread of times, no secret
@@ -140,7 +140,7 @@ class Checker:
             course = Cycle(spec, *roles, self, self._due.add, self._clock, self._events, self._table)
         else:
             course = Rota(spec, [*roles[0], *roles[1]], self._timetable, self._random)
-            self._gates[course] = Gate(spec.concurrency)
+            self._gates[course] = Gate(spec.concurrency or AT_ONCE.get(spec.type, 0))
         self._courses[identity] = course
         for target in course.targets:
             self._on_row.setdefault(target.place.row, []).append(target)

@@ -196,11 +196,12 @@ class Conversation(Target):
         return self._failed(phrase, word, "other", word)
 
     def close(self) -> None:
-        """Let go of the socket; epoll forgets a closed one by itself."""
+        """Let go of the socket; epoll forgets a closed one by itself, unless a new process has it too."""
         sock = self._socket
         if sock is None:
             return
-        self.loop.targets.pop(self._fd, None)
+        if self.loop.targets.pop(self._fd, None) is not None and self.loop.spawns:
+            self.loop.epoll.unregister(self._fd)
         self._socket = None
         self._fd = -1
         self._stage = _IDLE

@@ -6,6 +6,7 @@ descriptors in the loop's epoll: it enters itself in `targets` under each, and t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from select import epoll
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,20 @@ class Place:
 
 
 class Loop:
-    """What a target needs of the loop it lives in."""
+    """What a target needs of the loop it lives in; `connections` says how many are in use at the peer of a row.
 
-    __slots__ = ("epoll", "targets")
+    `spawns`: processes are started from here. Each has all descriptors until its program begins, so epoll goes on
+    telling of one that was closed here in the meantime, by a number that may be another's then: while `spawns`, take a
+    descriptor out of epoll before it is closed.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("connections", "epoll", "spawns", "targets")
+
+    def __init__(self, connections: Callable[[int], int] = lambda row: 0) -> None:
         self.epoll = epoll()
         self.targets: dict[int, Target] = {}
+        self.connections = connections
+        self.spawns = False
 
 
 class Target:

@@ -11,6 +11,7 @@ from typing import Final
 
 from upwell.check.conversation import Conversation
 from upwell.check.probe import KINDS, Probe
+from upwell.check.probes import exec as exec_
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.http_match import HttpMatchProbe
 from upwell.check.probes.https import HttpsProbe
@@ -32,8 +33,13 @@ PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
 }
 """Each member makes, from a check and a peer's name (for the log), that peer's probe."""
 
-OTHERS: Final[dict[str, Callable[[CheckSpec, PeerSpec, Place, Loop], Target]]] = {}
+OTHERS: Final[dict[str, Callable[[CheckSpec, PeerSpec, Place, Loop], Target]]] = {
+    "exec": exec_.ExecTarget,
+}
 """Each member makes the target of one peer."""
+
+AT_ONCE: Final = {"exec": exec_.AT_ONCE}
+"""How many of a check's peers are probed at once, for a check that does not say so; else without a bound."""
 
 KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}
 """The place of each kind of failure among the counters in the zone."""
