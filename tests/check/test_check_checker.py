@@ -18,7 +18,7 @@ import pytest
 from upwell.check import conversation
 from upwell.check.checker import Checker
 from upwell.check.probes.http import HttpProbe
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import PLUS, CheckSpec
 from upwell.log import DEBUG, INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
@@ -701,6 +701,57 @@ def test_a_foreign_descriptor_is_watched(bench: Benches, refused: PeerSpec) -> N
     b.until(lambda: got == [b"hello"])
     near.close()
     far.close()
+
+
+def test_a_pass_after_a_suspicion_is_told_to_the_workers(origin: Origins, bench: Benches) -> None:
+    b = bench(origin().spec)
+    b.check(dialect=PLUS, interval=60.0)
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    generation = b.table.generation
+    b.skew += 2.0
+    b.checker.suspect("u", False, 0)
+    b.until(lambda: b.table.cleared(0) == 1)
+    assert b.table.checks(0)[0].passes == 2
+    assert b.table.generation == generation + 1
+    with pytest.raises(ValueError, match="no backup peer 0"):
+        b.checker.suspect("u", True, 0)
+
+
+def test_a_pass_from_before_the_requests_failed_ends_nothing(origin: Origins, bench: Benches) -> None:
+    one = origin(b"")
+    one.parts = (GOOD,)
+    b = bench(one.spec)
+    b.check(dialect=PLUS, interval=60.0, timeout=LIMIT)
+    b.until(lambda: one.requests != [])
+    b.checker.suspect("u", False, 0)
+    one.gate.release()
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    assert b.table.cleared(0) == 0
+    one.answer, one.parts = GOOD, ()
+    b.skew += 1.1  # the next one comes soon, not in a minute
+    b.until(lambda: b.table.cleared(0) == 1)
+
+
+def test_all_checks_of_a_suspected_peer_have_to_pass(origin: Origins, bench: Benches) -> None:
+    good, silent = origin(), origin(None)
+    b = bench(good.spec)
+    b.check(dialect=PLUS, interval=60.0)
+    b.check(dialect=PLUS, interval=60.0, type="tcp", port=silent.address[1], request=b"", timeout=LIMIT)
+    b.check(interval=60.0)  # lua-resty's knows nothing of requests
+    b.until(lambda: all(check.passes == 1 for check in b.table.checks(0)))
+    b.skew += 2.0
+    b.checker.suspect("u", False, 0)
+    b.until(lambda: b.table.checks(0)[0].passes == 2 and b.table.checks(0)[1].passes == 2)
+    assert b.table.cleared(0) == 1
+    assert b.table.checks(0)[2].passes == 1
+
+
+def test_a_suspected_peer_that_fails_its_probe_is_not_cleared(bench: Benches, refused: PeerSpec) -> None:
+    b = bench(refused)
+    b.check(dialect=PLUS, interval=60.0, fall=3, down_interval=60.0, fast_interval=0.01)
+    b.checker.suspect("u", False, 0)
+    b.until(lambda: not b.up())
+    assert b.table.cleared(0) == 0
 
 
 def test_it_can_live_in_another_loop(origin: Origins, bench: Benches) -> None:

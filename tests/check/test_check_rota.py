@@ -90,6 +90,19 @@ def test_a_suspected_peer_is_probed_soon_but_not_again_and_again() -> None:
     assert len(told) == 2
 
 
+def test_a_suspected_peer_is_probed_again_soon_until_it_passes() -> None:
+    course, (target,), _ = rota(jitter=0.0, fast_interval=2.0, down_interval=60.0)
+    target.suspected = 99.0
+    for health, period in ((4, 2.0), (3, 2.0), (0, 60.0)):
+        target.due = 100.0
+        course.over(target, health, 100.0)
+        assert target.due == 100.0 + period
+    target.suspected = 0.0
+    target.due = 100.0
+    course.over(target, 4, 100.0)
+    assert target.due == 110.0
+
+
 def test_a_suspected_peer_that_is_being_probed_is_left_alone() -> None:
     course, (target,), told = rota(jitter=0.0)
     assert isinstance(target, Silent)

@@ -306,3 +306,69 @@ def test_peers_of_one_address_are_two() -> None:
     assert one.row != two.row
     picked: list[Peer | None] = [upstream.pick((), 1.0), upstream.pick((), 1.0)]
     assert set(picked) == {one, two}
+
+
+def add_checks(upstream: Upstream, table: PeerTable, health: int = 1, identity: int = 7) -> None:
+    """Give each peer a check with rise 1 and fall 1."""
+    for each in upstream.peers:
+        table.add_check(each.row, identity, 1, health)
+        table.summarise(each.row, 1)
+    table.publish()
+
+
+def test_a_peer_that_is_out_of_use_is_told_to_its_checker() -> None:
+    told: list[tuple[str, bool, int]] = []
+    spec = UpstreamSpec("u", (peer("a", max_fails=2), peer("b"), peer("x", backup=True)))
+    table = PeerTable.create(peer_keys(spec), 1)
+    upstream = Upstream(spec, table, suspect=lambda *peer: told.append(peer))
+    a, _, x = upstream.peers
+
+    def fail(which: Peer) -> None:
+        which.connections += 1
+        upstream.release(which, 100.0, failed=True)
+
+    fail(a)
+    fail(a)
+    assert told == []  # nobody checks it
+    add_checks(upstream, table)
+    upstream.refresh()
+    fail(a)
+    assert told == [("u", False, 0)]
+    fail(x)
+    assert told[1:] == [("u", True, 0)]
+    a.fails = 0
+    fail(a)
+    assert len(told) == 2  # one failure of two
+
+
+def test_what_requests_held_against_a_peer_ends_with_an_active_pass() -> None:
+    upstream, table = build(peer("a", 4), peer("b", 4))
+    add_checks(upstream, table)
+    a, b = upstream.peers
+    for each in (a, b):
+        each.connections += 1
+        upstream.release(each, 100.0, failed=True)
+    assert upstream.pick((), 100.0) is None
+    table.clear(a.row)
+    assert upstream.pick((), 100.0) is None
+    table.publish()
+    assert names(upstream, 3, 100.0) == "aaa"
+    assert (a.fails, a.effective_weight, b.fails) == (0, 4, 1)
+    # It is ended once, not for all time.
+    a.connections += 1
+    upstream.release(a, 101.0, failed=True)
+    table.publish()
+    assert upstream.pick((), 101.0) is None
+
+
+def test_a_new_worker_takes_over_no_old_word() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    table.clear(upstream.peers[0].row)
+    table.publish()
+    successor = Upstream(upstream.spec, table)
+    a = successor.peers[0]
+    a.connections += 1
+    successor.release(a, 100.0, failed=True)
+    table.publish()
+    successor.refresh()
+    assert a.fails == 1

@@ -138,6 +138,9 @@ class StubChecker:
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         self.journal.info(f"stub set_down {upstream} {index} {value}")
 
+    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+        self.journal.info(f"stub suspect {upstream} {index}")
+
     def step(self, max_wait: float) -> None:
         self.table.words[CHECKER_HEARTBEAT] += 1
         for fd, _ in self.epoll.poll(max_wait):

@@ -28,6 +28,9 @@ class Recorder:
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         self.told.append((upstream, backup, index, value))
 
+    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+        self.told.append(("suspect", upstream, backup, index))
+
 
 @pytest.fixture
 def table() -> PeerTable:
@@ -144,3 +147,47 @@ def test_a_refused_check_is_complained_about(table: PeerTable, ends: tuple[socke
 def test_apply_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="dance"):
         apply({"op": "dance"}, Recorder())
+
+
+def test_a_suspicion_is_said_once_a_second_of_each_peer(
+    table: PeerTable, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    now = 50.0
+    control, recorder = Control(table, to_socket(ends[0]), lambda: now), Recorder()
+
+    def told() -> list[object]:
+        recorder.told.clear()
+        assert receive(ends[1], recorder) == []
+        return list(recorder.told)
+
+    for _ in range(1000):
+        control.suspect("backend", False, 0)
+        control.suspect("backend", True, 0)
+    assert told() == [("suspect", "backend", False, 0), ("suspect", "backend", True, 0)]
+    now = 50.9
+    control.suspect("backend", False, 0)
+    assert told() == []
+    now = 51.0
+    control.suspect("backend", False, 0)
+    control.suspect("backend", False, 0)
+    assert told() == [("suspect", "backend", False, 0)]
+
+
+def test_suspicions_that_cannot_be_sent_do_not_pile_up(table: PeerTable) -> None:
+    now = 0.0
+    sent: list[Message] = []
+    open_ = False
+
+    def deliver(message: Message) -> bool:
+        if open_:
+            sent.append(message)
+        return open_
+
+    control = Control(table, deliver, lambda: now)
+    for second in range(100):
+        now = float(second)
+        for index in range(5):
+            control.suspect("backend", False, index)
+    open_ = True
+    control.flush()
+    assert sorted(message["index"] for message in sent) == [0, 1, 2, 3, 4]

@@ -29,6 +29,9 @@ class _NoControl:
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         raise AssertionError("nobody asked for that")
 
+    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+        raise AssertionError("no peer is checked")
+
 
 class Serving:
     """`http` (the inside of the http block) served; its servers listen on 8080. Peers are 10.0.0.1:80 and 10.0.0.2:80,

@@ -164,7 +164,7 @@ class Checker:
         now = self._clock()
         for target in self._on_row.get(self._row(upstream, backup, index), ()):
             if target.course.spec.dialect != RESTY:
-                target.suspected = True
+                target.suspected = now
                 target.course.suspect(target, now)
 
     def _row(self, upstream: str, backup: bool, index: int) -> int:
@@ -347,10 +347,12 @@ class Checker:
             words[at + CHECK_SINCE] = millis
             note_change(words, record, millis, transition is Transition.UP, why)
             publish = table.summarise(target.place.row, millis)
-        if target.suspected and passed:
-            target.suspected = False
-            table.clear(target.place.row)
-            publish = True
+        if passed and target.suspected and target.started >= target.suspected:
+            target.suspected = 0.0
+            # One check has no say for the others, and a pass from before the requests failed none at all.
+            if not any(other.suspected for other in self._on_row[target.place.row]):
+                table.clear(target.place.row)
+                publish = True
         if publish:
             table.publish()
         if not passed:

@@ -25,6 +25,7 @@ class Rota:
         "_fast",
         "_fresh",
         "_random",
+        "_soon",
         "_timetable",
         "changed",
         "spec",
@@ -41,6 +42,7 @@ class Rota:
         self.changed = False
         self._fast = spec.fast_interval or spec.interval
         self._down = spec.down_interval or spec.interval
+        self._soon = spec.fast_interval or min(spec.interval, _SOON)
         self._timetable = timetable
         self._random = random
         self._fresh = set(targets) if spec.jitter < 0 else set()
@@ -57,7 +59,7 @@ class Rota:
     def over(self, target: Target, health: int, now: float) -> None:
         thresholds = self.thresholds
         if health >= thresholds.top:
-            period = self.spec.interval
+            period = self._soon if target.suspected else self.spec.interval
         elif health <= 0:
             period = self._down
         else:
@@ -72,7 +74,7 @@ class Rota:
         self._place(due if due > now else now, target)
 
     def suspect(self, target: Target, now: float) -> None:
-        soon = target.started + (self.spec.fast_interval or min(self.spec.interval, _SOON))
+        soon = target.started + self._soon
         if not target.probing and soon < target.due:
             self._place(max(now, soon), target)
 

@@ -58,9 +58,9 @@ class Target:
     """The base of everything that can be probed; `timeout` is in seconds, of one operation or (`whole`) of a probe.
 
     While `busy`, `deadline` says when the present operation has taken too long; the owner then calls `expire`.
-    `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (a request
-    failed at the peer since it last passed), `slow` (the last probe timed out), `waiting` (for its turn) and `course`
-    belong to the owner.
+    `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
+    requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `waiting`
+    (for its turn) and `course` belong to the owner.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Target:
         self.due = 0.0
         self.started = 0.0
         self.queued = False
-        self.suspected = False
+        self.suspected = 0.0
         self.slow = False
         self.waiting = False
 

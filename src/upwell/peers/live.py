@@ -14,7 +14,8 @@ class Peer:
     `id` counts from 0 within its role (ngx.upstream's peer id); `row` is its row in the zone. `weight`, `max_fails`,
     `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them at each pick. `up` says
     whether it may get traffic as of the last `Upstream.refresh()`. `accessed` (last failure) and `checked` (start of
-    the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before.
+    the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` is the
+    zone's count, as of then, of the times that its checks ended what requests held against it.
 
     `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow;
     `connections` is what is in use now. `Upstream.publish()` takes them to the zone.
@@ -24,6 +25,7 @@ class Peer:
         "accessed",
         "address",
         "checked",
+        "cleared",
         "connections",
         "current_weight",
         "effective_weight",
@@ -60,6 +62,7 @@ class Peer:
         self.fails = 0
         self.accessed = 0.0
         self.checked = 0.0
+        self.cleared = 0
         self.connections = 0
         self.requests = 0
         self.failures = 0

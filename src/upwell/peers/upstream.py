@@ -6,7 +6,7 @@ peer is reached, nor what a request is.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
@@ -15,7 +15,7 @@ from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import UpstreamSpec, peer_keys
-from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_UP, GENERATION
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_NONE, CHECKS_UP, GENERATION
 from upwell.zone.table import Counts, PeerTable, may_serve
 
 __all__ = ["Peer", "Upstream"]
@@ -26,7 +26,8 @@ class Upstream:
 
     `table` must have a row for each peer of `spec` (KeyError otherwise); `worker` is this process's number in the zone.
     With `log`, the warning about a peer that used up `max_fails` is written there; a caller that wants nginx's tail
-    with client and request passes none and logs it when `release` returns true.
+    with client and request passes none and logs it when `release` returns true. `suspect` is told (upstream, whether it
+    is a backup, id) of each such peer that is actively checked, so that it is probed soon.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Upstream:
         "_log",
         "_primary",
         "_primary_balancer",
+        "_suspect",
         "_table",
         "_words",
         "_worker",
@@ -47,18 +49,28 @@ class Upstream:
         "tries",
     )
 
-    def __init__(self, spec: UpstreamSpec, table: PeerTable, worker: int = 0, log: ErrorLog | None = None) -> None:
+    def __init__(
+        self,
+        spec: UpstreamSpec,
+        table: PeerTable,
+        worker: int = 0,
+        log: ErrorLog | None = None,
+        suspect: Callable[[str, bool, int], None] | None = None,
+    ) -> None:
         self.spec = spec
         self.name = spec.name
         self._table = table
         self._words = table.words
         self._worker = worker
         self._log = log
+        self._suspect = suspect
         self._local: dict[Peer, tuple[int, int]] = {}
         number = {"primary": 0, "backup": 0}
         peers = []
         for peer_spec, key in zip(spec.peers, peer_keys(spec), strict=True):
-            peers.append(Peer(peer_spec, number[peer_spec.role], table.row(key)))
+            peer = Peer(peer_spec, number[peer_spec.role], table.row(key))
+            peer.cleared = table.cleared(peer.row)
+            peers.append(peer)
             number[peer_spec.role] += 1
         self.peers = tuple(peers)
         """All peers in configuration order; their `current_weight` is true after `primary` or `backup` was read."""
@@ -127,6 +139,8 @@ class Upstream:
         disabled = count_failure(peer, now)
         if disabled and self._log is not None:
             self._log.warn("upstream server temporarily disabled")
+        if disabled and self._suspect is not None and self._table.summary(peer.row) != CHECKS_NONE:
+            self._suspect(self.name, peer.spec.backup, peer.id)
         return disabled
 
     def refresh(self) -> None:
@@ -146,6 +160,10 @@ class Upstream:
                 changed = True
                 if up and summary == CHECKS_UP:
                     forgotten(peer)
+            cleared = table.cleared(peer.row)
+            if cleared != peer.cleared:
+                peer.cleared = cleared
+                forgotten(peer)
         if changed:
             self._rebuild()
 

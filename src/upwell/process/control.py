@@ -1,4 +1,4 @@
-"""What workers tell the checker: checks to run and administrative states. Knows messages, not how a check is made.
+"""What workers tell the checker: checks to run, administrative states, peers that failed. Knows no check.
 
 The socket pair belongs to the master, so a message sent while the checker is dead waits for the next one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from upwell.check.spec import CheckSpec, from_message, to_message
 from upwell.zone.table import PeerTable
 
 _MAX_MESSAGE = 1 << 16
+_AGAIN = 1.0  # seconds before the same peer is said to be suspected again
 
 Message = dict[str, Any]
 
@@ -23,6 +25,7 @@ class Target(Protocol):
 
     def add(self, spec: CheckSpec) -> None: ...
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+    def suspect(self, upstream: str, backup: bool, index: int) -> None: ...
 
 
 class Control:
@@ -32,9 +35,11 @@ class Control:
     with `master_process off`. `flush()` is to be called now and then (the worker does, several times a second).
     """
 
-    __slots__ = ("_checks", "_deliver", "_epoch", "_table", "_waiting", "specs")
+    __slots__ = ("_checks", "_clock", "_deliver", "_epoch", "_suspected", "_table", "_waiting", "specs")
 
-    def __init__(self, table: PeerTable, deliver: Callable[[Message], bool]) -> None:
+    def __init__(
+        self, table: PeerTable, deliver: Callable[[Message], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._table = table
         self._deliver = deliver
         self._epoch = table.checker_epoch
@@ -42,6 +47,8 @@ class Control:
         self.specs: dict[int, CheckSpec] = {}
         """The checks that this worker asked for, by identity."""
         self._waiting: dict[tuple[object, ...], Message] = {}
+        self._clock = clock
+        self._suspected: dict[tuple[object, ...], float] = {}  # when each was last said, the oldest first
 
     def __repr__(self) -> str:
         return f"<Control checks={len(self._checks)} waiting={len(self._waiting)}>"
@@ -65,6 +72,20 @@ class Control:
         key = ("set_down", upstream, backup, index)
         self._waiting.pop(key, None)
         self._waiting[key] = {"op": "set_down", "upstream": upstream, "backup": backup, "index": index, "value": value}
+        self.flush()
+
+    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+        """Requests failed at peer `index`: have it probed soon. Said once a second of one peer at most, however many
+        requests fail; of which no more are kept in mind than were said in the last second."""
+        key = ("suspect", upstream, backup, index)
+        now = self._clock()
+        said = self._suspected
+        while said and now - next(iter(said.values())) >= _AGAIN:
+            del said[next(iter(said))]
+        if key in said:
+            return
+        said[key] = now
+        self._waiting[key] = {"op": "suspect", "upstream": upstream, "backup": backup, "index": index}
         self.flush()
 
     def flush(self) -> None:
@@ -136,5 +157,7 @@ def apply(message: Mapping[str, Any], checker: Target) -> None:
         checker.add(from_message(message["check"]))
     elif message["op"] == "set_down":
         checker.set_down(message["upstream"], message["backup"], message["index"], message["value"])
+    elif message["op"] == "suspect":
+        checker.suspect(message["upstream"], message["backup"], message["index"])
     else:
         raise ValueError(message["op"])

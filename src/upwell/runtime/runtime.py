@@ -58,6 +58,8 @@ class Control(Protocol):
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
 
+    def suspect(self, upstream: str, backup: bool, index: int) -> None: ...
+
 
 class Runtime:
     """One worker's servers. `start` compiles nothing any more: that is done here, in the constructor.
@@ -91,7 +93,7 @@ class Runtime:
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         for spec in plan.upstreams:
-            upstream = Upstream(spec, table, worker)
+            upstream = Upstream(spec, table, worker, suspect=control.suspect)
             self._upstreams[spec.name] = (upstream, keepalive_of(spec, loop, self._timers))
         self._destinations = Destinations(self._upstreams, loop, self._timers)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
