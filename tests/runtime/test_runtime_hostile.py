@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
-from tests.runtime.serving import FRONT, Serving
+from tests.runtime.serving import Serving
 from tests.wire.joined import get
 
 CONFIGURATION = r"""
@@ -58,19 +57,6 @@ def test_no_request_begins_a_line_of_the_error_log(serving: Serving, path: str) 
         lines = serving.log.lines
         assert any("forged" in line for line in lines)
         assert not any("\n" in line or "\r" in line for line in lines)
-
-
-@pytest.mark.parametrize(("peer", "local"), [(None, FRONT), (("192.0.2.1", 50000), FRONT), (None, None)])
-def test_a_connection_that_was_reset_before_it_was_seen_is_not_served(
-    serving: Serving, peer: tuple[str, int] | None, local: tuple[str, int] | None
-) -> None:
-    """Its address is not known any more, so no access rule could hold."""
-    with serving:
-        client = serving.client(cast("Any", peer), cast("Any", local))
-        client.send(get("/"))
-        assert [len(origin.connections) for origin in serving.origins] == [int(peer is not None), 0]
-        assert client.far.closed() == (peer is None)
-        assert client.far.taken() == b""
 
 
 def test_a_peer_is_not_to_blame_for_a_switch_that_its_client_may_not_have(serving: Serving) -> None:

@@ -34,6 +34,7 @@ from upwell.proxy.timers import Timers
 from upwell.zone.table import PeerTable
 
 HIGH_WATER = 65_536
+AT_ONCE = 65_536
 _MORE_THAN_ANY_TIMEOUT = 10_000.0
 
 
@@ -313,13 +314,12 @@ class Transport(asyncio.Transport):
     def pump(self) -> None:
         while self.inbox and not self.read_paused and not self.closing:
             data = self.inbox.popleft()
-            if data and hasattr(self.protocol, "get_buffer"):
-                view = self.protocol.get_buffer(-1)  # as uvloop reads: no more than fits, and on with the rest
-                taken = min(len(view), len(data))
-                view[:taken] = data[:taken]
-                if taken < len(data):
-                    self.inbox.appendleft(data[taken:])
-                self.protocol.buffer_updated(taken)
+            if data and len(data) > AT_ONCE:
+                self.inbox.appendleft(data[AT_ONCE:])
+                data = data[:AT_ONCE]
+            if data and hasattr(self.protocol, "get_buffer"):  # as uvloop reads for it
+                self.protocol.get_buffer(-1)[: len(data)] = data
+                self.protocol.buffer_updated(len(data))
             elif data:
                 self.protocol.data_received(data)
             elif data is None and not self.protocol.eof_received():

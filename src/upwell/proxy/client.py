@@ -20,7 +20,7 @@ from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import LEFT_EARLY, Exchange
-from upwell.proxy.intake import Intake
+from upwell.proxy.intake import Receiver
 from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
@@ -108,18 +108,18 @@ class Endpoint:
         self.parse = parse
         self.draining = False
         self.on_close: Callable[[], None] | None = None
-        self.local: tuple[str, int] | None = None
+        self.local: tuple[str, int] | None = None  # unless each connection has to be asked
         self.is_unix = False
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.local}>"
 
     def connect(self) -> ClientConnection:
-        """The protocol for a new connection (the factory of `create_server`)."""
+        """Who is to be told of a new connection."""
         return ClientConnection(self)
 
 
-class ClientConnection(Intake):
+class ClientConnection(Receiver):
     """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's."""
 
     __slots__ = (
@@ -130,6 +130,7 @@ class ClientConnection(Intake):
         "_in_head",
         "_lingering",
         "_lingers_until",
+        "_local",
         "_lost",
         "_reading",
         "_refused",
@@ -144,8 +145,6 @@ class ClientConnection(Intake):
         "body",
         "endpoint",
         "exchange",
-        "local_address",
-        "local_port",
         "loop",
         "number",
         "opened",
@@ -173,8 +172,7 @@ class ClientConnection(Intake):
         self.address: str = "unix:"
         self.address_bytes: bytes = b"unix:"
         self.port: int = 0
-        self.local_address: str = "unix:"
-        self.local_port: int = 0
+        self._local: tuple[str, int] | None = endpoint.local
         self._buffer = b""
         self._reading = True
         self._closing = False
@@ -195,6 +193,20 @@ class ClientConnection(Intake):
     def __repr__(self) -> str:
         return f"<ClientConnection *{self.number} {self.address}>"
 
+    @property
+    def local_address(self) -> str:
+        return (self._local or self._ask_local())[0]
+
+    @property
+    def local_port(self) -> int:
+        return (self._local or self._ask_local())[1]
+
+    def _ask_local(self) -> tuple[str, int]:
+        name = self.transport.get_extra_info("sockname")
+        local: tuple[str, int] = (name[0], name[1]) if name else ("", 0)
+        self._local = local
+        return local
+
     # The transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -207,15 +219,8 @@ class ClientConnection(Intake):
             return
         if not endpoint.is_unix:
             peer = transport.get_extra_info("peername")
-            local = endpoint.local or transport.get_extra_info("sockname")
-            if not peer or not local:
-                # It was reset before it was looked at: what it sent must not be served for a client without address.
-                self._lost = True
-                self.transport.abort()
-                return
             self.address, self.port = peer[0], peer[1]
             self.address_bytes = self.address.encode()
-            self.local_address, self.local_port = local[0], local[1]
         self.opened = self.loop.time()
         endpoint.connections.add(self)
         endpoint.timers.arm(self, endpoint.header_timeout)
@@ -262,6 +267,8 @@ class ClientConnection(Intake):
         waiting, self._waiting_to_drain = self._waiting_to_drain, None
         self.writable = True
         exchange = self.exchange
+        if exchange is not None and self._local is None:
+            self._ask_local()  # the log may want to know, and the socket is about to go
         if exchange is None and self._in_head and first:
             self._give_up(400, "client prematurely closed connection")
         elif exchange is not None and first:

@@ -7,7 +7,7 @@ of the loop.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from upwell.proxy.timers import Timed
 
@@ -16,7 +16,32 @@ _buffer: Final = bytearray(_SIZE)
 _view: Final = memoryview(_buffer)
 
 
-class Intake(Timed):
+class Receiver(Timed):
+    """Whoever is told what happens to a connection (asyncio's Protocol, which it is by its methods)."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def eof_received(self) -> bool | None:
+        """Whether to go on sending."""
+        raise NotImplementedError
+
+    def connection_lost(self, error: Exception | None) -> None:
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        raise NotImplementedError
+
+    def resume_writing(self) -> None:
+        raise NotImplementedError
+
+
+class Intake(Receiver):
     """A protocol that is given at most 64 KB at once (asyncio's BufferedProtocol, which it is by its methods)."""
 
     __slots__ = ()
@@ -26,6 +51,3 @@ class Intake(Timed):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(_view[:nbytes].tobytes())
-
-    def data_received(self, data: bytes) -> None:
-        raise NotImplementedError

@@ -13,6 +13,7 @@ from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, INFO
 from upwell.proxy.answer import answer_through_filters
+from upwell.proxy.intake import Receiver
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import Timed
@@ -136,7 +137,7 @@ class Tunnel(Timed):
         self.over()
 
 
-class Side(Timed):
+class Side(Receiver):
     """Reads one transport, writes the other. `passed` counts the bytes; `stalled`: the one it reads takes no more."""
 
     __slots__ = (

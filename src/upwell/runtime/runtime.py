@@ -28,8 +28,10 @@ from upwell.proxy.client import ClientConnection, Endpoint
 from upwell.proxy.clock import Clock
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.listen import ListenSpec
+from upwell.proxy.listener import Listener
 from upwell.proxy.location import Location, Server
 from upwell.proxy.timers import Timers
+from upwell.proxy.transport import Poll
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import Plan
 from upwell.runtime.compile import Compiler
@@ -86,7 +88,8 @@ class Runtime:
         self._clock = Clock()
         self._connections: set[ClientConnection] = set()
         self._endpoints: list[Endpoint] = []
-        self._servers: list[asyncio.Server] = []
+        self._poll: Poll | None = None
+        self._listeners: list[Listener] = []
         self._idle: list[Callable[[], object]] = []
         self._draining = False
         self._publishing: asyncio.TimerHandle | None = None
@@ -122,21 +125,17 @@ class Runtime:
             code = self._http[LuaSettings].init_worker
             if code is not None:
                 phase.run_init_worker(self._vm, self._vm.compile(code.source, code.chunk))
+        poll = self._poll = Poll(self._loop)
         for endpoint, sock in zip(self._endpoints, self._sockets.values(), strict=True):
-            self._servers.append(self._loop.run_until_complete(self._serve(endpoint, sock)))
+            self._listeners.append(Listener(poll, sock, endpoint, self._log))
         self._clock.tick(self._loop)
         self._publish()
-
-    async def _serve(self, endpoint: Endpoint, sock: socket.socket) -> asyncio.Server:
-        if sock.family == socket.AF_UNIX:
-            return await self._loop.create_unix_server(endpoint.connect, sock=sock)
-        return await self._loop.create_server(endpoint.connect, sock=sock, backlog=_backlog(self._sockets, sock))
 
     def stop_accepting(self) -> None:
         """Begin a graceful end: no new connections, idle ones are closed, the others end after their exchange."""
         self._draining = True
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for endpoint in self._endpoints:
             endpoint.draining = True
             endpoint.on_close = self._connection_closed
@@ -162,10 +161,12 @@ class Runtime:
         """Let go of everything at once."""
         if self._vm is not None:
             self._vm.close()
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self._connections):
             connection.transport.abort()
+        if self._poll is not None:
+            self._poll.close()
         for _, pool in self._upstreams.values():
             pool.close()
         self._destinations.close()
@@ -287,9 +288,11 @@ class Runtime:
             merge_slashes=settings.merge_slashes,
             parse=by_name,
         )
-        if not isinstance(address, str) and address[0] not in _ANY:
+        if isinstance(address, str):
+            endpoint.is_unix = True
+            endpoint.local = ("unix:", 0)
+        elif address[0] not in _ANY:
             endpoint.local = address
-        endpoint.is_unix = isinstance(address, str)
         return endpoint
 
     def _server(self, block: Block, compiler: Compiler) -> Server:
@@ -360,10 +363,6 @@ def _uses_lua(http: Block) -> bool:
 def _variable(exchange: Exchange, name: str) -> bytes | None:
     known = variables.find(name)
     return None if known is None else known(exchange)
-
-
-def _backlog(sockets: Mapping[ListenSpec, socket.socket], sock: socket.socket) -> int:
-    return next(spec.backlog for spec, one in sockets.items() if one is sock)
 
 
 def warm() -> None:

@@ -1,0 +1,79 @@
+"""Accepts clients on one listening socket. Knows what accept() may say; not what a connection is for."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from upwell.log import CRIT, ERROR, ErrorLog
+from upwell.proxy.client import Endpoint
+from upwell.proxy.transport import Poll, Transport, Watched
+
+_MOST_AT_ONCE: Final = 8  # of one turn: the others are for those that came before, and for other workers
+_PAUSE: Final = 0.5  # nginx: accept_mutex_delay
+_SHORT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Listener(Watched):
+    """Gives each client that comes by `sock` to `endpoint`, until it is closed, the socket with it."""
+
+    __slots__ = ("_accept", "_endpoint", "_family", "_fd", "_log", "_loop", "_pausing", "_poll", "_sock")
+
+    def __init__(self, poll: Poll, sock: socket.socket, endpoint: Endpoint, log: ErrorLog) -> None:
+        self._poll = poll
+        self._loop = endpoint.loop
+        self._sock = sock
+        self._accept: Callable[[], tuple[int, Any]] = cast(Any, sock)._accept  # accept() asks for the own address too
+        self._endpoint = endpoint
+        self._log = log
+        self._fd = sock.fileno()
+        self._family = int(sock.family)
+        self._pausing: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted has it too
+        poll.watch(self._fd, select.EPOLLIN, self)
+
+    def __repr__(self) -> str:
+        return f"<Listener {self._endpoint!r}{' pausing' if self._pausing else ''}>"
+
+    def ready(self, events: int) -> None:
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                fd, peer = self._accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._failed(error)
+                return
+            os.set_blocking(fd, False)
+            Transport(self._poll, fd, self._family, peer, self._endpoint.connect()).begin()
+
+    def _failed(self, error: OSError) -> None:
+        short = error.errno in _SHORT
+        self._log.write(CRIT if short else ERROR, f"accept4() failed ({error.errno}: {error.strerror})")
+        if short:
+            # There is no use in trying again until somebody has gone.
+            self._poll.change(self._fd, select.EPOLLIN, 0)
+            self._pausing = self._loop.call_later(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pausing = None
+        self._poll.change(self._fd, 0, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._fd >= 0:
+            if self._pausing is not None:
+                self._pausing.cancel()
+                self._pausing = None
+            else:
+                self._poll.change(self._fd, select.EPOLLIN, 0)
+            self._poll.forget(self._fd)
+            self._fd = -1
+            self._sock.close()
