@@ -26,6 +26,7 @@ from upwell.modules import (
     server,
     tengine_check,
     upstream,
+    upwell_status,
     variables,
 )
 
@@ -36,6 +37,7 @@ MODULES: tuple[Module, ...] = (
     upstream.MODULE,
     tengine_check.MODULE,
     check_status.MODULE,
+    upwell_status.MODULE,
     server.MODULE,
     location.MODULE,
     proxy.MODULE,

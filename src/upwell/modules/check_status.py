@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from upwell.check.report import UP, Report
+from upwell.check.spec import TENGINE
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
@@ -134,8 +136,9 @@ _FORMATS: Final[dict[str, tuple[bytes, Callable[[Sequence[Line], int], str]]]] =
 }
 
 
-def compile_check_status(settings: CheckStatusSettings, lines: Callable[[], list[Line]], generation: int) -> Content:
-    """The content handler; `lines` reads how the peers stand."""
+def compile_check_status(settings: CheckStatusSettings, report: Report) -> Content:
+    """The content handler."""
+    generation = report.table.configurations
 
     async def content(exchange: Exchange) -> None:
         if exchange.method not in (b"GET", b"HEAD"):
@@ -143,13 +146,30 @@ def compile_check_status(settings: CheckStatusSettings, lines: Callable[[], list
             return
         wanted = (argument(exchange, b"format") or b"").decode("latin-1")
         media_type, form = _FORMATS[wanted if wanted in _FORMATS else settings.format]
-        found = lines()
+        found = _lines(report)
         status = (argument(exchange, b"status") or b"").lower()
         if status in (b"up", b"down"):
             found = [line for line in found if line.up == (status == b"up")]
         exchange.respond(200, form(found, generation).encode("utf-8", "surrogateescape"), media_type)
 
     return content
+
+
+def _lines(report: Report) -> list[Line]:
+    """Tengine's list: the peers of upstreams with a `check`, primaries before backups, all numbered through."""
+    checks = {identity: spec for identity, spec in report.checks().items() if spec.dialect == TENGINE}
+    checked = {spec.upstream for spec in checks.values()}
+    lines: list[Line] = []
+    for upstream in report.upstreams:
+        if upstream.name not in checked:
+            continue
+        for peer in sorted(report.peers(upstream, checks), key=lambda one: one.spec.backup):
+            for check in peer.checks:
+                up = check.state == UP
+                rise, fall = max(check.record.streak, 0), max(-check.record.streak, 0)
+                spec = check.spec
+                lines.append(Line(len(lines), upstream.name, peer.spec.name, up, rise, fall, spec.type, spec.port))
+    return lines
 
 
 def _check_status(block: Block, directive: Directive) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
+from upwell.check.report import Report
 from upwell.config.model import Block
 from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
 from upwell.http1.target import escape_uri
@@ -27,13 +27,13 @@ from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
+from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.destinations import Destinations
 from upwell.runtime.render import Render, render
-from upwell.runtime.status import Status, check_lines
 
 if TYPE_CHECKING:
     from upwell.lua.run import Chunk
@@ -47,7 +47,7 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_destinations", "_error_logs", "_logs", "_prefix", "_status", "_upstreams", "_vm")
+    __slots__ = ("_call_soon", "_destinations", "_error_logs", "_logs", "_prefix", "_report", "_upstreams", "_vm")
 
     def __init__(
         self,
@@ -57,9 +57,11 @@ class Compiler:
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
         destinations: Destinations,
         prefix: str,
-        status: Status,
+        report: Report,
+        call_soon: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._status = status
+        self._call_soon = call_soon
+        self._report = report
         self._prefix = prefix
         self._upstreams = upstreams
         self._destinations = destinations
@@ -133,8 +135,9 @@ class Compiler:
         if settings.handler == "proxy_pass":
             return proxying.compile_forward(block, self._upstreams, self._destinations)
         if settings.handler == "check_status":
-            lines = partial(check_lines, self._status)
-            return compile_check_status(block[CheckStatusSettings], lines, self._status.table.configurations)
+            return compile_check_status(block[CheckStatusSettings], self._report)
+        if settings.handler == "upwell_status":
+            return compile_upwell_status(block[UpwellStatusSettings], self._report, self._call_soon)
         return not_found
 
     def rewrite(self, block: Block) -> tuple[Access, ...]:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from upwell.check.report import Report
 from upwell.check.spec import CheckSpec
 from upwell.config.model import Block
 from upwell.log import ALERT, DEBUG, WARN, ErrorLog, ErrorLogs
@@ -39,7 +40,6 @@ from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
-from upwell.runtime.status import Status
 from upwell.zone.shared_dict import open_dicts
 from upwell.zone.table import PeerTable
 
@@ -110,7 +110,8 @@ class Runtime:
                 self._error_logs(),
                 self._destinations,
                 plan.config.prefix,
-                Status(table, plan.upstreams, plan.checks, lambda: control.specs),
+                Report(table, plan.upstreams, plan.checks, lambda: control.specs),
+                loop.call_soon,
             )
             self._listen(self._http, compiler)
 

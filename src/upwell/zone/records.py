@@ -12,7 +12,6 @@ from typing import NamedTuple
 from upwell.zone.layout import (
     BUCKETS,
     HISTORY,
-    KINDS_COUNTED,
     RECORD_AVERAGE,
     RECORD_BUCKETS,
     RECORD_CHANGES,
@@ -67,9 +66,13 @@ class Record(NamedTuple):
     @property
     def p99(self) -> int:
         """The time that 99 of the last hundred answers did not exceed, 0 without any."""
-        if not self.times:
-            return 0
-        return sorted(self.times)[-(-len(self.times) * 99 // 100) - 1]
+        times = self.times
+        if len(times) < TIMES:
+            # The least number of them that is 99 in a hundred is all of them.
+            return max(times, default=0)
+        rest = list(times)
+        rest.remove(max(rest))
+        return max(rest)
 
 
 def note_pass(words: memoryview, at: int) -> None:
@@ -110,23 +113,28 @@ def note_change(words: memoryview, at: int, now: int, up: bool, why: int) -> Non
 
 def read_record(words: memoryview, halves: memoryview, phrases: Phrases, at: int) -> Record:
     """The record at word `at`."""
-    timed = words[at + RECORD_TIMED]
-    changes = words[at + RECORD_CHANGES]
-    first = max(changes - HISTORY, 0)
-    places = [at + RECORD_HISTORY + number % HISTORY * 2 for number in range(first, changes)]
+    head = words[at : at + RECORD_TIMES].tolist()
+    timed = head[RECORD_TIMED]
     times = (at + RECORD_TIMES) * 2
+    changes = words[at + RECORD_CHANGES]
     return Record(
-        next=words[at + RECORD_NEXT],
-        streak=words[at + RECORD_STREAK],
-        average=words[at + RECORD_AVERAGE],
-        timed=timed,
-        time=words[at + RECORD_TIME],
-        kind=words[at + RECORD_KIND] - 1,
-        why=phrases.read(words[at + RECORD_WHY]),
-        failed_at=words[at + RECORD_FAILED_AT],
-        kinds=tuple(words[at + RECORD_KINDS : at + RECORD_KINDS + KINDS_COUNTED].tolist()),
-        buckets=tuple(words[at + RECORD_BUCKETS : at + RECORD_BUCKETS + len(BUCKETS) + 1].tolist()),
-        times=tuple(halves[times : times + min(timed, TIMES)].tolist()),
-        changes=changes,
-        history=tuple(Change(words[p] >> 1, bool(words[p] & 1), phrases.read(words[p + 1])) for p in places),
+        head[RECORD_NEXT],
+        head[RECORD_STREAK],
+        head[RECORD_AVERAGE],
+        timed,
+        head[RECORD_TIME],
+        head[RECORD_KIND] - 1,
+        phrases.read(head[RECORD_WHY]),
+        head[RECORD_FAILED_AT],
+        tuple(head[RECORD_KINDS:RECORD_BUCKETS]),
+        tuple(head[RECORD_BUCKETS:]),
+        tuple(halves[times : times + min(timed, TIMES)].tolist()),
+        changes,
+        _history(words, phrases, at, changes) if changes else (),
     )
+
+
+def _history(words: memoryview, phrases: Phrases, at: int, changes: int) -> tuple[Change, ...]:
+    start = at + RECORD_HISTORY
+    places = [start + number % HISTORY * 2 for number in range(max(changes - HISTORY, 0), changes)]
+    return tuple(Change(words[place] >> 1, bool(words[place] & 1), phrases.read(words[place + 1])) for place in places)

@@ -368,6 +368,10 @@ class PeerTable:
         """What is kept of a check beyond its state."""
         return read_record(self.words, self.halves, self.phrases, self.record_at(row, slot))
 
+    def record_of(self, number: int) -> Record:
+        """The record that a check's CHECK_RECORD names."""
+        return read_record(self.words, self.halves, self.phrases, self.layout.record(number))
+
     def check(self, row: int, slot: int) -> CheckState:
         at = self.layout.check(row, slot)
         return CheckState(slot, *self.words[at : at + CHECK_SINCE + 1].tolist())
@@ -389,10 +393,14 @@ class PeerTable:
 
     def counts(self, row: int, worker: int | None = None) -> Counts:
         """What one worker counted, or all of them and the generations before (None)."""
-        total = [0] * COUNT_WORDS
-        for one in range(-1, self.workers) if worker is None else (worker,):
-            at = self.layout.count(row, one)
-            total = [a + b for a, b in zip(total, self.words[at : at + COUNT_WORDS].tolist(), strict=True)]
+        if worker is None:
+            # The generations before, then worker after worker: one block.
+            start = self.layout.count(row, -1)
+            words = self.words[start : start + (self.workers + 1) * COUNT_WORDS].tolist()
+            total = [sum(words[word::COUNT_WORDS]) for word in range(COUNT_WORDS)]
+        else:
+            start = self.layout.count(row, worker)
+            total = self.words[start : start + COUNT_WORDS].tolist()
         one_xx, two_xx, three_xx, four_xx, five_xx = total[COUNT_1XX : COUNT_1XX + 5]
         return Counts(
             total[COUNT_CONNECTIONS],

@@ -1,0 +1,215 @@
+"""The status page for people: self-contained, readable without JavaScript, following changes with it.
+
+Nothing that comes from a configuration, a peer or the checker gets onto it unescaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from html import escape
+from typing import Final
+from urllib.parse import quote
+
+from upwell.check.pages.view import View, node, rfc3339
+from upwell.check.report import CHECKING, DOWN, UP, CheckReport, PeerReport
+from upwell.peers.peer import UpstreamSpec
+from upwell.version import VERSION
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --line: #8884; --up: #1a7f37; --down: #cf222e; --checking: #9a6700; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.up { color: var(--up); } .down { color: var(--down); font-weight: 600; } .checking { color: var(--checking); }
+.stuck { color: var(--down); font-weight: 600; } nav a { margin-right: .8rem; }
+details summary { cursor: pointer; } ol { margin: .3rem 0; padding-left: 1.4rem; } small { opacity: .75; }
+"""
+
+_SCRIPT: Final = """
+(() => {
+  let pause = 2000;
+  async function follow() {
+    if (document.hidden) { setTimeout(follow, pause); return; }
+    const began = performance.now();
+    const state = document.getElementById("live");
+    try {
+      const answer = await fetch(location.href, { cache: "no-store", redirect: "error" });
+      if (!answer.ok) throw new Error("status " + answer.status);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const open = new Set([...document.querySelectorAll("details[open]")].map((one) => one.id));
+      const fresh = page.querySelector("main");
+      for (const one of fresh.querySelectorAll("details")) one.open = open.has(one.id);
+      document.querySelector("main").replaceWith(document.adoptNode(fresh));
+      state.textContent = "live";
+      state.className = "up";
+    } catch (error) {
+      state.textContent = "no answer (" + error.message + "), what is shown is old";
+      state.className = "down";
+    }
+    pause = Math.max(2000, 20 * (performance.now() - began));
+    setTimeout(follow, pause);
+  }
+  document.getElementById("live").textContent = "live";
+  setTimeout(follow, pause);
+})();
+"""
+
+_MANY: Final = 1000
+"""Peers that a page lists in full: more would be read by nobody, and be made too slowly."""
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+FIELDS: Final = (
+    (b"Cache-Control", b"no-store"),
+    (
+        b"Content-Security-Policy",
+        f"default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        f"style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}".encode(),
+    ),
+    (b"X-Content-Type-Options", b"nosniff"),
+)
+"""What the answer with the page says besides: the browser runs no other script than the page's own."""
+
+
+def pieces(view: View) -> Iterator[str]:
+    """The page in pieces: one for each peer, and what stands between them."""
+    yield (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<noscript><meta http-equiv="refresh" content="5"></noscript>\n'
+        f"<title>upwell: upstreams of {escape(node())}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>Upstreams of {escape(node())}</h1>\n"
+        f'<nav>{_links(view)} <small id="live"></small></nav>\n<main>\n'
+    )
+    yield _checker(view)
+    shown = list(view.upstreams)
+    short = len(shown) > 1 and not view.state and sum(len(upstream.peers) for upstream in shown) > _MANY
+    if short:
+        yield f"<p>More than {_MANY} peers: only those without traffic are listed. Click on an upstream.</p>\n"
+    for upstream in shown:
+        yield _title(view, upstream)
+        for number, peer in enumerate(view.peers(upstream, troubled=short)):
+            if number == _MANY:
+                yield '<tr><td colspan="9">and more: the list is cut here</td></tr>\n'
+                break
+            yield _rows(view, f"{upstream.name} {peer.label} {peer.spec.role}", peer)
+        yield "</tbody></table>\n"
+    if not shown:
+        yield "<p>There is no such upstream.</p>\n"
+    yield f"</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+
+
+def _links(view: View) -> str:
+    wanted = f"upstream={quote(view.upstream)}&" if view.upstream else ""
+    links = [("all", f"?{wanted}")] + [(state, f"?{wanted}status={state}") for state in (UP, DOWN, CHECKING)]
+    if view.upstream:
+        links.insert(0, ("all upstreams", "?"))
+    links += [("JSON", f"?{wanted}format=json"), ("Prometheus", f"?{wanted}format=prometheus")]
+    return " ".join(f'<a href="{escape(address)}">{escape(name)}</a>' for name, address in links)
+
+
+def _checker(view: View) -> str:
+    age = view.heartbeat_age
+    ago = f", last seen {_span(age)} ago" if age is not None else ""
+    state = view.checker_state
+    style = "up" if state == "running" else "stuck"
+    return (
+        f'<p>Checker <span class="{style}">{state}</span>{ago}, {_span(view.lateness)} late. '
+        f"<small>{rfc3339(view.wall)}, upwell {escape(VERSION)}</small></p>\n"
+    )
+
+
+def _title(view: View, upstream: UpstreamSpec) -> str:
+    total = len(upstream.peers)
+    up = view.report.up(upstream)
+    style = "up" if up == total else "down" if up == 0 else "checking"
+    name = escape(upstream.name)
+    return (
+        f'<h2><a href="?upstream={quote(upstream.name)}">{name}</a> '
+        f'<span class="{style}">{up} of {total} up</span></h2>\n'
+        "<table><thead><tr><th>Peer</th><th>State</th><th>Check</th><th>Last result</th><th>Checked</th>"
+        "<th>Time: last, average, p99</th><th>Passes, failures</th><th>Next</th><th>Requests, failed</th></tr></thead>"
+        "<tbody>\n"
+    )
+
+
+def _rows(view: View, place: str, peer: PeerReport) -> str:
+    """One row for each check of a peer, one for a peer without."""
+    spec = peer.spec
+    counts = view.counts(peer)
+    marks = "".join(
+        f" <small>{mark}</small>" for mark, is_so in (("backup", spec.backup), ("down", spec.down)) if is_so
+    )
+    since = f"<br><small>for {_span(view.age(peer.since))}</small>" if peer.since else ""
+    why = f"<br><small>{escape(peer.why)}</small>" if peer.why else ""
+    span = f' rowspan="{len(peer.checks)}"' if len(peer.checks) > 1 else ""
+    first = (
+        f"<td{span}>{escape(peer.label)}{marks}</td>"
+        f'<td{span}><span class="{peer.state}">{peer.state}</span>{since}{why}</td>'
+    )
+    last = f'<td{span} class="n">{counts.requests}, {counts.fails}</td>'
+    if not peer.checks:
+        return f'<tr>{first}<td colspan="6"><small>not checked</small></td>{last}</tr>\n'
+    rows = []
+    for number, check in enumerate(peer.checks):
+        cells = _cells(view, f"{place} {number}", check)
+        rows.append(f"<tr>{first if number == 0 else ''}{cells}{last if number == 0 else ''}</tr>\n")
+    return "".join(rows)
+
+
+def _cells(view: View, place: str, check: CheckReport) -> str:
+    record = check.record
+    if check.at:
+        passed = check.passed
+        words = f"passed{f' with status {check.status}' if check.status else ''}" if passed else record.why
+        style = UP if passed else DOWN
+        result = f'<span class="{style}">{escape(words)}</span>'
+        if record.streak < -1 or record.streak > 1:
+            result += f" <small>{abs(record.streak)} times in a row</small>"
+        checked = f"{_span(view.age(check.at))} ago"
+        times = f"{_span(check.latency / 1e6)}, {_span(record.average / 1e6)}, {_span(record.p99 / 1e6)}"
+    else:
+        result, checked, times = "<small>none yet</small>", "never", ""
+    due = record.next / 1000 - view.now
+    following = "" if not record.next else f"in {_span(due)}" if due > 0 else "now"
+    return (
+        f'<td>{escape(check.spec.title)} <span class="{check.state}">{check.state}</span></td>'
+        f"<td>{result}{_history(view, place, check)}</td>"
+        f'<td class="n">{checked}</td><td class="n">{times}</td><td class="n">{check.passes}, {check.fails}</td>'
+        f'<td class="n">{following}</td>'
+    )
+
+
+def _history(view: View, place: str, check: CheckReport) -> str:
+    record = check.record
+    if not record.history:
+        return ""
+    items = "".join(
+        f'<li><span class="{UP if change.up else DOWN}">{UP if change.up else DOWN}</span> '
+        f"<small>{view.moment(change.at)}</small>{f' {escape(change.why)}' if change.why else ''}</li>"
+        for change in reversed(record.history)
+    )
+    return (
+        f'<details id="{escape(place)}"><summary><small>{record.changes} changes</small></summary>'
+        f"<ol>{items}</ol></details>"
+    )
+
+
+def _span(seconds: float) -> str:
+    """A length of time in words as long as it deserves: "250 us", "1.2 ms", "3.4 s", "12 min", "5 h", "3 d"."""
+    seconds = max(seconds, 0.0)
+    for limit, unit, name in ((1e-3, 1e-6, "us"), (1.0, 1e-3, "ms"), (100.0, 1.0, "s")):
+        if seconds < limit:
+            value = seconds / unit
+            return f"{value:.1f} {name}" if value < 10 else f"{value:.0f} {name}"
+    for limit, unit, name in ((7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} d"

@@ -1,0 +1,183 @@
+"""How peers and their checks stand, read from the zone for whoever makes a page. Knows no page and no directive.
+
+Times of day are milliseconds of the checker's clock (`time.monotonic`), durations microseconds, as in the zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from upwell.check.probe import KINDS
+from upwell.check.spec import CheckSpec
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
+from upwell.zone.layout import (
+    ADMIN_DOWN,
+    ADMIN_UP,
+    CHECK_AT,
+    CHECK_FAILS,
+    CHECK_HEALTH,
+    CHECK_IDENTITY,
+    CHECK_LATENCY,
+    CHECK_PASSES,
+    CHECK_RECORD,
+    CHECK_RISE,
+    CHECK_SINCE,
+    CHECK_STATUS,
+    CHECK_WORDS,
+    CHECKS_PER_PEER,
+    PEER_ADMIN,
+    PEER_CHANGES,
+    PEER_CHECKS,
+    PEER_SINCE,
+    PEER_WORDS,
+)
+from upwell.zone.records import Record
+from upwell.zone.table import Counts, PeerTable, may_serve
+
+_WORDS: Final = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
+
+UP: Final = "up"
+DOWN: Final = "down"
+CHECKING: Final = "checking"
+
+
+class CheckReport(NamedTuple):
+    """One check of one peer. `state` is UP, DOWN, or CHECKING: its first verdict is awaited, and till then there is no
+    traffic. `since` is when it turned to that state, 0: it never turned. `at`, `status` and `latency` are the last
+    probe's, 0 before the first; whether it passed is the sign of `record.streak`."""
+
+    spec: CheckSpec
+    state: str
+    since: int
+    at: int
+    status: int
+    latency: int
+    passes: int
+    fails: int
+    record: Record
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the last probe passed, None before the first."""
+        return self.record.streak > 0 if self.at else None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the last failure, "" without one."""
+        return KINDS[self.record.kind] if self.record.kind >= 0 else ""
+
+
+class PeerReport(NamedTuple):
+    """One peer. `state` is UP when it may get traffic, else DOWN or CHECKING; `why` says what keeps it down. `admin` is
+    what an operator said last: "", "down", "up". `since` is when its checks together last changed, 0: never. `label`
+    is its name, told apart from others of the same name and role."""
+
+    spec: PeerSpec
+    label: str
+    row: int
+    state: str
+    why: str
+    admin: str
+    since: int
+    changes: int
+    checks: tuple[CheckReport, ...]
+
+
+class Report:
+    """`sent` gives the checks that this worker had started (Lua), by identity; `named` are the configuration's."""
+
+    __slots__ = ("_named", "_rows", "_sent", "table", "upstreams")
+
+    def __init__(
+        self,
+        table: PeerTable,
+        upstreams: Sequence[UpstreamSpec],
+        named: Sequence[CheckSpec],
+        sent: Callable[[], Mapping[int, CheckSpec]],
+    ) -> None:
+        self.table = table
+        self.upstreams = tuple(upstreams)
+        self._rows = {spec.name: tuple((table.row(key), _label(key)) for key in peer_keys(spec)) for spec in upstreams}
+        self._named = {spec.identity: spec for spec in named}
+        self._sent = sent
+
+    def __repr__(self) -> str:
+        return f"<Report {len(self.upstreams)} upstreams>"
+
+    def checks(self) -> dict[int, CheckSpec]:
+        """Every check that is known here, by identity."""
+        return {**self._named, **self._sent()}
+
+    def peers(
+        self, upstream: UpstreamSpec, checks: Mapping[int, CheckSpec], wanted: Callable[[bool], bool] | None = None
+    ) -> Iterator[PeerReport]:
+        """The peers of `upstream` in the order of the configuration, with those of their checks that `checks` has; only
+        those of which `wanted` says so, when told whether they may get traffic."""
+        for spec, (row, label) in zip(upstream.peers, self._rows[upstream.name], strict=True):
+            if wanted is None or wanted(self.table.is_up(row, spec.down)):
+                yield self._peer(spec, label, row, checks)
+
+    def up(self, upstream: UpstreamSpec) -> int:
+        """How many of all its peers may get traffic."""
+        rows = zip(upstream.peers, self._rows[upstream.name], strict=True)
+        return sum(self.table.is_up(row, spec.down) for spec, (row, _) in rows)
+
+    def counts(self, peer: PeerReport) -> Counts:
+        """What all workers counted for `peer`."""
+        return self.table.counts(peer.row)
+
+    def _peer(self, spec: PeerSpec, label: str, row: int, checks: Mapping[int, CheckSpec]) -> PeerReport:
+        table = self.table
+        start = table.layout.row(row)
+        words = table.words[start : start + _WORDS].tolist()
+        found = []
+        for at in range(PEER_WORDS, _WORDS, CHECK_WORDS):
+            check = checks.get(words[at + CHECK_IDENTITY]) if words[at + CHECK_IDENTITY] else None
+            if check is not None:
+                found.append(self._check(check, words[at : at + CHECK_WORDS]))
+        admin = words[PEER_ADMIN] & 3
+        if may_serve(admin, words[PEER_CHECKS], spec.down):
+            state, why = UP, ""
+        else:
+            state, why = _why_not(admin, spec, found)
+        said = _ADMIN.get(admin, "")
+        since, changes = words[PEER_SINCE], words[PEER_CHANGES]
+        return PeerReport(spec, label, row, state, why, said, since, changes, tuple(found))
+
+    def _check(self, spec: CheckSpec, words: list[int]) -> CheckReport:
+        if words[CHECK_HEALTH] >= words[CHECK_RISE]:
+            state = UP
+        else:
+            state = CHECKING if not words[CHECK_AT] and spec.initial == "checking" else DOWN
+        return CheckReport(
+            spec,
+            state,
+            words[CHECK_SINCE],
+            words[CHECK_AT],
+            words[CHECK_STATUS],
+            words[CHECK_LATENCY],
+            words[CHECK_PASSES],
+            words[CHECK_FAILS],
+            self.table.record_of(words[CHECK_RECORD]),
+        )
+
+
+def _label(key: PeerKey) -> str:
+    return f"{key.name} #{key.ordinal + 1}" if key.ordinal else key.name
+
+
+_ADMIN: Final = {ADMIN_DOWN: "down", ADMIN_UP: "up"}
+
+
+def _why_not(admin: int, spec: PeerSpec, checks: Sequence[CheckReport]) -> tuple[str, str]:
+    """The state of a peer that gets no traffic, and what keeps it so."""
+    if admin == ADMIN_DOWN:
+        return DOWN, "switched off by an operator"
+    failing = [check for check in checks if check.state == DOWN]
+    if failing:
+        check = failing[0]
+        return DOWN, check.record.why or "not passed yet"
+    if any(check.state == CHECKING for check in checks):
+        return CHECKING, "waits for its first check"
+    return DOWN, "configured down" if spec.down else "down by a check that is not known here"
