@@ -8,6 +8,7 @@ can be repeated is kept, watched for the peer's end of it, as long as the check 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import ECONNRESET, EINPROGRESS, EPIPE
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
@@ -243,6 +244,8 @@ class Conversation(Target):
         operation = probe.receiving
         answer = probe.feed(data)
         if isinstance(answer, Verdict):
+            if self._reused and answer.kind == "closed":
+                return self._connect(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
             return self._finish(answer, now)
         if probe.receiving is not operation and not self.whole:
             self.deadline = now + self.timeout
@@ -272,6 +275,9 @@ class Conversation(Target):
 
     def _finish(self, verdict: Verdict, now: float) -> Verdict:
         probe = self._probe
+        if verdict.farewell and not self._unsent and self._socket is not None:
+            with suppress(OSError):
+                self._socket.send(verdict.farewell)
         if not probe.finished:
             if self._unsent:
                 self._unsent = b""

@@ -26,7 +26,8 @@ class Verdict(NamedTuple):
 
     A failure has a `kind` (one of KINDS) and says `why` in words for people, without the peer's name: "connection
     refused", "status 503, want 200-399". `status` is the HTTP status or 0. `sentence` is lua-resty's, with the peer's
-    name, for the probes that it has.
+    name, for the probes that it has. `farewell` is what the protocol wants sent before the connection is closed (or
+    kept): no answer to it is awaited, and it is lost if it cannot be written at once.
     """
 
     passed: bool
@@ -34,6 +35,7 @@ class Verdict(NamedTuple):
     why: str = ""
     status: int = 0
     sentence: str = ""
+    farewell: bytes = b""
 
 
 class Probe(Protocol):
