@@ -12,9 +12,14 @@ from typing import Final
 from upwell.check.conversation import Conversation
 from upwell.check.probe import KINDS, Probe
 from upwell.check.probes import exec as exec_
+from upwell.check.probes.ajp import AjpProbe
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.http_match import HttpMatchProbe
 from upwell.check.probes.https import HttpsProbe
+from upwell.check.probes.mysql import MysqlProbe
+from upwell.check.probes.postgres import PostgresProbe
+from upwell.check.probes.redis import RedisProbe
+from upwell.check.probes.ssl_hello import SslHelloProbe
 from upwell.check.probes.tcp import TcpProbe
 from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, Place, Target
@@ -26,9 +31,21 @@ def http_probe(spec: CheckSpec, name: str) -> Probe:
     return HttpProbe(spec, name) if spec.dialect == RESTY else HttpMatchProbe(spec, name)
 
 
+def _grpc(spec: CheckSpec, name: str) -> Probe:
+    from upwell.check.probes.grpc import GrpcProbe  # with h2, for those who have such a check
+
+    return GrpcProbe(spec, name)
+
+
 PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
+    "ajp": AjpProbe,
+    "grpc": _grpc,
     "http": http_probe,
     "https": HttpsProbe,
+    "mysql": MysqlProbe,
+    "postgres": PostgresProbe,
+    "redis": RedisProbe,
+    "ssl_hello": SslHelloProbe,
     "tcp": TcpProbe,
 }
 """Each member makes, from a check and a peer's name (for the log), that peer's probe."""
