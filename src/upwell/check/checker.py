@@ -339,7 +339,8 @@ class Checker:
         else:
             why = table.phrases.keep(verdict.why)
             note_failure(words, record, KIND_NUMBERS.get(verdict.kind, _OTHER), why, millis)
-        if not target.slow:
+        if passed or verdict.status:
+            # How long a refusal took says nothing about how fast the peer answers.
             note_time(words, table.halves, record, elapsed)
         publish = False
         if transition is not None:
