@@ -10,7 +10,7 @@ from tests.http1.reading import cases, wire
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader
 from upwell.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head, refused_head
-from upwell.http1.limits import DEFAULT_LIMITS, HeadLimits
+from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 
 REFUSED = {
     f"{group}: {name}": (wire(head), status, reason)
@@ -131,6 +131,24 @@ def test_field_lines_are_counted() -> None:
     with pytest.raises(MessageError) as caught:
         parse_request_head(data, FieldReader(max_fields=2))
     assert caught.value.status == 494
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 1000])
+@pytest.mark.parametrize("ignored", [0, 1, 30])
+def test_nobody_waits_for_the_end_of_too_many_field_lines(step: int, ignored: int) -> None:
+    good = b"GET / HTTP/1.1\r\n" + b"a_:b\r\n" * ignored + b"a:b\r\n" * 5
+    data = good + b"a:b\r\na"
+    reader, counted, searched = FieldReader(max_fields=5), Counted(), 0
+    for end in (*range(step, len(data), step), len(data)):
+        if end >= len(good) + 5:
+            with pytest.raises(MessageError) as caught:
+                parse_request_head(data[:end], reader, DEFAULT_LIMITS, searched, counted)
+            assert caught.value.status == 494
+            break
+        assert parse_request_head(data[:end], reader, DEFAULT_LIMITS, searched, counted) is None
+        searched = end
+        assert counted.line == data.rfind(b"\n", 0, end) + 1  # nothing before it will be counted again
+    assert parse_request_head(good, FieldReader(max_fields=5)) is None
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000])

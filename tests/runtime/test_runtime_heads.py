@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.serving import Serving
+from upwell.http1.limits import Counted
 
 CONFIGURATION = """
 upstream o { server 10.0.0.1:80; }
@@ -87,6 +88,36 @@ def test_a_head_is_the_same_at_any_split(serving: Serving, lines: list[bytes], s
     ):
         if cut < len(head):
             assert _status(serving, head, [cut]) == shown, cut
+
+
+def test_too_many_lines_before_the_host_are_too_many_at_any_split(tmp_path: Path) -> None:
+    text = CONFIGURATION.replace("underscores_in_headers on;", "max_headers 9;").replace(
+        "access_log off;", "max_headers 3;"
+    )
+    with Serving(tmp_path, text) as serving:
+        for before, behind, status in ((3, 5, 400), (2, 5, 200), (0, 8, 200), (0, 9, 400)):
+            head = b"GET / HTTP/1.1\r\n%bHost: named\r\n%b\r\n" % (b"A: 1\r\n" * before, b"B: 2\r\n" * behind)
+            assert _status(serving, head, []) == status, (before, behind)
+            assert _status(serving, head, list(range(1, len(head)))) == status, (before, behind)
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_searched_from_its_start_each_time(serving: Serving) -> None:
+    parse = serving.runtime._endpoints[0].parse
+    assert parse is not None
+    client = serving.client().protocol
+    data = b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 20
+    counted = Counted()
+    for end in range(1, len(data) + 1):
+        assert parse(client, data[:end], end - 1, counted) is None
+        if end > 16:
+            assert counted.host_line == data.rfind(b"\r\n", 0, end)  # the line that begins here may still be Host
+    data += b"Host: named\r\nA_b: 1\r\n"
+    assert parse(client, data, len(data) - 30, counted) is None
+    chosen = counted.chosen
+    head = parse(client, data + b"\r\n", len(data), counted)
+    assert head is not None
+    assert b"a_b" in head.section.values
+    assert counted.chosen is chosen is not None
 
 
 def test_servers_that_do_not_differ_cost_nothing(serving: Serving, tmp_path: Path) -> None:

@@ -188,13 +188,13 @@ class FieldReader:
     __slots__ = (
         "_ignores",
         "_lines",
-        "_max_fields",
         "_max_line",
         "_name",
         "_request",
         "_sections",
         "_too_large",
         "heads",
+        "max_fields",
         "returning",
     )
 
@@ -208,7 +208,7 @@ class FieldReader:
         max_fields: int = 1000,
     ) -> None:
         self._request = request
-        self._max_fields = max_fields
+        self.max_fields = max_fields
         self.heads: dict[bytes, object] = {}
         self.returning = Returning()
         self._sections: dict[bytes, FieldSection] = {}
@@ -225,6 +225,14 @@ class FieldReader:
             section = self._learn(block)
         return section
 
+    def count(self, block: bytes) -> int:
+        """How many of the lines of `block` count as field lines: nginx leaves out those that it ignores."""
+        lines = block[:-2].split(b"\r\n") if block else []
+        name = self._name
+        if name is None:
+            return len(lines)
+        return len([line for line in lines if name.fullmatch(line.partition(b":")[0]) is not None])
+
     def _learn(self, block: bytes) -> FieldSection:
         fields: tuple[tuple[bytes, bytes], ...] = ()
         wires: tuple[bytes, ...] = ()
@@ -235,7 +243,7 @@ class FieldReader:
                 found = [known or self._learn_line(line) for known, line in zip(found, lines, strict=True)]
             if self._ignores:
                 found = [known for known in found if known != _IGNORED]
-            if len(found) > self._max_fields:
+            if len(found) > self.max_fields:
                 raise MessageError(self._too_large, "too many header lines")
             if found:
                 fields, wires = zip(*cast("list[_Line]", found), strict=True)

@@ -91,7 +91,7 @@ def parse_request_head(
             return cast("RequestHead", known)
     end = data.find(b"\r\n\r\n", max(searched - 3, 0))
     if end < 0:
-        _check_partial(data, limits, searched, counted)
+        _check_partial(data, reader, limits, searched, counted)
         return None
     head = data if end + 4 == len(data) else data[: end + 4]
     known = reader.heads.get(head)
@@ -150,7 +150,9 @@ def refused_head(data: bytes) -> RequestHead:
     return RequestHead(line, method, target, 10 if minor == b"0" else 11, section, end)
 
 
-def _check_partial(data: bytes, limits: HeadLimits, searched: int, counted: Counted | None) -> None:
+def _check_partial(
+    data: bytes, reader: FieldReader, limits: HeadLimits, searched: int, counted: Counted | None
+) -> None:
     """Refuse a head that can no longer become a good one, so that nobody waits for its end."""
     first = data.find(b"\n")
     if first < 0:
@@ -165,6 +167,23 @@ def _check_partial(data: bytes, limits: HeadLimits, searched: int, counted: Coun
     if BARE_LF.search(data, max(searched - 1, 0)) is not None:
         raise MessageError(400, "bare LF in header")
     _check_size(data, len(data), limits, counted)
+    if data.find(b"\n", searched) >= 0:
+        _check_lines(data, match.end(), reader, Counted() if counted is None else counted)
+
+
+def _check_lines(data: bytes, first: int, reader: FieldReader, counted: Counted) -> None:
+    """Refuse more field lines than a head may have; the first of them starts at `first`, the last may lack its end."""
+    most = reader.max_fields
+    start = counted.line or first
+    before = counted.lines
+    counted.lines += data.count(b"\n", start)
+    counted.line = data.rfind(b"\n") + 1
+    if counted.lines <= most:
+        return
+    # Only now is it worth the time to look which of them count.
+    counted.fields += reader.count(data[first if before <= most else start : counted.line])
+    if counted.fields > most:
+        raise MessageError(494, "too many header lines")
 
 
 def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | None) -> None:

@@ -61,9 +61,12 @@ class HeadLimits:
 class Counted:
     """How far a head was counted by `limits`, up to the start of its last line: so that one that comes byte by byte is
     not counted from its start for each of them.
+
+    `fields` are the field lines among the `lines` that end before `line`. `host_line` and `chosen` are room for whoever
+    chooses the limits by the host that the head names: where the line begins that may name it, and what was chosen.
     """
 
-    __slots__ = ("left", "limits", "room", "start", "status")
+    __slots__ = ("chosen", "fields", "host_line", "left", "limits", "line", "lines", "room", "start", "status")
 
     def __init__(self) -> None:
         self.limits: HeadLimits | None = None
@@ -71,6 +74,15 @@ class Counted:
         self.left = 0
         self.start = 0
         self.status = 0
+        self.fields = 0
+        self.line = 0
+        self.lines = 0
+        self.host_line = 0
+        self.chosen: object | None = None
+
+    def restart_fields(self) -> None:
+        """They are counted by other rules from here on."""
+        self.fields = self.line = self.lines = 0
 
 
 DEFAULT_LIMITS = HeadLimits()

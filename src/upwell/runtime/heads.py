@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader, check_host
@@ -59,6 +59,14 @@ class Reading:
     reader: FieldReader
     limits: HeadLimits
 
+    def exceeded(self, data: bytes, end: int) -> bool:
+        """Whether the head that starts `data` is too much already at `end`, the end of one of its lines."""
+        if self.limits.exceeded(data, end):
+            return True
+        if data.count(b"\n", 0, end) <= self.reader.max_fields:
+            return False
+        return self.reader.count(data[data.find(b"\n") + 1 : end]) > self.reader.max_fields
+
 
 class HeadsByName:
     """The heads of one listening socket. `names` gives those of a connection's address, `settings` those of a server;
@@ -81,29 +89,50 @@ class HeadsByName:
         self, client: ClientConnection, data: bytes, searched: int, counted: Counted | None
     ) -> RequestHead | None:
         """As parse_request_head."""
-        names = self._names(client)
-        reading = default = self._readings[names.default]
-        host, end = _host(data)
-        if host is not None:
-            with suppress(MessageError, PatternTimeout):  # what is wrong will be told when the head is read
-                reading = self._readings[names.named(check_host(host)[0])]
-        if reading is not default:
-            status = default.limits.exceeded(data, end)  # up to here nobody knew: so it is at any split of the bytes
-            if status:
-                reading = default
+        if counted is None:
+            reading = self._choose(client, data, Counted())
+        elif counted.chosen is not None:
+            reading = cast("Reading", counted.chosen)
+        elif counted.host_line and data.find(b"\n", searched) < 0:
+            reading = self._readings[self._names(client).default]  # no line has ended since the host was looked for
+        else:
+            reading = self._choose(client, data, counted)
         return parse_request_head(data, reading.reader, reading.limits, searched, counted)
 
+    def _choose(self, client: ClientConnection, data: bytes, counted: Counted) -> Reading:
+        """How to read a head, as far as is known; `counted` keeps what need not be looked for again."""
+        names = self._names(client)
+        default = self._readings[names.default]
+        host, end = _host(data, counted)
+        if host is None:
+            return default
+        reading = default
+        with suppress(MessageError, PatternTimeout):  # what is wrong will be told when the head is read
+            reading = self._readings[names.named(check_host(host)[0])]
+        if reading is not default:
+            # Up to here nobody knew: so it is at any split of the bytes.
+            if default.exceeded(data, end):
+                reading = default
+            else:
+                counted.restart_fields()
+        counted.chosen = reading
+        return reading
 
-def _host(data: bytes) -> tuple[bytes | None, int]:
+
+def _host(data: bytes, counted: Counted) -> tuple[bytes | None, int]:
     """The host that a head names, if it has come so far, and where the line that names it ends."""
-    line = REQUEST_LINE.match(data)
-    if line is None:
-        return None, 0
-    absolute = ABSOLUTE_TARGET.fullmatch(line[2])
-    if absolute is not None:
-        return absolute[2], line.end()
-    end = data.find(b"\r\n\r\n", line.end() - 2)
-    found = HOST_LINE.search(data, line.end() - 2, len(data) if end < 0 else end + 2)
+    start = counted.host_line
+    if not start:
+        line = REQUEST_LINE.match(data) if data.find(b"\n") >= 0 else None
+        if line is None:
+            return None, 0
+        absolute = ABSOLUTE_TARGET.fullmatch(line[2])
+        if absolute is not None:
+            return absolute[2], line.end()
+        start = line.end() - 2
+    end = data.find(b"\r\n\r\n", start)
+    found = HOST_LINE.search(data, start, len(data) if end < 0 else end + 2)
     if found is None:
+        counted.host_line = data.rfind(b"\r\n")
         return None, 0
     return found[1].strip(b" \t"), found.end()
