@@ -118,6 +118,28 @@ def test_a_peer_that_goes_half_way_is_followed_by_the_next(tmp_path: Path) -> No
         assert joined.in_use == [0, 0]
 
 
+@pytest.mark.parametrize("size", [5000, len(BIG)])  # below and above what a transport takes before it asks to wait
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_peer_that_answers_before_it_has_the_content_is_not_used_again(
+    tmp_path: Path, size: int, streamed: bool
+) -> None:
+    location = _location(tmp_path, memory=len(BIG))
+    with Joined(location=location, spec={"request_buffering": not streamed}) as joined:
+        joined.origin.mode = "stalled"
+        client = joined.client()
+        client.send(post(BIG[:size]))
+        first = joined.origin.last
+        first.send(response(b"no", status="401 No"))
+        assert client.answer("POST").status == 401
+        assert first.ended == "reset"  # what waits for it will not be waited for
+        joined.origin.mode = "accept"
+        if not streamed:
+            client.send(get("/next"))
+            assert len(joined.origin.connections) == 2
+            joined.origin.last.send(response(b"next"))
+            assert client.answer().body == b"next"
+
+
 def test_streamed_content_is_not_sent_twice(tmp_path: Path) -> None:
     with Joined(peers=2, location=_location(tmp_path), spec={"request_buffering": False}) as joined:
         client = joined.client()

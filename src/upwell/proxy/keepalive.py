@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.http1.fields import FieldReader
 from upwell.proxy.timers import Timers
@@ -11,6 +11,11 @@ from upwell.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Peer
+
+_SURELY_TAKEN: Final = 4096
+"""How large a request may be without anybody asking whether the system has taken it. Of a larger one some may wait in
+the transport when a peer answers early, and the next request would stand behind it.
+"""
 
 
 class Keepalive:
@@ -77,6 +82,7 @@ class Keepalive:
             or self.most <= 0
             or connection.requests >= self.max_requests
             or self.loop.time() - connection.opened >= self.max_time
+            or (connection.sent > _SURELY_TAKEN and connection.transport.get_write_buffer_size())
         ):
             connection.close()
             return

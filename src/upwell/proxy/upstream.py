@@ -37,6 +37,7 @@ _HEAD: Final = 2
 _ANSWERED: Final = 3
 _RELAY: Final = 4
 _CLOSED: Final = 5
+_TUNNEL: Final = 6
 _OUR_OWN: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
 _OF_THE_PEER: Final = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EAGAIN))
 """What nginx takes for a peer's failure where it connects to a path; all else is critical."""
@@ -395,6 +396,7 @@ class UpstreamConnection(Intake):
     def hand_over(self) -> bytes:
         """The transport changes hands for a tunnel; returns what came behind the head."""
         self.pool.timers.disarm(self)
+        self._state = _TUNNEL
         data, self._buffer = self._buffer, b""
         return data
 
@@ -541,7 +543,8 @@ class UpstreamConnection(Intake):
             return
         if state == _IDLE:
             self.pool.forget(self)
-        if state in (_HEAD, _RELAY) or not self._content_sent or not self._writable:
+        unsent = state != _TUNNEL and self.transport.get_write_buffer_size()
+        if state in (_HEAD, _RELAY) or not self._content_sent or unsent:
             self.transport.abort()  # what is unsent will not be waited for
         else:
             self.transport.close()
