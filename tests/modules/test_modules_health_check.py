@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -184,7 +187,7 @@ def test_the_types_that_can_be_asked_for_are_those_that_can_be_probed(tmp_path: 
 
 @pytest.mark.skipif("exec" not in TARGETS, reason="no such probe")
 def test_a_command_is_cut_into_its_arguments_and_must_be_there(tmp_path: Path) -> None:
-    (spec,) = _specs(tmp_path, """health_check type=exec command="/bin/sh -c 'exit 0'";""")
+    (spec,) = _specs(tmp_path, """health_check type=exec "command=/bin/sh -c 'exit 0'";""")
     assert spec.command == ("/bin/sh", "-c", "exit 0")
     assert _error(tmp_path, "health_check type=exec;") == '"type=exec" needs the parameter "command"'
     assert "is no absolute path" in _error(tmp_path, "health_check type=exec command=sh;")
@@ -194,8 +197,26 @@ def test_a_command_is_cut_into_its_arguments_and_must_be_there(tmp_path: Path) -
 
 @pytest.mark.skipif("python" not in TARGETS, reason="no such probe")
 def test_a_function_is_named_with_its_module(tmp_path: Path) -> None:
-    (spec,) = _specs(tmp_path, "health_check type=python function=my.checks:peer_is_well;")
-    assert spec.function == "my.checks:peer_is_well"
+    # Not below tmp_path: by default, the user that probes may not read there.
+    with tempfile.TemporaryDirectory() as folder:
+        open_path = Path(folder)
+        open_path.chmod(0o755)
+        (open_path / "well.py").write_text("import os\nclass peer:\n    @staticmethod\n    def is_well(peer): ...\n")
+        (spec,) = _specs(open_path, "health_check type=python function=well:peer.is_well;")
+        assert spec.function == "well:peer.is_well"
+        assert "well" not in sys.modules
+        assert _error(open_path, "health_check type=python function=well:peer.is_ill;") == (
+            'no "peer.is_ill" in module well'
+        )
+        (open_path / "well.py").write_text("import nosuchmodule\n")
+        assert _error(open_path, "health_check type=python function=well:peer.is_well;") == (
+            "cannot import well: ModuleNotFoundError: No module named 'nosuchmodule'"
+        )
+        (open_path / "well.py").write_text("import os\nassert os.geteuid() == 65534\nos._exit(0)\n")
+        assert _error(open_path, "health_check type=python function=well:peer.is_well;") == (
+            "the import ended the process" if os.geteuid() == 0 else "cannot import well: AssertionError"
+        )
+        sys.path.remove(str(open_path))
     for wrong in ("my.checks", "my:", ":f", "my checks:f", "my..checks:f", "1:f"):
         assert "invalid function value" in _error(tmp_path, f'health_check type=python "function={wrong}";')
 

@@ -25,6 +25,7 @@ from upwell.errors import ConfigError
 from upwell.modules.address import is_ip
 from upwell.modules.checks import add_check
 from upwell.modules.core import full_path
+from upwell.modules.function import FUNCTION, check_function
 from upwell.modules.health_request import Asked, ProbeRequest, has_control, is_own, is_token, request_of, shown
 from upwell.modules.match import Match, MatchSettings, checked_expression, literal_expression, octets
 from upwell.modules.proxy import ProxyPass, ProxySettings
@@ -38,7 +39,6 @@ _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
 _TLS: Final = frozenset(("https", "tls"))
 _SINGLE_SPACE: Final = re.compile(r"[^ \t\r\n] ")
-_FUNCTION: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _HOST: Final = re.compile(r"[^\x00-\x20\x7f/?#@]+")
 _NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -171,7 +171,7 @@ def _command(text: str) -> tuple[str, ...]:
 
 
 def _function(text: str) -> str:
-    if _FUNCTION.fullmatch(text) is None:
+    if FUNCTION.fullmatch(text) is None:
         raise ValueError
     return text
 
@@ -258,6 +258,8 @@ def _health_check(block: Block, directive: Directive) -> None:
     if "match" in given and ("send" in given or "expect" in given):
         raise directive.error('parameter "match" is not compatible with "send" and "expect"', places["match"])
     _check_files(block, directive, given, places)
+    if "function" in given:
+        check_function(block, directive, places["function"], given["function"])
     block.append(_Wishes, "all", wish)
 
 

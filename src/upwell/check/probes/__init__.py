@@ -11,13 +11,16 @@ from typing import Final
 
 from upwell.check.conversation import Conversation
 from upwell.check.probe import KINDS, Probe
-from upwell.check.probes import exec as exec_
 from upwell.check.probes.ajp import AjpProbe
+from upwell.check.probes.exec import AT_ONCE as COMMANDS_AT_ONCE
+from upwell.check.probes.exec import ExecTarget
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.http_match import HttpMatchProbe
 from upwell.check.probes.https import HttpsProbe
 from upwell.check.probes.mysql import MysqlProbe
 from upwell.check.probes.postgres import PostgresProbe
+from upwell.check.probes.python import AT_ONCE as FUNCTIONS_AT_ONCE
+from upwell.check.probes.python import PythonTarget
 from upwell.check.probes.redis import RedisProbe
 from upwell.check.probes.ssl_hello import SslHelloProbe
 from upwell.check.probes.tcp import TcpProbe
@@ -51,11 +54,12 @@ PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
 """Each member makes, from a check and a peer's name (for the log), that peer's probe."""
 
 OTHERS: Final[dict[str, Callable[[CheckSpec, PeerSpec, Place, Loop], Target]]] = {
-    "exec": exec_.ExecTarget,
+    "exec": ExecTarget,
+    "python": PythonTarget,
 }
 """Each member makes the target of one peer."""
 
-AT_ONCE: Final = {"exec": exec_.AT_ONCE}
+AT_ONCE: Final = {"exec": COMMANDS_AT_ONCE, "python": FUNCTIONS_AT_ONCE}
 """How many of a check's peers are probed at once, for a check that does not say so; else without a bound."""
 
 KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}

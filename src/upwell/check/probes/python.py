@@ -1,0 +1,148 @@
+"""The probe of type "python": a function of the user's is called for each peer. Knows functions, no socket.
+
+    def shop_is_open(peer):             # or: async def
+        with socket.create_connection(peer.address, timeout=1) as sock:
+            ...
+        if queue > 100:
+            return f"{queue} orders are waiting"
+
+It gets a `CheckedPeer`. Returning None or True passes, False or a text (the reason) fails, and so does raising. It is
+looked for where Python looks, and then in the prefix (`-p`), and imported by the checker when the check is made, as the
+user that workers run as; a reload (HUP) imports it anew. An ordinary function runs in a thread, an `async` one in an
+event loop that all such functions share, and which none of them may block. It shares the checker's processor time with
+all other probes: what needs much of it is better a command (`exec`).
+
+A function that is not back in time is given up (an `async` one is cancelled), and the peer has failed. As long as it is
+still going, each further probe fails at once and says so.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from select import EPOLLIN
+from typing import Any
+
+from upwell.check.functions import Call, NoThread, one_line, resolve, words_of
+from upwell.check.probe import Verdict
+from upwell.check.spec import CheckSpec
+from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
+from upwell.peers.peer import PeerSpec
+
+AT_ONCE = 32
+"""Calls for one check at once, unless it says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPeer:
+    """What a function is told: the upstream's name, the peer's name, the address to ask at (("host", port) or the path
+    of a Unix socket; the port is the check's if it has one) and the text of the peer's `server` line."""
+
+    upstream: str
+    name: str
+    address: tuple[str, int] | str
+    server: str
+
+
+class PythonTarget(Target):
+    """An eventfd tells the loop that a call is over; there is one for each call that is waited for."""
+
+    __slots__ = ("_call", "_fd", "_function", "_peer", "_title", "_wrong")
+
+    def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> None:
+        super().__init__(spec, peer, place, loop)
+        loop.spawns = True  # who knows what the function does
+        address = peer.address
+        if spec.port and not isinstance(address, str):
+            address = (address[0], spec.port)
+        self._peer = CheckedPeer(spec.upstream, peer.name, address, peer.server)
+        self._title = spec.function
+        self._wrong = ""
+        try:
+            self._function = resolve(spec.function)
+        except ValueError as error:
+            self._wrong = str(error)
+        self._call: Call | None = None  # that goes on, waited for or not
+        self._fd = -1
+
+    def __repr__(self) -> str:
+        return f"<PythonTarget {self.name} {'running' if self._fd >= 0 else 'idle'}>"
+
+    @property
+    def busy(self) -> bool:
+        return self._fd >= 0
+
+    @property
+    def probing(self) -> bool:
+        return self._fd >= 0
+
+    def start(self, now: float) -> Verdict | None:
+        call = self._call
+        if call is not None and call.outcome is None:
+            return Verdict(False, "timeout", f"still running since {now - self.started:.0f} s")
+        self._call = None
+        self.started = now
+        self.deadline = now + self.timeout
+        if self._wrong:
+            return Verdict(False, "function", self._wrong)
+        try:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            raise NoSocket(os.strerror(error.errno or 0).lower()) from error
+        self.loop.targets[self._fd] = self
+        self.loop.epoll.register(self._fd, EPOLLIN)
+        call = Call(self._function, self._peer, self._fd)
+        try:
+            call.start()
+        except NoThread as error:
+            self._let_go()
+            raise NoSocket(str(error)) from error
+        self._call = call
+        return None
+
+    def ready(self, fd: int, events: int, now: float) -> Verdict | None:
+        call = self._call
+        if call is None or call.outcome is None or self._fd < 0:
+            return None
+        value, error = call.outcome
+        self._call = None
+        self._let_go()
+        return judge(value, error)
+
+    def expire(self, now: float) -> Verdict | None:
+        begun = self._call is not None and self._call.begun
+        self.close()
+        doing = f"running {self._title}" if begun else f"before {self._title} could begin: another function blocks"
+        return Verdict(False, "timeout", timed_out(self.timeout, doing))
+
+    def broken(self, error: Exception, now: float) -> Verdict | None:
+        probing = self.probing
+        self.close()
+        return Verdict(False, "other", words_of(error)) if probing else None
+
+    def close(self) -> None:
+        """Give the call up; that it may go on is remembered."""
+        if self._fd < 0:
+            return
+        if self._call is not None:
+            self._call.give_up()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        del self.loop.targets[self._fd]
+        self.loop.epoll.unregister(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def judge(value: Any, error: BaseException | None) -> Verdict:
+    """What a function returned or raised, as a verdict."""
+    if error is not None:
+        return Verdict(False, "function", words_of(error))
+    if value is None or value is True:
+        return Verdict(True)
+    if value is False:
+        return Verdict(False, "function", "returned False")
+    if isinstance(value, str) and value.strip():
+        return Verdict(False, "function", one_line(value))
+    return Verdict(False, "function", f"returned {one_line(type(value).__name__)}, want None, True, False or a text")

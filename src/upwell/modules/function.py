@@ -1,0 +1,41 @@
+"""Python functions that a directive names: whether they can be imported where they will run. Runs none of them here."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import sys
+from typing import Final
+
+from upwell.check.functions import import_trial
+from upwell.config.directive import Directive
+from upwell.config.model import Block
+from upwell.modules.core import CoreSettings
+
+FUNCTION: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+"""module:name"""
+
+
+def check_function(block: Block, directive: Directive, index: int, function: str) -> None:
+    """Raise an error at argument `index` if `function` cannot be imported by the user that workers run as.
+
+    Modules are looked for where Python looks, and in the prefix: from now on by this process and those it forks.
+    """
+    prefix = os.path.abspath(block.loading.prefix)
+    if prefix not in sys.path:
+        sys.path.append(prefix)
+    core = block.around("main")[CoreSettings]
+
+    def become() -> None:
+        if os.geteuid() != 0:
+            return
+        user = pwd.getpwnam(core.user or "nobody")
+        gid = core.gid if core.gid is not None else user.pw_gid
+        os.initgroups(user.pw_name, gid)
+        os.setgid(gid)
+        os.setuid(user.pw_uid)
+
+    wrong = import_trial(function, become)
+    if wrong:
+        raise directive.error(wrong, index)
