@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,11 +118,11 @@ class Origin:
 class Bench:
     """A checker on a table of its own, its log, and the way to drive it until something is true."""
 
-    def __init__(self, path: Path, *peers: PeerSpec, level: int = INFO, workers: int = 1) -> None:
+    def __init__(self, path: Path, *peers: PeerSpec, level: int = INFO, workers: int = 1, **policy: Any) -> None:
         self.path = path
         self.log = ErrorLog(str(path), level)
         self.log.open()
-        self.spec = UpstreamSpec("u", peers)
+        self.spec = UpstreamSpec("u", peers, **policy)
         self.table = PeerTable.create(peer_keys(self.spec), workers)
         self.skew = 0.0
         self.checker = Checker(self.table, [self.spec], self.log, self.clock)
@@ -185,8 +186,8 @@ def origin() -> Iterator[Callable[..., Origin]]:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(*peers: PeerSpec, level: int = INFO, workers: int = 1) -> Bench:
-        made.append(Bench(tmp_path / f"error{len(made)}.log", *peers, level=level, workers=workers))
+    def make(*peers: PeerSpec, level: int = INFO, workers: int = 1, **policy: Any) -> Bench:
+        made.append(Bench(tmp_path / f"error{len(made)}.log", *peers, level=level, workers=workers, **policy))
         return made[-1]
 
     yield make
@@ -752,6 +753,57 @@ def test_a_suspected_peer_that_fails_its_probe_is_not_cleared(bench: Benches, re
     b.checker.suspect("u", False, 0)
     b.until(lambda: not b.up())
     assert b.table.cleared(0) == 0
+
+
+def test_a_mass_failure_is_said_loudly_and_its_end_too(origin: Origins, bench: Benches) -> None:
+    peers = [origin(b"HTTP/1.0 500 Oops\r\n\r\n") for _ in range(3)]
+    b = bench(*(one.spec for one in peers))
+    b.check(dialect=PLUS, fall=2)
+    b.until(lambda: not any(map(b.up, range(3))))
+    [alert] = [line for line in b.lines() if line.startswith("alert: ")]
+    assert alert == (
+        'alert: healthcheck: 2 of 3 peers of upstream "u" turned down within 0.51 s, more than 50% '
+        "(mass_down_threshold); most often (2 times): status 500, want 200-399"
+    )
+    peers[0].answer = peers[1].answer = GOOD
+    b.until(lambda: b.up(0) and b.up(1))
+    assert 'warn: healthcheck: 1 of 3 peers of upstream "u" are down, no longer more than 50% (it were 3)' in b.lines()
+
+
+def test_a_policy_is_said_when_it_comes_into_force_and_when_it_ends(origin: Origins, bench: Benches) -> None:
+    one, two = origin(b"HTTP/1.0 500 Oops\r\n\r\n"), origin(b"HTTP/1.0 500 Oops\r\n\r\n")
+    b = bench(one.spec, two.spec, all_down="serve_all")
+    worker = Upstream(b.spec, b.table)
+    b.check(dialect=PLUS, fall=2)
+    b.until(lambda: b.logged("health is ignored"))
+    assert {worker.pick((), 1.0), worker.pick((), 1.0)} == set(worker.peers)
+    one.answer = GOOD
+    b.until(lambda: b.logged("health counts again"))
+    assert {worker.pick((), 1.0), worker.pick((), 1.0)} == {worker.peers[0]}
+    assert [line for line in b.lines() if "health is" in line or "health counts" in line] == [
+        'alert: healthcheck: 0 of 2 peers of upstream "u" are up: health is ignored, all get requests '
+        "(all_down serve_all)",
+        'warn: healthcheck: 1 of 2 peers of upstream "u" are up: health counts again',
+    ]
+
+
+def test_an_operator_s_word_can_bring_a_policy_into_force(origin: Origins, bench: Benches) -> None:
+    one, two = origin(), origin(b"HTTP/1.0 500 Oops\r\n\r\n")
+    b = bench(one.spec, two.spec, all_down="panic", panic=30)
+    b.check(dialect=PLUS, fall=1)
+    b.until(lambda: not b.up(1))
+    b.checker.set_down("u", False, 0, True)
+    b.until(lambda: b.logged('0 of 1 peers of upstream "u" are up: health is ignored'))
+    assert b.logged("(all_down panic=30%)")
+
+
+def test_a_first_failure_is_news_even_where_none_was_trusted(bench: Benches, refused: PeerSpec) -> None:
+    b = bench(refused, all_down="serve_all")
+    worker = Upstream(b.spec, b.table)
+    b.check(dialect=PLUS, initial="checking", interval=60.0)
+    assert worker.pick((), 1.0) is None
+    b.until(lambda: b.table.checks(0)[0].fails == 1)
+    assert worker.pick((), 1.0) is worker.peers[0]
 
 
 def test_it_can_live_in_another_loop(origin: Origins, bench: Benches) -> None:

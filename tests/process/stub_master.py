@@ -46,6 +46,7 @@ class StubPlan:
     checks: tuple[CheckSpec, ...] = ()
     logs: tuple[LogFile, ...] = ()
     folders: tuple[str, ...] = ()
+    health_check_concurrency: int = 0
     fatal: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -23,12 +23,14 @@ from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, NoSocket, Place, Target
+from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
 from upwell.peers.health import Thresholds, Transition
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
+    CHECK_AT,
     CHECK_HEALTH,
     CHECK_RISE,
     CHECK_SINCE,
@@ -73,6 +75,7 @@ class Checker:
         "_specs",
         "_table",
         "_watchers",
+        "_wholes",
     )
 
     def __init__(
@@ -89,6 +92,7 @@ class Checker:
         self._log = log
         self._events = Events(log)
         self._specs = {spec.name: spec for spec in upstreams}
+        self._wholes = Wholes(self._specs, table, self._events)
         self._keys = {spec.name: peer_keys(spec) for spec in upstreams}
         self._courses: dict[int, Course] = {}
         self._gates: dict[Course, Gate] = {}
@@ -145,8 +149,10 @@ class Checker:
         for target in course.targets:
             self._on_row.setdefault(target.place.row, []).append(target)
         now = self._clock()
-        if self._summarise([target.place.row for target in course.targets], now):
+        rows = [target.place.row for target in course.targets]
+        if self._summarise(rows, now):
             self._table.publish()
+        self._wholes.watch(spec.upstream, rows)
         course.begin(now)
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
@@ -156,6 +162,7 @@ class Checker:
         """
         self._table.set_admin(self._row(upstream, backup, index), ADMIN_DOWN if value else ADMIN_UP)
         self._table.publish()
+        self._wholes.changed(upstream)
 
     def suspect(self, upstream: str, backup: bool, index: int) -> None:
         """Requests at a peer failed so often that a worker sends it none for a while: probe it soon, but for
@@ -221,6 +228,7 @@ class Checker:
         while self._continue:
             course, target = self._continue.popleft()
             self._over(course, target)
+        self._wholes.settle(now)
         if self._pruning is None or now >= self._pruning:
             self._prune(now)
 
@@ -331,6 +339,8 @@ class Checker:
         health, transition = thresholds.observe(before, passed)
         millis = int(now * 1000)
         elapsed = int((now - target.started) * 1e6)
+        # The first verdict tells more than the initial state does, even if it does not change it (peers/panic.py).
+        publish = not words[at + CHECK_AT] and not thresholds.is_up(health)
         table.set_check(at, health, millis, verdict.status, elapsed, passed)
         target.slow = verdict.kind == "timeout"
         why = 0
@@ -342,12 +352,15 @@ class Checker:
         if passed or verdict.status:
             # How long a refusal took says nothing about how fast the peer answers.
             note_time(words, table.halves, record, elapsed)
-        publish = False
         if transition is not None:
             course.changed = True
             words[at + CHECK_SINCE] = millis
             note_change(words, record, millis, transition is Transition.UP, why)
-            publish = table.summarise(target.place.row, millis)
+            if table.summarise(target.place.row, millis):
+                publish = True
+                self._wholes.turned(course.spec.upstream, target.place.row, verdict.why, course.period, now)
+        elif publish:
+            self._wholes.changed(course.spec.upstream)
         if passed and target.suspected and target.started >= target.suspected:
             target.suspected = 0.0
             # One check has no say for the others, and a pass from before the requests failed none at all.
@@ -402,6 +415,8 @@ class Checker:
                     changed.append(row)
         if self._summarise(changed, now):
             self._table.publish()
+        for row in changed:
+            self._wholes.pruned(self._table.keys[row][0], row)
 
 
 _OTHER = KIND_NUMBERS["other"]

@@ -27,6 +27,11 @@ class Course(Protocol):
         """All its targets, primaries first."""
         ...
 
+    @property
+    def period(self) -> float:
+        """How long it takes at most until each target was probed once, in seconds."""
+        ...
+
     def begin(self, now: float) -> None:
         """The check is new: have the first probes made at once."""
         ...

@@ -77,6 +77,11 @@ class Cycle:
     def __repr__(self) -> str:
         return f"<Cycle {self.spec.type} of {self.spec.upstream}>"
 
+    @property
+    def period(self) -> float:
+        longest = sum(max((len(part.targets) for part in role), default=0) for role in self._roles)
+        return self.spec.interval + longest * max(self.spec.timeout, 0.0)
+
     def begin(self, now: float) -> None:
         self._timetable(now, self)
 

@@ -61,6 +61,23 @@ class Events:
             f"check={_quoted(spec.title)} from={was} to={now}{why}"
         )
 
+    def mass(self, words: str) -> None:
+        """Many peers of one upstream turned down at once."""
+        self._log.alert(f"healthcheck: {words}")
+
+    def mass_over(self, words: str) -> None:
+        self._log.warn(f"healthcheck: {words}")
+
+    def health_ignored(self, upstream: str, policy: str, up: int, counted: int) -> None:
+        """A policy for when too few peers are up is in force."""
+        self._log.alert(
+            f'healthcheck: {up} of {counted} peers of upstream "{upstream}" are up: health is ignored, '
+            f"all get requests (all_down {policy})"
+        )
+
+    def health_counts(self, upstream: str, up: int, counted: int) -> None:
+        self._log.warn(f'healthcheck: {up} of {counted} peers of upstream "{upstream}" are up: health counts again')
+
     def publishing(self, version: int) -> None:
         self._debug(f"publishing peers version {version}")
 

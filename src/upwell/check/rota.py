@@ -52,6 +52,10 @@ class Rota:
     def __repr__(self) -> str:
         return f"<Rota {self.spec.type} of {self.spec.upstream}>"
 
+    @property
+    def period(self) -> float:
+        return self.spec.interval + max(self.spec.jitter, 0.0) + self.spec.timeout
+
     def begin(self, now: float) -> None:
         for target in self.targets:
             self._place(now, target)

@@ -10,6 +10,7 @@ from upwell.modules import (
     early_hints,
     error_page,
     health_check,
+    health_policy,
     http,
     limit_rate,
     location,
@@ -56,6 +57,7 @@ MODULES: tuple[Module, ...] = (
     access_log.MODULE,
     lua.MODULE,
     variables.MODULE,
+    health_policy.MODULE,
     no_effect.MODULE,
 )
 """In the order in which their closing checks run: upstreams before what refers to them, variables after all uses."""

@@ -13,7 +13,8 @@ class Peer:
 
     `id` counts from 0 within its role (ngx.upstream's peer id); `row` is its row in the zone. `weight`, `max_fails`,
     `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them at each pick. `up` says
-    whether it may get traffic as of the last `Upstream.refresh()`. `accessed` (last failure) and `checked` (start of
+    whether it may get traffic as of the last `Upstream.refresh()`, `healthy` whether it might if its upstream did not
+    ignore health just then (peers/panic.py). `accessed` (last failure) and `checked` (start of
     the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` is the
     zone's count, as of then, of the times that its checks ended what requests held against it.
 
@@ -32,6 +33,7 @@ class Peer:
         "fail_timeout",
         "fails",
         "failures",
+        "healthy",
         "id",
         "max_conns",
         "max_fails",
@@ -52,7 +54,7 @@ class Peer:
         self.address = spec.address
         self.id = number
         self.row = row
-        self.up = not spec.down
+        self.up = self.healthy = not spec.down
         self.weight = spec.weight
         self.effective_weight = spec.weight
         self.current_weight = 0
@@ -75,5 +77,5 @@ class Peer:
 
     @property
     def down(self) -> bool:
-        """Whether it gets no traffic: by its configuration, an operator or its health checks (nginx: peer->down)."""
-        return not self.up
+        """Whether it is out: by its configuration, an operator or its health checks (nginx: peer->down)."""
+        return not self.healthy

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
 from upwell.peers.live import Peer
+from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
@@ -43,6 +44,7 @@ class Upstream:
         "_words",
         "_worker",
         "name",
+        "panics",
         "peers",
         "single",
         "spec",
@@ -83,6 +85,8 @@ class Upstream:
         self._primary_balancer = BALANCERS[spec.balancer]()
         self._backup_balancer = BALANCERS[spec.balancer]()
         self._resume_counts()
+        self.panics = False
+        """Whether all peers that count get requests now, whatever their checks say (peers/panic.py)."""
         self._generation = -1
         self.refresh()
         self._rebuild()
@@ -149,22 +153,30 @@ class Upstream:
         self._generation = self._words[GENERATION]
         table = self._table
         changed = False
+        policy = self.spec.all_down != FAIL
+        counted: list[Peer] = []
         for peer in self.peers:
             admin = table.admin(peer.row)
             if self._local:
                 admin = self._local_admin(peer, admin)
             summary = table.summary(peer.row)
             up = may_serve(admin & 3, summary, peer.spec.down)
-            if up != peer.up:
-                peer.up = up
+            if up != peer.healthy:
+                peer.healthy = up
                 changed = True
                 if up and summary == CHECKS_UP:
                     forgotten(peer)
+            if policy and may_count(table, peer.row, admin & 3, peer.spec.down):
+                counted.append(peer)
             cleared = table.cleared(peer.row)
             if cleared != peer.cleared:
                 peer.cleared = cleared
                 forgotten(peer)
-        if changed:
+        if policy:
+            self._choose(counted)
+        elif changed:
+            for peer in self.peers:
+                peer.up = peer.healthy
             self._rebuild()
 
     def set_local_down(self, backup: bool, number: int, value: bool) -> None:
@@ -195,6 +207,16 @@ class Upstream:
                 peer.received,
             )
             self._table.set_counts(peer.row, self._worker, counts)
+
+    def _choose(self, counted: list[Peer]) -> None:
+        """Decide who may get requests under a policy for when too few are up; `counted` are those that count."""
+        before = [peer.up for peer in self.peers]
+        self.panics = in_force(self.spec, Standing(sum(peer.healthy for peer in self.peers), len(counted)))
+        chosen = set(counted) if self.panics else ()
+        for peer in self.peers:
+            peer.up = peer.healthy or peer in chosen
+        if before != [peer.up for peer in self.peers]:
+            self._rebuild()
 
     def _resume_counts(self) -> None:
         """Go on from the counters of the worker that had this number before and died."""

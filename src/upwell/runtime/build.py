@@ -12,6 +12,7 @@ from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
+from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.upstream import UpstreamsSettings
@@ -41,6 +42,7 @@ class Plan:
     listens: tuple[ListenSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
     checks: tuple[CheckSpec, ...]
+    health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
@@ -82,6 +84,7 @@ def plan(config: Config) -> Plan:
         listens=tuple(_listens(http)) if http is not None else (),
         upstreams=http[UpstreamsSettings].specs if http is not None else (),
         checks=http[ChecksSettings].specs if http is not None else (),
+        health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(http)) if http is not None else (),
         inner_error_logs=tuple(_error_logs(main)),

@@ -297,6 +297,16 @@ class PeerTable:
         start = self.layout.row(row)
         return may_serve(self.words[start + PEER_ADMIN] & 3, self.words[start + PEER_CHECKS], configured_down)
 
+    def untried(self, row: int) -> bool:
+        """Whether a check of the peer at `row` holds it back that has had no verdict yet."""
+        words = self.words
+        first = self.layout.check(row, 0)
+        for at in range(first, first + CHECKS_PER_PEER * CHECK_WORDS, CHECK_WORDS):
+            held = words[at + CHECK_IDENTITY] and words[at + CHECK_HEALTH] < words[at + CHECK_RISE]
+            if held and not words[at + CHECK_AT]:
+                return True
+        return False
+
     def summarise(self, row: int, now: int) -> bool:
         """Work out the summary word from the check slots; true when that changed it. `now` is in milliseconds."""
         words = self.words
