@@ -14,6 +14,7 @@ from upwell.check.probe import KINDS, Probe
 from upwell.check.probes.ajp import AjpProbe
 from upwell.check.probes.exec import AT_ONCE as COMMANDS_AT_ONCE
 from upwell.check.probes.exec import ExecTarget
+from upwell.check.probes.fastcgi import FastcgiProbe
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.http_match import HttpMatchProbe
 from upwell.check.probes.https import HttpsProbe
@@ -42,6 +43,7 @@ def _grpc(spec: CheckSpec, name: str) -> Probe:
 
 PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
     "ajp": AjpProbe,
+    "fastcgi": FastcgiProbe,
     "grpc": _grpc,
     "http": http_probe,
     "https": HttpsProbe,
