@@ -1,4 +1,4 @@
-"""The `upwell` command: nginx's flags with nginx's words and exit codes, and two commands of its own.
+"""The `upwell` command: nginx's flags with nginx's words and exit codes, and a few commands of its own.
 
 Knows how to read the command line. Imports nothing else of upwell until an answer needs it, so that `-v` is instant.
 """
@@ -22,6 +22,7 @@ Usage: upwell [-?hvVtTq] [-s signal] [-p prefix]
               [-e filename] [-c filename] [-g directives]
        upwell run [nginx's options]
        upwell demo [--keep]
+       upwell explain [nginx's options] [filename]
 
 Options, as nginx has them:
   -?,-h         : show this
@@ -39,6 +40,7 @@ Options, as nginx has them:
 Commands:
   run           : serve in the foreground, whatever "daemon" says
   demo          : start four web apps with upwell before them and watch it keep them in use
+  explain       : say in plain words what a configuration file has probed, how, how often, and by which rules
 
 """
 
@@ -138,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return demo(given[1:])
     try:
+        if command == "explain":
+            return _explain(given[1:])
         options = parse(given[1:] if command == "run" else given)
     except UsageError as error:
         sys.stderr.write(f"nginx: {error}\n")
@@ -166,14 +170,40 @@ def _show_version(options: Options) -> None:
         sys.stderr.write(f"configure arguments: {' '.join(configure_arguments())}\n")
 
 
+def _explain(arguments: list[str]) -> int:
+    """The file may be named without `-c`; then it is looked for where the user is, not in the prefix."""
+    import os
+
+    from upwell.process.commands import explain_configuration
+    from upwell.process.parts import real_parts
+
+    named = arguments.pop() if arguments and _is_name(arguments) else None
+    options = parse(arguments)
+    prefix = _folder(options.prefix)
+    path = _full(prefix, options.conf_file) if named is None else os.path.abspath(named)
+    return explain_configuration(real_parts(path, prefix, options.directives), path, sys.stdout)
+
+
+def _is_name(arguments: list[str]) -> bool:
+    """Whether the last of `arguments` is neither an option nor the value of one."""
+    if arguments[-1].startswith("-"):
+        return False
+    before = arguments[-2] if len(arguments) > 1 else ""
+    return not (before.startswith("-") and before[-1] in _VALUES and not any(one in _VALUES for one in before[1:-1]))
+
+
+def _folder(prefix: str) -> str:
+    """Joined as nginx joins: a prefix without its slash gets one."""
+    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
 def _run(options: Options) -> int:
     """Test, signal or serve."""
     from upwell.log import INFO, NOTICE
     from upwell.process.journal import open_boot_log
     from upwell.process.parts import real_parts
 
-    # Joined as nginx joins: a prefix without its slash gets one, an absolute file name stands alone.
-    prefix = options.prefix if not options.prefix or options.prefix.endswith("/") else f"{options.prefix}/"
+    prefix = _folder(options.prefix)
     path = _full(prefix, options.conf_file)
     boot_path = _full(prefix, options.error_log) if options.error_log else "stderr"
     boot = open_boot_log(boot_path, INFO if options.test else NOTICE)
@@ -192,4 +222,5 @@ def _run(options: Options) -> int:
 
 
 def _full(prefix: str, path: str) -> str:
+    """A file in the prefix; an absolute name stands alone."""
     return path if path.startswith("/") else prefix + path

@@ -24,7 +24,8 @@ class Load:
 
     `prefix` is nginx's `-p`; `folder` the directory of the main file. `uses` are the variables that templates name,
     with their places; they are checked when the whole file is known. `forgiven` are variables that a refused directive
-    would have made. `broken`: braces do not fit, so that checks over whole blocks would find nonsense.
+    would have made. `idle` are the directives that change nothing, as written. `broken`: braces do not fit, so that
+    checks over whole blocks would find nonsense.
     """
 
     prefix: str
@@ -34,6 +35,7 @@ class Load:
     warnings: list[ConfigError] = field(default_factory=list)
     uses: list[tuple[str, Position]] = field(default_factory=list)
     forgiven: set[str] = field(default_factory=set)
+    idle: list[tuple[str, Position]] = field(default_factory=list)
     broken: bool = False
 
 
@@ -137,10 +139,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A loaded configuration. `files` are those read, with their text (`-T`); `warnings` are nginx's `[warn]` lines."""
+    """A loaded configuration. `files` are those read, with their text (`-T`); `warnings` are nginx's `[warn]` lines;
+    `idle` are the directives that change nothing, as written."""
 
     main: Block
     files: tuple[Source, ...]
     path: str
     prefix: str
     warnings: tuple[ConfigError, ...] = ()
+    idle: tuple[tuple[str, Position], ...] = ()

@@ -54,7 +54,7 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
     if errors:
         raise ConfigErrors(_in_order(errors, sources))
     main.seal()
-    return Config(main, sources.all, full, prefix, tuple(state.warnings))
+    return Config(main, sources.all, full, prefix, tuple(state.warnings), tuple(state.idle))
 
 
 @cache

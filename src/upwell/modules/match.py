@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from upwell.check import rules
 from upwell.check.spec import HeaderRule, MatchSpec
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
@@ -22,8 +23,6 @@ _STATUS = re.compile(r"([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?")
 _TOKEN = re.compile(r"[A-Za-z0-9#$%&'*+.^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*")
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|([rnt\\])|(x))")
 _CONTROLS = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
-_PROBES = frozenset(("status", "upstream_status"))
-_PROBES_PREFIX = "upstream_http_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,7 @@ def _require(match: Match, test: Directive) -> Match:
         except ValueError as error:
             raise test.error(str(error), index) from None
         for name in names:
-            if name in _PROBES or name.startswith(_PROBES_PREFIX):
+            if rules.is_known(name):
                 continue
             if is_known(name):
                 raise test.error(f'"${name}" is not known to a health check', index)

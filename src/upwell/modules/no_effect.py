@@ -109,6 +109,11 @@ _SIGNED = re.compile(r"-?[0-9]{1,2}")
 
 def _any(block: Block, directive: Directive) -> None:
     """Whatever the arguments are, they change nothing."""
+    _note(block, directive)
+
+
+def _note(block: Block, directive: Directive) -> None:
+    block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ def _read(read: Callable[[Directive], object]) -> Callable[[Block, Directive], N
     def check(block: Block, directive: Directive) -> None:
         _first(block, directive)
         read(directive)
+        _note(block, directive)
 
     return check
 

@@ -167,6 +167,7 @@ def _zone(block: Block, directive: Directive) -> None:
             raise directive.error(f'invalid zone size "{directive.args[1]}"', 1) from None
         if bytes_ < _SMALLEST_ZONE:
             raise directive.error(f'zone "{name}" is too small', 1)
+        block.loading.idle.append((f"the size of zone {name}", directive.place(1)))
     elif not any(other[UpstreamSettings].zone == name for other in block.around("http").of("upstream")):
         raise directive.error(f'zero size shared memory zone "{name}"', 0)
     block.set(UpstreamSettings, "zone", name)

@@ -1,11 +1,12 @@
-"""What the command line asks for besides serving: `-t`, `-T` and `-s`. Knows nginx's words and exit codes for them."""
+"""What the command line asks for besides serving: `-t`, `-T`, `-s` with nginx's words and exit codes, and `explain`."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import TextIO
+from typing import TextIO, cast
 
+from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
 from upwell.process import pidfile
 from upwell.process.generation import NotPrepared, close_logs, open_plan_logs, read_plan
@@ -59,6 +60,32 @@ def _try_out(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
     except ListenError as error:
         raise NotPrepared from error
     discard(sock for held in sockets.values() for sock in held)
+
+
+def explain_configuration(parts: Parts, path: str, out: TextIO) -> int:
+    """`explain`: say to `out` what the configuration at `path` has probed; 0, or 1 when it has errors."""
+    from upwell.runtime.build import Plan as RealPlan
+    from upwell.runtime.explain import explain
+    from upwell.runtime.rehearsal import lua_checks
+
+    journal = Journal([])  # each line goes to standard error, as with `-t`
+    try:
+        plan = cast(RealPlan, read_plan(parts, journal))
+    except NotPrepared:
+        say(f"configuration file {path} test failed")
+        return 1
+    checks: tuple[CheckSpec, ...] = ()
+    try:
+        found = lua_checks(plan, journal)
+        note = "" if found is None else "Lua code may start more checks later, in timers and requests."
+        checks = found or ()
+    except Exception as error:
+        # Whatever Lua code does, the rest can be explained.
+        note = f"The checks that Lua code starts are known only when it runs: {error}"
+    for line in explain(plan, checks, note):
+        out.write(f"{line.rstrip()}\n")
+    out.flush()
+    return 0
 
 
 def send_signal(parts: Parts, boot: ErrorLog, word: str) -> int:

@@ -1,0 +1,369 @@
+"""`upwell explain`: what a configuration has probed, how, how often, and by which rules, in plain words.
+
+Knows specs and settings, and the checker's timetables well enough to say how long a dead peer can stay in use.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec
+from upwell.errors import Position
+from upwell.modules.checks import ChecksSettings
+from upwell.modules.lua import LuaSettings
+from upwell.modules.proxy import ProxySettings
+from upwell.modules.upstream import UpstreamSettings
+from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.runtime.build import Plan
+
+_SHOWN: Final = 80  # characters of what is sent or awaited
+_MOST_NAMED: Final = 20  # peers
+_DIALECTS: Final = {
+    RESTY: "lua-resty-upstream-healthcheck",
+    PLUS: "health_check, as NGINX Plus",
+    TENGINE: "check, as Tengine",
+}
+
+
+def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") -> Iterator[str]:
+    """The lines. `of_lua` are the checks that Lua code starts; `lua_note` is what else is to be said of them."""
+    http = next(plan.config.main.of("http"), None)
+    folder = os.path.dirname(plan.config.path)
+    checks: list[tuple[CheckSpec, Position | None]] = []
+    places: dict[str, Position] = {}
+    used: set[str] = set()
+    if http is not None:
+        settings = http[ChecksSettings]
+        lua = http[LuaSettings].init_worker
+        checks += [(spec, lua.position if lua is not None else None) for spec in of_lua]
+        checks += zip(settings.specs, settings.places, strict=True)
+        places = {block[UpstreamSettings].name: block.position for block in http.of("upstream")}
+        targets = (block[ProxySettings].pass_ for block in http.walk() if block.kind == "location")
+        used = {target.upstream for target in targets if target is not None}
+    for upstream in plan.upstreams:
+        own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
+        yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder)
+        if upstream.name not in used:
+            yield "  No proxy_pass names it."
+        yield ""
+    if not plan.upstreams:
+        yield "There is no upstream, so there is nothing to probe."
+        yield ""
+    if lua_note:
+        yield lua_note
+        yield ""
+    if plan.config.idle:
+        yield "Without effect:"
+        for text, position in plan.config.idle:
+            yield f"  {text} ({_place(position, folder)})"
+
+
+def _place(position: Position | None, folder: str) -> str:
+    """`position` as people look for it: from the configuration's folder on, by line."""
+    if position is None:
+        return ""
+    return f"{position.file.removeprefix(folder + '/')}:{position.line}" if position.line else position.file
+
+
+# Upstreams
+
+
+def _upstream(
+    upstream: UpstreamSpec, place: str, checks: Sequence[tuple[CheckSpec, Position | None]], folder: str
+) -> Iterator[str]:
+    peers = upstream.peers
+    where = "the address of a proxy_pass" if upstream.implicit else place
+    yield f"upstream {upstream.name}{f' ({where})' if where else ''}: {_count(len(peers), 'peer')}"
+    named = [_peer(peer) for peer in peers[:_MOST_NAMED]]
+    if len(peers) > _MOST_NAMED:
+        named.append(f"and {len(peers) - _MOST_NAMED} more")
+    yield from (f"  {line}" for line in _wrapped(named))
+    for spec, position in checks:
+        yield ""
+        found = _place(position, folder)
+        yield f"  check: {spec.title} ({', '.join(part for part in (found, _DIALECTS[spec.dialect]) if part)})"
+        for name, text in _check(spec, peers):
+            yield f"    {name:<8} {text}"
+    yield ""
+    if not checks:
+        yield "  No check: nothing probes these peers."
+    elif len(checks) > 1:
+        yield f"  A peer gets requests while it is up by all {len(checks)} checks."
+    yield f"  {_passive(upstream)}"
+
+
+def _peer(peer: PeerSpec) -> str:
+    marks = [mark for mark, on in (("backup", peer.backup), ("down", peer.down)) if on]
+    return f"{peer.name} ({', '.join(marks)})" if marks else peer.name
+
+
+def _wrapped(words: Iterable[str], width: int = 100) -> Iterator[str]:
+    line = ""
+    for word in words:
+        if line and len(line) + len(word) + 2 > width:
+            yield f"{line},"
+            line = ""
+        line = f"{line}, {word}" if line else word
+    if line:
+        yield line
+
+
+def _passive(upstream: UpstreamSpec) -> str:
+    """What failed requests do (nginx: max_fails, fail_timeout)."""
+    primaries = [peer for peer in upstream.peers if not peer.backup]
+    if len(upstream.peers) == 1:
+        return "Failed requests: its only peer is never left out for them."
+    rules = {(peer.max_fails, peer.fail_timeout) for peer in upstream.peers}
+    if len(rules) > 1 or not primaries:
+        return "Failed requests: a peer is left out for a while by its own max_fails and fail_timeout."
+    ((most, seconds),) = rules
+    if not most or not seconds:
+        return "Failed requests: no peer is left out for them (max_fails=0)."
+    return (
+        f"Failed requests: {_count(most, 'failure')} within {_time(seconds)} "
+        f"{'leaves' if most == 1 else 'leave'} a peer out for {_time(seconds)}."
+    )
+
+
+# Checks
+
+
+def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, str]]:
+    probed = [peer for peer in peers if spec.revives_down or not peer.down]
+    yield "asks", _ASKS.get(spec.type, _ask_plainly)(spec)
+    yield "whom", _whom(spec, probed)
+    first, *others = _PASSES.get(spec.type, _passes_plainly)(spec)
+    yield "passes", f"when {first}"
+    yield from (("", f"and {rule}") for rule in others)
+    yield "when", _when(spec)
+    yield "timeout", _patience(spec)
+    # One slow peer delays lua-resty's whole round, so that nothing is certain there.
+    until = "about {}" if spec.dialect == RESTY else "{} at the latest"
+    failures, passes = _count(spec.fall, "failure"), _count(spec.rise, "pass")
+    yield (
+        "down",
+        f"after {failures}{_row(spec.fall)}, {until.format(_time(_detection(spec)))} after a peer falls silent",
+    )
+    yield "up", f"after {passes}{_row(spec.rise)}, {until.format(_time(_recovery(spec)))} after it answers again"
+    yield "begins", _beginning(spec)
+    down = [peer.name for peer in peers if peer.down]
+    if down:
+        what = "turned up all the same when it passes" if spec.revives_down else "not probed"
+        yield "but", f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} marked down, and {what}"
+
+
+def _whom(spec: CheckSpec, probed: Sequence[PeerSpec]) -> str:
+    if not probed:
+        return "nobody"
+    peers = "the peer" if len(probed) == 1 else f"each of {len(probed)} peers"
+    only_sockets = all(isinstance(peer.address, str) for peer in probed)
+    port = "" if not spec.port or only_sockets else f"port {spec.port} of "
+    kept = f", on connections kept for {_time(spec.keepalive_time)}" if spec.keepalive_time else ""
+    if spec.keepalive_time and spec.keepalive_requests:
+        kept += f" or {_count(spec.keepalive_requests, 'probe')}"
+    return f"{port}{peers}{kept}"
+
+
+def _ask_http(spec: CheckSpec) -> str:
+    lines = spec.request.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    line = lines[0].rpartition(b" HTTP/")[0] or lines[0]
+    said = _cut(line.decode("latin-1")) if line else "the default request"
+    host = next((value for line in lines[1:] for value in (_field(line, b"host"),) if value), "")
+    text = f"{said}, Host: {host}" if host else said
+    if spec.type == "https":
+        text += f", over TLS ({_tls(spec)})"
+    return text
+
+
+def _field(line: bytes, name: bytes) -> str:
+    known, _, value = line.partition(b":")
+    return _cut(value.strip().decode("latin-1")) if known.strip().lower() == name else ""
+
+
+def _tls(spec: CheckSpec) -> str:
+    parts = [f"server name {spec.host}" if spec.host else "no server name"]
+    if spec.verify:
+        parts.append(f"certificate verified against {spec.ca or 'the authorities of the system'}")
+    else:
+        parts.append("certificate not verified")
+    if spec.certificate:
+        parts.append(f"with the certificate {spec.certificate}")
+    return ", ".join(parts)
+
+
+def _ask_stream(spec: CheckSpec) -> str:
+    text = "a connection" if spec.type == "tcp" else f"a TLS connection ({_tls(spec)})"
+    return f"{text}, over which {_quoted(spec.request)} is sent" if spec.request else text
+
+
+def _ask_grpc(spec: CheckSpec) -> str:
+    return f"grpc.health.v1.Health/Check for {f'the service {spec.service}' if spec.service else 'the whole server'}"
+
+
+def _ask_command(spec: CheckSpec) -> str:
+    return f"the command {_cut(shlex.join(spec.command))}"
+
+
+def _ask_function(spec: CheckSpec) -> str:
+    return f"the Python function {spec.function}"
+
+
+def _ask_plainly(spec: CheckSpec) -> str:
+    return f"the {spec.type} probe"
+
+
+_ASKS: Final[dict[str, Callable[[CheckSpec], str]]] = {
+    "http": _ask_http,
+    "https": _ask_http,
+    "tcp": _ask_stream,
+    "tls": _ask_stream,
+    "grpc": _ask_grpc,
+    "exec": _ask_command,
+    "python": _ask_function,
+}
+
+
+def _passes_http(spec: CheckSpec) -> list[str]:
+    if spec.dialect == RESTY:
+        if not spec.statuses:
+            return ["any status line comes"]
+        return [f"the status is {' or '.join(str(status) for status in spec.statuses)}"]
+    match = spec.match or MatchSpec(words="200-399", statuses=((200, 399),))
+    rules = [f"the status is {match.words}"] if match.statuses else []
+    rules += [_header(rule) for rule in match.headers]
+    if match.body:
+        verb = "does not match" if match.body_not else "matches"
+        rules.append(f"the body (its first 256 KB) {verb} {_cut(match.body)}")
+    rules += [f"{text} is neither empty nor 0" for text in match.require]
+    return rules or ["any answer comes"]
+
+
+def _header(rule: HeaderRule) -> str:
+    return f"the header {rule.name} {_OPERATORS[rule.operator]} {_cut(rule.value)}".rstrip()
+
+
+_OPERATORS: Final = {
+    "": "is there",
+    "!": "is not there",
+    "=": "is",
+    "!=": "is there, but not",
+    "~": "matches",
+    "!~": "is there, and does not match",
+}
+
+
+def _passes_stream(spec: CheckSpec) -> list[str]:
+    if spec.expect:
+        return [f"what comes back matches {_cut(spec.expect)}"]
+    return ["it is accepted" if spec.type == "tcp" else "the TLS handshake is done"]
+
+
+def _passes_grpc(spec: CheckSpec) -> list[str]:
+    if spec.grpc_status >= 0:
+        return [f"the answer is SERVING, or the gRPC status is {spec.grpc_status}"]
+    return ["the answer is SERVING"]
+
+
+def _passes_plainly(spec: CheckSpec) -> list[str]:
+    return ["that succeeds"]
+
+
+_PASSES: Final[dict[str, Callable[[CheckSpec], list[str]]]] = {
+    "http": _passes_http,
+    "https": _passes_http,
+    "tcp": _passes_stream,
+    "tls": _passes_stream,
+    "grpc": _passes_grpc,
+    "fastcgi": _passes_http,
+}
+
+
+# When
+
+
+def _when(spec: CheckSpec) -> str:
+    if spec.dialect == RESTY:
+        return f"in rounds with a pause of {_time(spec.interval)}, {_slices(spec.concurrency)}"
+    text = f"every {_time(spec.interval)}, "
+    if spec.jitter < 0:
+        text += "at once at the start, then spread evenly"
+    else:
+        text += f"at random up to {_time(spec.jitter)} later" if spec.jitter else "all peers at the same time"
+    if spec.fast_interval and spec.rise + spec.fall > 2:
+        text += f"; every {_time(spec.fast_interval)} while between up and down"
+    if spec.down_interval:
+        text += f"; every {_time(spec.down_interval)} while down"
+    if spec.concurrency:
+        text += f"; at most {_count(spec.concurrency, 'peer')} at once"
+    return text
+
+
+def _slices(concurrency: int) -> str:
+    return "one peer after the other" if concurrency <= 1 else f"at most {concurrency} peers at once, backups last"
+
+
+def _patience(spec: CheckSpec) -> str:
+    if spec.dialect == RESTY:
+        return f"{_time(spec.timeout)} each for connecting, sending and receiving"
+    return f"{_time(spec.timeout)} for the whole probe"
+
+
+def _detection(spec: CheckSpec) -> float:
+    """Seconds from a peer's death right after a probe to its `fall`-th failure, each a time-out."""
+    if spec.dialect == RESTY:
+        return spec.fall * (max(spec.interval, 0.002) + spec.timeout)
+    spread = max(spec.jitter, 0.0)
+    between = max((spec.fast_interval or spec.interval) + spread, spec.timeout)
+    return spec.interval + spread + (spec.fall - 1) * between + spec.timeout
+
+
+def _recovery(spec: CheckSpec) -> float:
+    """Seconds from a peer's return, right after a probe began that still times out, to its `rise`-th pass."""
+    if spec.dialect == RESTY:
+        return spec.timeout + spec.rise * max(spec.interval, 0.002)
+    spread = max(spec.jitter, 0.0)
+    first = max((spec.down_interval or spec.interval) + spread, spec.timeout)
+    return first + (spec.rise - 1) * ((spec.fast_interval or spec.interval) + spread)
+
+
+def _beginning(spec: CheckSpec) -> str:
+    if spec.initial == "down":
+        return f"down: no requests before {_count(spec.rise, 'pass')}{_row(spec.rise)}"
+    if spec.initial == "checking":
+        return "checking: no requests before the first pass; what is known of a peer is kept over a reload"
+    return "up: requests from the start; what is known of a peer is kept over a reload"
+
+
+# Words
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:g} ms"
+    for unit, name in ((86400, "d"), (3600, "h")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds / unit:g} {name}"
+    return f"{round(seconds, 3):g} s"
+
+
+def _count(number: int, what: str) -> str:
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
+
+
+def _row(number: int) -> str:
+    return " in a row" if number > 1 else ""
+
+
+def _quoted(data: bytes) -> str:
+    return f'"{_cut(data.decode("latin-1"))}"'
+
+
+def _cut(text: str) -> str:
+    """`text` in one line, and not too long a one."""
+    text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
