@@ -269,7 +269,10 @@ class Conversation(Target):
             return
         probe = self._probe
         if isinstance(probe, Draining):
-            probe.drain(data)
+            farewell = probe.drain(data)
+            if farewell:
+                with suppress(OSError):
+                    sock.send(farewell)
             if probe.finished:
                 self._rest()
 

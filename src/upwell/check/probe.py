@@ -75,6 +75,6 @@ class Probe(Protocol):
 @runtime_checkable
 class Draining(Protocol):
     """A probe that wants to see what comes after a verdict with `finished` false: when it says `finished` then, the
-    connection is closed, or kept if it is `reusable`."""
+    connection is closed, or kept if it is `reusable`. What `drain` gives is sent, like the farewell of a verdict."""
 
-    def drain(self, data: bytes) -> None: ...
+    def drain(self, data: bytes) -> bytes: ...

@@ -14,6 +14,7 @@ from upwell.check.probe import KINDS, Probe
 from upwell.check.probes.ajp import AjpProbe
 from upwell.check.probes.exec import AT_ONCE as COMMANDS_AT_ONCE
 from upwell.check.probes.exec import ExecTarget
+from upwell.check.probes.expect import ExpectProbe
 from upwell.check.probes.fastcgi import FastcgiProbe
 from upwell.check.probes.http import HttpProbe
 from upwell.check.probes.http_match import HttpMatchProbe
@@ -25,6 +26,7 @@ from upwell.check.probes.python import PythonTarget
 from upwell.check.probes.redis import RedisProbe
 from upwell.check.probes.ssl_hello import SslHelloProbe
 from upwell.check.probes.tcp import TcpProbe
+from upwell.check.probes.tls import TlsProbe
 from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, Place, Target
 from upwell.peers.peer import PeerSpec
@@ -33,6 +35,13 @@ from upwell.peers.peer import PeerSpec
 def http_probe(spec: CheckSpec, name: str) -> Probe:
     """lua-resty looks at the status line alone, everybody else at the whole answer."""
     return HttpProbe(spec, name) if spec.dialect == RESTY else HttpMatchProbe(spec, name)
+
+
+def tcp_probe(spec: CheckSpec, name: str) -> Probe:
+    """The connection is the answer, unless (but for lua-resty) something is to be said in it."""
+    if spec.dialect != RESTY and (spec.request or spec.expect):
+        return ExpectProbe(spec, name)
+    return TcpProbe(spec, name)
 
 
 def _grpc(spec: CheckSpec, name: str) -> Probe:
@@ -51,7 +60,8 @@ PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
     "postgres": PostgresProbe,
     "redis": RedisProbe,
     "ssl_hello": SslHelloProbe,
-    "tcp": TcpProbe,
+    "tcp": tcp_probe,
+    "tls": TlsProbe,
 }
 """Each member makes, from a check and a peer's name (for the log), that peer's probe."""
 

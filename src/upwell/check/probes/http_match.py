@@ -213,18 +213,16 @@ class HttpMatchProbe:
             self.drain(rest)
         return verdict
 
-    def drain(self, data: bytes) -> None:
+    def drain(self, data: bytes) -> bytes:
         reader = self._reader
-        if not data or reader is None:
-            self.finished = True
-            return
         try:
-            rest = reader.feed(data)[1]
+            rest = reader.feed(data)[1] if reader is not None else b""
         except MessageError:
             self.finished = True
-            return
-        if reader.complete:
+            return b""
+        if reader is None or reader.complete:
             self._end(rest)
+        return b""
 
     def _end(self, rest: bytes | None) -> None:
         """The answer is whole; `rest` is what nobody asked for."""
