@@ -191,7 +191,7 @@ class Request:
         self.head_sent = self.finished = True
         self.pieces = [b"page %d" % status]
 
-    def drop(self) -> None:
+    def drop(self, status: int) -> None:
         self.abort()
 
     def abort(self) -> None:

@@ -199,7 +199,7 @@ def test_exit_of_content(worker: Any, source: str, status: int, content: bytes) 
     assert not request.aborted
 
 
-@pytest.mark.parametrize("status", [444, -1])
+@pytest.mark.parametrize("status", [408, 444, 499, -1])
 def test_exit_that_closes_the_connection(worker: Any, status: int) -> None:
     assert worker.get(f"ngx.exit({status})").aborted
 

@@ -168,7 +168,7 @@ LOCATIONS = r"""
 """
 
 
-def _configuration(front: int, peer: int, dead: int, http: str = "") -> str:
+def _configuration(front: int, peer: int, dead: int) -> str:
     return f"""
 events {{ }}
 http {{
@@ -179,7 +179,6 @@ http {{
     upstream again {{ server 127.0.0.1:{dead} max_fails=0; server 127.0.0.1:{peer} backup; }}
     upstream dead {{ server 127.0.0.1:{dead}; }}
     proxy_next_upstream off;
-    {http}
     server {{
         listen 127.0.0.1:{front};
         server_name localhost;
@@ -479,8 +478,7 @@ REQUESTS = {
 def beside(nginx: tuple[str, ...], start_shared: StartBalancer) -> Iterator[Beside]:
     of_nginx, of_upwell, dead = free_ports(3)
     with Origin(_respond) as origin:
-        # nginx sets no charset but those it knows by name; upwell lacks the directive, and needs none.
-        start_shared(_configuration(of_nginx, origin.port, dead, "source_charset koi8-r;"), [of_nginx], nginx)
+        start_shared(_configuration(of_nginx, origin.port, dead), [of_nginx], nginx)
         start_shared(_configuration(of_upwell, origin.port, dead), [of_upwell])
         yield Beside(of_nginx, of_upwell, origin)
 

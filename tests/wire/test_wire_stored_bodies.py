@@ -84,14 +84,29 @@ def test_content_within_the_buffer_needs_no_file(tmp_path: Path) -> None:
         assert joined.log.lines == []
 
 
-def test_one_byte_more_does(tmp_path: Path) -> None:
-    with Joined(location=_location(tmp_path, memory=len(BIG) - 1)) as joined:
+@pytest.mark.parametrize(("short", "files"), [(0, 1), (1, 0)])
+def test_a_quarter_more_does(tmp_path: Path, short: int, files: int) -> None:
+    with Joined(location=_location(tmp_path, memory=len(BIG) // 5 * 4)) as joined:
         client = joined.client()
-        client.send(post(BIG))
-        assert joined.origin.last.taken().endswith(BIG)
+        wire = post(BIG[short:])
+        client.send(wire[: -len(BIG) + short])
+        client.send(BIG[short:])
+        assert joined.origin.last.taken().endswith(BIG[short:])
         joined.origin.last.send(response(b"thanks"))
         assert client.answer("POST").status == 200
-        assert len(joined.log.lines) == 1
+        assert len(joined.log.lines) == files
+
+
+@pytest.mark.parametrize(("over", "files"), [(0, 1), (-1, 0)])
+def test_what_came_in_the_buffer_of_the_head_is_not_counted(tmp_path: Path, over: int, files: int) -> None:
+    with Joined(location=_location(tmp_path, memory=400)) as joined:
+        client = joined.client()
+        head = post(b"", length=1000)
+        client.send(head.replace(b" 1000\r", b" %d\r" % (500 + 1024 - len(head) + over)) + bytes(1100))
+        client.send(bytes(424 - len(head) + over))
+        joined.origin.last.send(response(b"thanks"))
+        assert client.answer("POST").status == 200
+        assert len(joined.log.lines) == files
 
 
 def test_the_next_peer_gets_the_whole_content_again(tmp_path: Path) -> None:
@@ -291,7 +306,7 @@ def test_the_variables_say_where_the_content_is(tmp_path: Path) -> None:
         seen.append((variables.VARIABLES["request_body"](exchange), _path(exchange) != b"none"))
 
     with Joined(location={**_location(tmp_path, memory=10), "log": (note,)}) as joined:
-        for body in (b"0123456789", b"0123456789a"):
+        for body in (b"0123456789", b"0123456789" * 200):
             client = joined.client()
             client.send(post(body))
             joined.origin.last.send(response())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STATE = "lua"
 _OK, _ERROR, _DECLINED = 0, -1, -5
-_CLOSE = 444
+_CLOSE = (408, 444, 499)
 
 Handler = Callable[["Exchange"], Awaitable[None]]
 Decision = Callable[["Exchange"], "Awaitable[int | None]"]
@@ -401,8 +401,8 @@ def _leave(run: Run, exchange: Exchange, status: int) -> None:
     if status == _ERROR:
         exchange.abort()
         return
-    if status == _CLOSE:
-        exchange.drop()
+    if status in _CLOSE:
+        exchange.drop(status)
         return
     if status >= 300 and not (run.said or run.parts or exchange.head_sent):
         exchange.content_length = None

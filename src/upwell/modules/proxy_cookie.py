@@ -12,7 +12,6 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.template import Template
-from upwell.log import ERROR, printable
 from upwell.modules.replacement import Change, Render, by_front, read_regex, whole_by_regex
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 _LEVELS = "http server location"
 _SAME_SITE = {b"samesite=strict": b"Strict", b"samesite=lax": b"Lax", b"samesite=none": b"None"}
 _SWITCHES = frozenset((b"secure", b"nosecure", b"httponly", b"nohttponly", b"nosamesite"))
+_FLAGS = _SWITCHES.union(_SAME_SITE)
 
 Attribute = tuple[bytes, "bytes | None"]
 RenderTemplate = Callable[[Template], Render]
@@ -133,20 +133,10 @@ def _flags(one: Flags, render: RenderTemplate) -> Callable[[Exchange, list[Attri
                 return None
         elif name is None or name(exchange).lower() != key.lower():
             return None
-        return set_flags(attributes, _known(exchange, words))
+        known = {word(exchange).lower() for word in words}  # an empty or unknown one is none, as nginx sees it
+        return set_flags(attributes, known & _FLAGS)
 
     return edit
-
-
-def _known(exchange: Exchange, words: list[Render]) -> set[bytes]:
-    known = set()
-    for word in words:
-        text = word(exchange)
-        if text.lower() in _SWITCHES or text.lower() in _SAME_SITE:
-            known.add(text.lower())
-        else:
-            exchange.log(ERROR, f'invalid proxy_cookie_flags flag "{printable(text)}"')
-    return known
 
 
 def set_flags(attributes: list[Attribute], flags: set[bytes]) -> list[Attribute]:

@@ -1,4 +1,4 @@
-"""What a peer asks of the proxy by X-Accel-* fields: another location, a rate, no buffering, a charset (nginx).
+"""What a peer asks of the proxy by X-Accel-* fields: another location, a rate, no buffering (nginx).
 
 Knows those fields; which of them a location obeys is decided at load time (proxy_ignore_headers).
 """
@@ -27,7 +27,7 @@ _SURVIVE = frozenset((b"set-cookie", b"content-disposition", b"cache-control", b
 _CLIMBS = re.compile(rb"(?:^|/)\.\.(?:/|$)")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CHARSET = re.compile(rb"; *charset=([^;]*)", re.IGNORECASE)
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DOING = "reading response header from upstream"
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
@@ -45,8 +45,8 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
             exchange.source.hold(spec.hold[word == b"yes"])
     if CHARSET in obeyed and exchange.status not in (301, 302):  # nginx gives these none
         charset = values.get(CHARSET)
-        if charset is not None and _TOKEN.fullmatch(charset) is not None:
-            exchange.charset = charset
+        if charset and b"content-type" in values:  # there is no directive that would have made one known
+            exchange.log(ERROR, f'unknown charset "{printable(charset)}" to override while {_DOING}')
     target = section.first(REDIRECT)
     if target is None or REDIRECT not in obeyed:
         return False
@@ -72,7 +72,7 @@ def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, targ
     uri, _, args = target.partition(b"?")
     path = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), uri)
     if not path.startswith(b"/") or b"\0" in path or _CLIMBS.search(path) is not None:
-        exchange.log(ERROR, f'unsafe URI "{printable(target)}" was detected')
+        exchange.log(ERROR, f'unsafe URI "{printable(target)}" was detected while {_DOING}')
         exchange.respond_error(404)
         return
     redirect_as_get(exchange, path, args)

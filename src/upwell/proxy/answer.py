@@ -38,6 +38,7 @@ Cookies = Callable[["Exchange", bytes], bytes]
 """What becomes of the value of a Set-Cookie field."""
 
 _CHANGEABLE: Final = frozenset((b"location", b"refresh", b"set-cookie")) | accel.OBEYED
+_SIGNED: Final = frozenset((b"server", b"date"))
 _EMPTY: Final = frozenset((204, 304))
 
 
@@ -77,8 +78,9 @@ class Form:
     """How a response's field section goes to the client from a location: worked out once, remembered with the section.
 
     `first` are the lines before Connection (the content's type and length), `rest` those after it with the empty line.
-    `length` is None when the client's framing must be chosen; `server` and `date`: the peer's own is passed on
-    (proxy_pass_header). `changeable` are the names in it that a location may not pass on as they are.
+    `length` is None when the client's framing must be chosen; `server` and `date`: the line is ours to write, not the
+    peer's to send or to leave out (proxy_pass_header). `changeable` are the names in it that a location may not pass on
+    as they are.
     """
 
     __slots__ = ("changeable", "date", "first", "length", "rest", "server")
@@ -93,8 +95,8 @@ class Form:
         self.first = b"".join(first)
         self.rest = b"".join([wire for name, _, wire in passed if name != b"content-type"]) + b"\r\n"
         self.changeable = _CHANGEABLE.intersection(values)
-        self.server = b"server" in values and b"server" not in hide
-        self.date = b"date" in values and b"date" not in hide
+        self.server = b"server" in hide
+        self.date = b"date" in hide
 
 
 def _tell_of_repeated(exchange: Exchange, section: FieldSection) -> None:
@@ -145,8 +147,8 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
         else:
             exchange.keepalive = False
     client = exchange.client
-    server = b"" if form.server else location.server_line
-    date = b"" if form.date else client.endpoint.clock.date
+    server = location.server_line if form.server else b""
+    date = client.endpoint.clock.date if form.date else b""
     connection = exchange.connection_line()
     data = b"".join((b"HTTP/1.1 ", head.line, b"\r\n", server, date, form.first, framing, connection, form.rest))
     exchange.head_bytes_sent = len(data)
@@ -181,6 +183,7 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
             elif cookies is not None and name == b"set-cookie":
                 value = cookies(exchange, value)
             exchange.out.append((wire[: len(name)], value))
+    exchange.not_ours = _SIGNED - spec.hide
     exchange.send_head()
     if head.status in _EMPTY:
         exchange.header_only = True  # also where a filter has changed the status

@@ -6,7 +6,7 @@ Knows nothing of sockets: the client connection feeds it, and is asked to stop a
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from upwell.errors import MessageError
 from upwell.http1.framing import ChunkedReader, LengthReader
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 
-_ALL = 1 << 62
-TOO_LARGE = "client intended to send too large chunked body:"
+_ALL: Final = 1 << 62
+_TOO_LARGE: Final = "client intended to send too large chunked body:"
 
 
 class Consumer(Protocol):
@@ -85,9 +85,9 @@ class RequestBody:
         self.received += len(data) - len(rest) if rest else len(data)
         if content:
             self.total += len(content)
-            if self.limit and self.total > self.limit and not self.discarding:
+            if self.limit and self.total > self.limit and self.read and not self.discarding:
                 before = self.total - len(content)
-                raise MessageError(413, f"{TOO_LARGE} {before}+{len(content)} bytes")
+                raise MessageError(413, f"{_TOO_LARGE} {before}+{len(content)} bytes")
             if self.consumer is not None:
                 self.pieces.clear()  # what follows is not held, so the request cannot be sent again
                 self.consumer.send_content(content)
@@ -119,20 +119,41 @@ class RequestBody:
         location = self.exchange.location
         if not self.complete or self.file is not None or location.body_folder.always:
             return False
-        if self.size > location.body_buffer_size:
+        if self.announced is None:
+            self.check_size()
+        if self.size > location.body_buffer_size and self.size > self._room():
             return False
         self.read = True
         return True
 
+    def check_size(self) -> None:
+        """Raise MessageError(413) if more came than the location takes before somebody asked for it. (Of what nobody
+        asks for, only the announced length counts, as in nginx.)
+        """
+        if self.limit and self.total > self.limit and not self.read:
+            raise MessageError(413, f"{_TOO_LARGE} 0+{self.total} bytes")
+
+    def _room(self) -> int:
+        """How much stays in memory, as nginx reckons: all if what was not in the head's own buffer
+        (client_header_buffer_size) fits into one that is at most a quarter larger than client_body_buffer_size.
+        """
+        exchange = self.exchange
+        size = exchange.location.body_buffer_size
+        came = min(self.total, max(exchange.client.endpoint.limits.first - exchange.head.end, 0))
+        if self.announced is None:
+            return size + came
+        return _ALL if self.announced - came < size + (size >> 2) else size
+
     async def store(self) -> None:
         """Wait until all of the content is held: in memory up to client_body_buffer_size, else in a file.
 
-        Raises MessageError(500) when it cannot be written.
+        Raises MessageError(413) when it is too much, (500) when it cannot be written.
         """
+        self.check_size()
         self.read = True
         if self.file is None and self.exchange.capture is None:
             location = self.exchange.location
-            self._memory = -1 if location.body_folder.always else location.body_buffer_size
+            self._memory = -1 if location.body_folder.always else self._room()
             if self.size > self._memory:
                 self._move()
         if not self.complete:

@@ -694,7 +694,7 @@ class ClientConnection(Receiver):
         """Close without a reset that would take the answer away: send FIN, read and forget for a while
         (lingering_close).
         """
-        if location.lingering_close == "off":
+        if location.lingering_close == "off" and self.body is None:  # nginx reads content that was begun all the same
             self._close(location)
             return
         self.body = None

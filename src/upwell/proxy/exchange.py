@@ -79,7 +79,8 @@ class Exchange:
     # whatever the handlers say (nginx: err_status); `kept`: fields that survive internal redirects; `changes`: how
     # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
     # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
-    # peer; `charset` is what a peer asked for; `onward`: what is to be done instead of ending.
+    # peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be done instead of ending;
+    # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header).
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -92,6 +93,7 @@ class Exchange:
     charset: bytes | None = None
     onward: Callable[[], None] | None = None
     filtered: bool = False
+    not_ours: frozenset[bytes] = frozenset()
 
     __slots__ = (
         "__dict__",
@@ -259,7 +261,7 @@ class Exchange:
                 self.keepalive = False
         fields.append(self.connection_line())
         fields.extend(b"%b: %b\r\n" % (name, one_line(value)) for name, value in self.out)
-        given = {name.lower() for name, _ in self.out}  # the peer's own, where proxy_pass_header lets them pass
+        given = self.not_ours.union([name.lower() for name, _ in self.out])
         server = b"" if b"server" in given else self.location.server_line
         date = b"" if b"date" in given else client.endpoint.clock.date
         line = status_line(status)
@@ -432,10 +434,12 @@ class Exchange:
             reset_on_close(self.client.transport)  # its end may be the connection's: a FIN would complete it
         self.client.abort()
 
-    def drop(self) -> None:
-        """Close the connection and say nothing (nginx's own status 444, which ends it as a time-out does)."""
-        self.status = 444
-        if self.capture is None and self.location.reset_timedout:
+    def drop(self, status: int) -> None:
+        """Close the connection and say nothing: nginx's own status 444, which ends it as a time-out does, and those of
+        a client that is gone or too slow.
+        """
+        self.status = status
+        if status == 444 and self.capture is None and self.location.reset_timedout:
             reset_on_close(self.client.transport)
         self.abort()
 

@@ -41,7 +41,7 @@ class ForwardSpec:
     used again (with HTTP/1.0 only where the peer says so).
     `upgrade` gives the value of the Upgrade field in the request's head, empty for none; None: there never is one.
     `method` gives the method that `request_head` sends, None: the client's; `content` what is sent in place of the
-    client's content.
+    client's content, `announces` that its length is told even where there is none (nginx: proxy_set_body).
     `obeyed` are the X-Accel-* fields that are not ignored, `intercepted` the statuses that an error page answers in the
     peer's place. `hold`: how much content waits for a slow client without and with buffering, for X-Accel-Buffering.
     `changes` and `unusual`: field names and statuses that need more than a look.
@@ -61,6 +61,7 @@ class ForwardSpec:
     request_buffering: bool = True
     method: Callable[[Exchange], bytes] | None = None
     content: Callable[[Exchange], bytes] | None = None
+    announces: bool = False
     ignore_client_abort: bool = False
     upgrade: Callable[[Exchange], bytes] | None = None
     cookies: Cookies | None = None
@@ -87,8 +88,11 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     body = exchange.body
     exchange.proxying = True
     stores = spec.request_buffering or (body is not None and body.announced is None and not spec.keeps)
-    if body is not None and stores and not body.is_held():
-        await body.store()  # even unbuffered for HTTP/1.0, which knows no chunks
+    if body is not None:
+        if not stores:
+            body.check_size()
+        elif not body.is_held():
+            await body.store()  # even unbuffered for HTTP/1.0, which knows no chunks
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
     began = at = now()
@@ -183,13 +187,13 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
     exchange.source = connection
     if spec.content is not None:
         content = spec.content(exchange)
-        announced = content or body is not None or exchange.head.section.content_length is not None
+        announced = spec.announces or content or body is not None or _speaks_of_content(exchange)
         request = spec.request_head(exchange, len(content) if announced else None, False)
         connection.begin(exchange, request, content, False, False, spec.limits)
     elif body is None:
         # That there is nothing is said if the client spoke of content (RFC 9110, 8.6): there was none, or it was thrown
         # away before an internal redirect. A subrequest has a content of its own.
-        length = 0 if exchange.capture is None and exchange.head.section.content_length is not None else None
+        length = 0 if exchange.capture is None and _speaks_of_content(exchange) else None
         request = spec.request_head(exchange, length, False)
         connection.begin(exchange, request, b"", False, False, spec.limits)
     elif body.file is not None:
@@ -208,6 +212,12 @@ def _ask(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConnection) 
         connection.begin(exchange, request, content, streams, length is None, spec.limits)
         if streams:
             body.stream_to(connection)
+
+
+def _speaks_of_content(exchange: Exchange) -> bool:
+    """Whether the client has framed content, be it none."""
+    section = exchange.head.section
+    return section.content_length is not None or section.chunked
 
 
 def _method_sent(exchange: Exchange, method: Callable[[Exchange], bytes]) -> bytes:

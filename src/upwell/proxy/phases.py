@@ -6,7 +6,6 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
 from upwell.log import ERROR, printable
-from upwell.proxy.body import TOO_LARGE
 from upwell.proxy.location import Access, Location
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 MOST_CHANGES: Final = 10
 """How often a request may get another URI: by the rewrite phase and by internal redirects together."""
 STAYS: Final = "stays"
-_CLOSE: Final = 444  # nginx's own status: the connection is closed and nothing is said
+_CLOSE: Final = frozenset((408, 444, 499))  # the connection is closed and nothing is said, as nginx does
 
 
 def begin(exchange: Exchange) -> None:
@@ -90,8 +89,8 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
         if exchange.finished:
             return True
         if status is not None:
-            if status == _CLOSE:
-                exchange.drop()
+            if status in _CLOSE:
+                exchange.drop(status)
             else:
                 exchange.respond_error(status)
             return True
@@ -99,21 +98,16 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
 
 
 def _is_too_large(exchange: Exchange) -> bool:
-    """Whether the request's content, as announced or as far as it has come, is more than the location takes."""
+    """Whether the request's content is announced as more than the location takes."""
     body = exchange.body
     if body is None or exchange.capture is not None:
         return False
     limit = body.limit = exchange.location.max_body_size
     length = exchange.head.section.content_length
-    return bool(limit) and ((length is not None and length > limit) or body.total > limit)
+    return bool(limit) and length is not None and length > limit
 
 
 def _refuse_large(exchange: Exchange) -> None:
     length = exchange.head.section.content_length
-    if length is not None:
-        exchange.log(ERROR, f"client intended to send too large body: {length} bytes")
-    else:
-        assert exchange.body is not None
-        exchange.proxying = True  # nginx finds out when the content handler reads: $proxy_host has its value
-        exchange.log(ERROR, f"{TOO_LARGE} 0+{exchange.body.total} bytes")
+    exchange.log(ERROR, f"client intended to send too large body: {length} bytes")
     exchange.respond_error(413)

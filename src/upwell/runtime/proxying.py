@@ -94,6 +94,7 @@ def compile_forward(
         upgrade=_upgrade(proxy),
         method=method,
         content=instead,
+        announces=asked.body is not None,
         cookies=compile_cookies(block[ProxyCookieSettings], render),
         obeyed=OBEYED - {name.encode() for name in block[ProxyResponseSettings].ignore_headers},
         intercepted=_intercepted(block),
