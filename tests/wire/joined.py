@@ -35,6 +35,7 @@ from upwell.zone.table import PeerTable
 
 HIGH_WATER = 65_536
 AT_ONCE = 65_536
+UVLOOP_AT_ONCE = 262_144  # for a protocol that brings no buffer
 _MORE_THAN_ANY_TIMEOUT = 10_000.0
 
 
@@ -222,6 +223,7 @@ class Transport(asyncio.Transport):
         self.far = Far(self)
         self.inbox: deque[bytes | None] = deque()
         self.high = HIGH_WATER
+        self.at_once = AT_ONCE
         self.pending = bytearray()
         self.read_paused = False
         self.write_paused = False
@@ -314,10 +316,12 @@ class Transport(asyncio.Transport):
     def pump(self) -> None:
         while self.inbox and not self.read_paused and not self.closing:
             data = self.inbox.popleft()
-            if data and len(data) > AT_ONCE:
-                self.inbox.appendleft(data[AT_ONCE:])
-                data = data[:AT_ONCE]
-            if data and hasattr(self.protocol, "get_buffer"):  # as uvloop reads for it
+            buffered = hasattr(self.protocol, "get_buffer")
+            most = AT_ONCE if buffered else self.at_once
+            if data and len(data) > most:
+                self.inbox.appendleft(data[most:])
+                data = data[:most]
+            if data and buffered:  # as uvloop reads for it
                 self.protocol.get_buffer(-1)[: len(data)] = data
                 self.protocol.buffer_updated(len(data))
             elif data:
@@ -357,6 +361,7 @@ class Origin:
             return
         protocol = task.connecting.make()
         transport = Transport(self._loop, protocol, self.address, ("127.0.0.1", 40000))
+        transport.at_once = UVLOOP_AT_ONCE
         self.connections.append(transport.far)
         if self.mode == "stalled":
             transport.far.stall()

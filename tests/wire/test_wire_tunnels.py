@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.wire.joined import Client, Far, Joined, get, post, response
+from tests.wire.joined import AT_ONCE, Client, Far, Joined, get, post, response
 from upwell.proxy.exchange import Exchange
 from upwell.proxy.request import Value, path_as_sent, request_renderer
 from upwell.proxy.upstream import Limits
@@ -297,6 +297,25 @@ def test_a_peer_that_takes_nothing_any_more_is_given_up() -> None:
         assert peer.closed()
         assert joined.done == [(b"GET /chat HTTP/1.1", 101)]
         assert any("upstream timed out" in line for line in joined.log.lines)
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_a_tunnel_holds_no_more_than_one_read_of_what_nobody_takes(way: str) -> None:
+    with _joined() as joined:
+        client, peer = _switched(joined)
+        sender, reader = (peer, client.far) if way == "down" else (client.far, peer)
+        reader.stall()
+        for _ in range(3):
+            sender.send(b"x" * 1_000_000)
+        assert not sender.reading()
+        assert len(reader.transport.pending) <= AT_ONCE
+        reader.take()
+        for _ in range(100):
+            joined.loop.run()
+        assert len(reader.taken()) == 3_000_000
+        reader.stall()
+        sender.send(b"y" * 5_000)  # more than nginx's buffer
+        assert not sender.reading()
 
 
 def test_what_waits_for_a_peer_when_the_client_leaves_is_still_sent_but_not_for_ever() -> None:

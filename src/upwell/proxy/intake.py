@@ -13,7 +13,7 @@ from upwell.proxy.timers import Timed
 
 _SIZE: Final = 65_536
 _buffer: Final = bytearray(_SIZE)
-_view: Final = memoryview(_buffer)
+VIEW: Final = memoryview(_buffer)
 
 
 class Receiver(Timed):
@@ -47,7 +47,7 @@ class Intake(Receiver):
     __slots__ = ()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _view
+        return VIEW
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_view[:nbytes].tobytes())
+        self.data_received(VIEW[:nbytes].tobytes())

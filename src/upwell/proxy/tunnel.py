@@ -13,7 +13,7 @@ from upwell.errors import UpstreamError
 from upwell.http1.head import ResponseHead
 from upwell.log import ERROR, INFO
 from upwell.proxy.answer import answer_through_filters
-from upwell.proxy.intake import Receiver
+from upwell.proxy.intake import VIEW, Receiver
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import Timed
@@ -73,7 +73,7 @@ async def switch(exchange: Exchange, spec: ForwardSpec, connection: UpstreamConn
 class Tunnel(Timed):
     """The two sides of a tunnel, and the time in which nothing came from either (proxy_read_timeout)."""
 
-    __slots__ = ("client", "connection", "down", "exchange", "open", "timeout", "timers", "up")
+    __slots__ = ("_held", "client", "connection", "down", "exchange", "open", "timeout", "timers", "up")
 
     def __init__(self, exchange: Exchange, connection: UpstreamConnection, spec: ForwardSpec) -> None:
         super().__init__()
@@ -84,6 +84,7 @@ class Tunnel(Timed):
         self.connection = connection
         self.timers = connection.pool.timers
         self.timeout = limits.read_timeout
+        self._held = limits.head_size  # nginx has a buffer of proxy_buffer_size for each way
         self.open = True
         self.down: Side = FromClient(self, client.transport, connection.transport, exchange.location.send_timeout)
         self.up: Side = FromPeer(self, connection.transport, client.transport, limits.send_timeout)
@@ -97,6 +98,8 @@ class Tunnel(Timed):
         asked, answered = client.hand_over(), connection.hand_over()
         client.transport.set_protocol(self.down)
         connection.transport.set_protocol(self.up)
+        client.hold(self._held)
+        connection.transport.set_write_buffer_limits(high=self._held)
         self.timers.arm(self, self.timeout)
         if not client.writable:
             self.down.pause_writing()
@@ -227,9 +230,18 @@ class FromClient(Side):
 
 
 class FromPeer(Side):
-    """Reads the peer; writes to the client."""
+    """Reads the peer, as an Intake does; writes to the client."""
 
     __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return VIEW
+
+    def buffer_updated(self, nbytes: int) -> None:
+        # `data_received` once more: this is the whole cost of a message.
+        self._write(VIEW[:nbytes].tobytes())
+        self.passed += nbytes
+        self._tunnel.deadline = self._now() + self._timeout
 
     def eof_received(self) -> bool:
         self._tunnel.over()
