@@ -349,7 +349,7 @@ def test_what_requests_held_against_a_peer_ends_with_an_active_pass() -> None:
         each.connections += 1
         upstream.release(each, 100.0, failed=True)
     assert upstream.pick((), 100.0) is None
-    table.clear(a.row)
+    table.clear(a.row, 1000)
     assert upstream.pick((), 100.0) is None
     table.publish()
     assert names(upstream, 3, 100.0) == "aaa"
@@ -363,7 +363,7 @@ def test_what_requests_held_against_a_peer_ends_with_an_active_pass() -> None:
 
 def test_a_new_worker_takes_over_no_old_word() -> None:
     upstream, table = build(peer("a"), peer("b"))
-    table.clear(upstream.peers[0].row)
+    table.clear(upstream.peers[0].row, 1000)
     table.publish()
     successor = Upstream(upstream.spec, table)
     a = successor.peers[0]

@@ -160,7 +160,10 @@ class Checker:
 
         Raises ValueError for a peer that is not there.
         """
-        self._table.set_admin(self._row(upstream, backup, index), ADMIN_DOWN if value else ADMIN_UP)
+        row = self._row(upstream, backup, index)
+        if not value and self._table.admin(row) & 3 == ADMIN_DOWN:
+            self._table.start(row, int(self._clock() * 1000))
+        self._table.set_admin(row, ADMIN_DOWN if value else ADMIN_UP)
         self._table.publish()
         self._wholes.changed(upstream)
 
@@ -365,7 +368,7 @@ class Checker:
             target.suspected = 0.0
             # One check has no say for the others, and a pass from before the requests failed none at all.
             if not any(other.suspected for other in self._on_row[target.place.row]):
-                table.clear(target.place.row)
+                table.clear(target.place.row, millis)
                 publish = True
         if publish:
             table.publish()

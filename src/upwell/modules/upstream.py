@@ -16,7 +16,7 @@ from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import PeerSpec, UpstreamSpec
 from upwell.units import parse_seconds, parse_size
 
-_UNSUPPORTED = words("resolve route service slow_start drain id")
+_UNSUPPORTED = words("resolve route service drain id")
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
 
 
@@ -118,7 +118,7 @@ def _parameter(text: str) -> tuple[str, int | float | bool]:
             if name == "weight" and not count:
                 raise ValueError
             return name, count
-        if name == "fail_timeout":
+        if name in ("fail_timeout", "slow_start"):
             return name, parse_seconds(value)
     except ValueError:
         pass

@@ -15,8 +15,9 @@ class Peer:
     `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them at each pick. `up` says
     whether it may get traffic as of the last `Upstream.refresh()`, `healthy` whether it might if its upstream did not
     ignore health just then (peers/panic.py). `accessed` (last failure) and `checked` (start of
-    the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` is the
-    zone's count, as of then, of the times that its checks ended what requests held against it.
+    the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` says
+    as of then when its checks ended what requests held against it, in the zone's words; `started` when it began anew
+    (0.0: never), which is kept only where somebody has a `slow_start`.
 
     `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow;
     `connections` is what is in use now. `Upstream.publish()` takes them to the zone.
@@ -44,6 +45,7 @@ class Peer:
         "row",
         "sent",
         "spec",
+        "started",
         "up",
         "weight",
     )
@@ -64,6 +66,7 @@ class Peer:
         self.fails = 0
         self.accessed = 0.0
         self.checked = 0.0
+        self.started = 0.0
         self.cleared = 0
         self.connections = 0
         self.requests = 0

@@ -13,6 +13,7 @@ class PeerSpec:
     `address` is ("host", port) for IPv4/IPv6 (an IP literal, no brackets, IPv6 without scope) or a path for `unix:`.
     `name` is nginx's peer name: "127.0.0.1:81", "[::1]:81", "unix:/tmp/s.sock". `server` is the text of the `server`
     line. `fail_timeout` is in seconds; `max_fails` 0 switches passive checks off; `max_conns` 0 means no limit.
+    `slow_start` is in seconds (peers/slow_start.py).
     """
 
     name: str
@@ -24,6 +25,7 @@ class PeerSpec:
     max_conns: int = 0
     backup: bool = False
     down: bool = False
+    slow_start: float = 0.0
 
     @property
     def role(self) -> str:

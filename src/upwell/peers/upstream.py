@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection
 
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
+from upwell.peers.balancers.balancer import Balancer
 from upwell.peers.live import Peer
 from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import UpstreamSpec, peer_keys
+from upwell.peers.slow_start import SlowStart
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_NONE, CHECKS_UP, GENERATION
 from upwell.zone.table import Counts, PeerTable, may_serve
 
@@ -39,6 +41,7 @@ class Upstream:
         "_log",
         "_primary",
         "_primary_balancer",
+        "_slowly",
         "_suspect",
         "_table",
         "_words",
@@ -82,8 +85,10 @@ class Upstream:
         """One peer and no backup: nginx never counts its failures, as there is nobody else to turn to."""
         self.tries = sum(not peer.spec.down for peer in peers)
         """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
-        self._primary_balancer = BALANCERS[spec.balancer]()
-        self._backup_balancer = BALANCERS[spec.balancer]()
+        self._slowly = any(peer.slow_start for peer in spec.peers) and not self.single
+        balancer: Callable[[], Balancer] = SlowStart if self._slowly else BALANCERS[spec.balancer]
+        self._primary_balancer = balancer()
+        self._backup_balancer = balancer()
         self._resume_counts()
         self.panics = False
         """Whether all peers that count get requests now, whatever their checks say (peers/panic.py)."""
@@ -137,7 +142,10 @@ class Upstream:
             return False
         if not failed:
             if peer.fails:
+                rested = 0 < peer.max_fails <= peer.fails
                 count_success(peer)
+                if rested and not peer.fails and self._slowly:
+                    self._start(peer, now)
             return False
         (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
         disabled = count_failure(peer, now)
@@ -171,7 +179,11 @@ class Upstream:
             cleared = table.cleared(peer.row)
             if cleared != peer.cleared:
                 peer.cleared = cleared
+                if self._slowly and 0 < peer.max_fails <= peer.fails:
+                    self._start(peer, cleared / 1000)
                 forgotten(peer)
+            if self._slowly and table.started(peer.row) / 1000 > peer.started:
+                self._start(peer, table.started(peer.row) / 1000)
         if policy:
             self._choose(counted)
         elif changed:
@@ -207,6 +219,14 @@ class Upstream:
                 peer.received,
             )
             self._table.set_counts(peer.row, self._worker, counts)
+
+    def _start(self, peer: Peer, now: float) -> None:
+        """The peer begins anew."""
+        peer.started = now
+        for balancer in (self._primary_balancer, self._backup_balancer):
+            if isinstance(balancer, SlowStart):
+                balancer.settle()
+                balancer.begin(peer)
 
     def _choose(self, counted: list[Peer]) -> None:
         """Decide who may get requests under a policy for when too few are up; `counted` are those that count."""

@@ -242,7 +242,7 @@ class Master:
             self._perform(self._supervisor.failed())
             return
         old = self._generations[self._supervisor.serving or max(self._generations)]
-        generation.table.adopt(old.table)
+        generation.table.adopt(old.table, int(time.monotonic() * 1000))
         self._begin(generation)
 
     def _serve(self, action: Serve) -> None:

@@ -23,7 +23,7 @@ RECORD_FREE: Final = 10  # checker: 1 + the first record that was given back, 0:
 CONFIGURATIONS: Final = 11  # master: how many configurations were in use, this one included
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 # One block per worker, written by that worker.
 WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
@@ -39,8 +39,9 @@ PEER_ADMIN = 0  # serial << 2 | state, see ADMIN_*
 PEER_CHECKS: Final = 1  # the sum of its checks, see CHECKS_*
 PEER_SINCE: Final = 2  # when PEER_CHECKS last changed, milliseconds
 PEER_CHANGES: Final = 3  # how often it changed between up and down
-PEER_CLEARED: Final = 4  # goes up when an active pass ends what requests held against the peer
-PEER_WORDS: Final = 5
+PEER_CLEARED: Final = 4  # when an active pass last ended what requests held against the peer, milliseconds
+PEER_STARTED: Final = 5  # when it last became fit for traffic again, or a reload added it, milliseconds, 0: never
+PEER_WORDS: Final = 6
 
 ADMIN_UNSET: Final = 0
 ADMIN_DOWN: Final = 1

@@ -48,6 +48,7 @@ from upwell.zone.layout import (
     PEER_CHECKS,
     PEER_CLEARED,
     PEER_SINCE,
+    PEER_STARTED,
     PEER_WORDS,
     RECORD_FREE,
     RECORD_WORDS,
@@ -157,11 +158,12 @@ class PeerTable:
         """The row of `key`. Raises KeyError for a peer that is not in the table."""
         return self._row_of[key]
 
-    def adopt(self, old: PeerTable) -> None:
+    def adopt(self, old: PeerTable, now: int = 0) -> None:
         """Carry over what `old` knows, row by row of the same key (a reload). Called by the master before it forks.
 
         Carried are administrative state, checks and their streaks, counters (summed over the old workers; connections
-        in use stay with them), the published version of each upstream and the checker's epoch.
+        in use stay with them), the published version of each upstream and the checker's epoch. A peer that is new in an
+        upstream which is not begins at `now` (milliseconds).
         """
         words, layout = self.words, self.layout
         words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
@@ -172,6 +174,8 @@ class PeerTable:
         for key, row in self._row_of.items():
             old_row = old._row_of.get(key)
             if old_row is None:
+                if key[0] in old._upstream_of:
+                    words[layout.row(row) + PEER_STARTED] = now
                 continue
             start, old_start = layout.row(row), old.layout.row(old_row)
             words[start : start + carried] = old.words[old_start : old_start + carried]
@@ -323,16 +327,27 @@ class PeerTable:
             return False
         words[start + PEER_SINCE] = now
         words[start + PEER_CHANGES] += 1
+        if summary == CHECKS_UP and words[start + PEER_CHECKS] == CHECKS_DOWN:
+            words[start + PEER_STARTED] = now
         words[start + PEER_CHECKS] = summary
         return True
 
     def cleared(self, row: int) -> int:
-        """Goes up each time that an active pass ends what requests held against the peer."""
+        """When (milliseconds) an active pass last ended what requests held against the peer; never the same twice."""
         return self.words[self.layout.row(row) + PEER_CLEARED]
 
-    def clear(self, row: int) -> None:
+    def clear(self, row: int, now: int) -> None:
         """The peer passed an active check after a worker had found fault with it; the caller publishes."""
-        self.words[self.layout.row(row) + PEER_CLEARED] += 1
+        at = self.layout.row(row) + PEER_CLEARED
+        self.words[at] = max(self.words[at] + 1, now)
+
+    def started(self, row: int) -> int:
+        """When (milliseconds) the peer last became fit for traffic again, or was added by a reload; 0: never."""
+        return self.words[self.layout.row(row) + PEER_STARTED]
+
+    def start(self, row: int, now: int) -> None:
+        """An operator switched the peer on again; the caller publishes."""
+        self.words[self.layout.row(row) + PEER_STARTED] = now
 
     # Checks
 

@@ -1,0 +1,90 @@
+"""`slow_start`: a peer that comes back, or is new, gets its share little by little (NGINX Plus). Pure.
+
+A peer begins anew when its checks find it up again, when a request finds it well again after a `fail_timeout`, when an
+operator switches it on again, and when a reload adds it to an upstream that is there. Its weight then grows evenly
+from nearly 0 to what it is, within its `slow_start`. What counts is the weight beside the others': where all of them
+begin at the same time, or one is alone, nobody is held back. So nothing happens at a start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.live import Peer
+from upwell.peers.passive import suspended
+
+_LEAST: Final = 0.01  # of its weight, so that one which began just now gets a request at all
+
+
+def share(started: float, slow_start: float, now: float) -> float:
+    """How much of its weight a peer has at `now` that began at `started`, up to 1.0."""
+    if slow_start <= 0.0 or now - started >= slow_start:
+        return 1.0
+    return max((now - started) / slow_start, _LEAST)
+
+
+class SlowStart:
+    """A balancer: round robin, and while somebody begins a walk of its own with parts of weights.
+
+    nginx's sequence rests meanwhile and goes on from where it was.
+    """
+
+    __slots__ = ("_credit", "_peers", "_starting", "_steady")
+
+    def __init__(self) -> None:
+        self._steady = RoundRobin()
+        self._peers: tuple[Peer, ...] = ()
+        self._starting: list[Peer] = []
+        self._credit: dict[Peer, float] = {}  # what `current_weight` is in the steady sequence
+
+    def __repr__(self) -> str:
+        return f"<SlowStart {len(self._starting)} of {len(self._peers)} peers begin>"
+
+    def rebuild(self, peers: Sequence[Peer]) -> None:
+        self._steady.rebuild(peers)
+        self._peers = tuple(peers)
+        self._starting = [peer for peer in peers if peer.started and peer.spec.slow_start]
+        self._credit = {peer: self._credit.get(peer, 0.0) for peer in peers}
+
+    def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
+        if not self._starting:
+            return self._steady.pick(key, tried, now)
+        self._starting = [peer for peer in self._starting if now - peer.started < peer.spec.slow_start]
+        if not self._starting:
+            self._credit = dict.fromkeys(self._peers, 0.0)
+            return self._steady.pick(key, tried, now)
+        return self._walk(tried, now)
+
+    def settle(self) -> None:
+        self._steady.settle()
+
+    def begin(self, peer: Peer) -> None:
+        """`peer.started` was set: the peer begins anew."""
+        if peer.spec.slow_start and peer in self._credit and peer not in self._starting:
+            self._starting.append(peer)
+
+    def _walk(self, tried: Collection[Peer], now: float) -> Peer | None:
+        """nginx's walk (RoundRobin._walk) with the weights of this moment."""
+        credit = self._credit
+        best = None
+        total = 0.0
+        for peer in self._peers:
+            if (tried and peer in tried) or (peer.max_conns and peer.connections >= peer.max_conns):
+                continue
+            if peer.fails and suspended(peer, now):
+                continue
+            weight = peer.effective_weight * share(peer.started, peer.spec.slow_start, now)
+            credit[peer] += weight
+            total += weight
+            if peer.effective_weight < peer.weight:
+                peer.effective_weight += 1
+            if best is None or credit[peer] > credit[best]:
+                best = peer
+        if best is None:
+            return None
+        credit[best] -= total
+        if now - best.checked > best.fail_timeout:
+            best.checked = now
+        return best
