@@ -236,6 +236,17 @@ def test_grpc_has_a_service_and_a_status_but_no_uri(tmp_path: Path) -> None:
         )
 
 
+def test_a_database_is_asked_by_a_user(tmp_path: Path) -> None:
+    checks = 'health_check type=mysql user=probe; health_check type=postgres "user=a b" database=shop;'
+    one, two = _specs(tmp_path, checks)
+    assert one.params == (("user", "probe"),)
+    assert two.params == (("user", "a b"), ("database", "shop"))
+    assert "not compatible" in _error(tmp_path, "health_check type=mysql database=x;")
+    assert "not compatible" in _error(tmp_path, "health_check type=redis user=x;")
+    assert _error(tmp_path, "health_check type=mysql user=;") == 'invalid user value ""'
+    assert _error(tmp_path, 'health_check type=mysql "user=a\\nb";') == 'invalid user value "a?b"'
+
+
 def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("no certificate\n")
     assert _error(tmp_path, "health_check type=https ca=none.pem;").startswith(

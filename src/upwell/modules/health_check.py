@@ -35,6 +35,7 @@ from upwell.units import parse_time
 _LONGEST: Final = 365 * 86400.0  # seconds; far below what the zone's words hold in milliseconds
 _MOST: Final = 1 << 30
 _LONGEST_REQUEST: Final = 1 << 15  # bytes; it is kept for each check and shown on pages
+_LONGEST_NAME: Final = 255
 _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
 _TLS: Final = frozenset(("https", "tls"))
@@ -135,8 +136,8 @@ def _flag(text: str) -> bool:
     return text == "on"
 
 
-def _service(text: str) -> str:
-    if has_control(text) or not text.isprintable():
+def _name(text: str) -> str:
+    if not text or not text.isprintable() or len(text) > _LONGEST_NAME:
         raise ValueError
     return text
 
@@ -209,18 +210,20 @@ _PARAMETERS: Final = {
     "keepalive_time": _Parameter(_period, _HTTP | {"grpc"}),
     "send": _Parameter(octets, _STREAM),
     "expect": _Parameter(_expect, _STREAM),
-    "sni": _Parameter(_server_name, _TLS),
+    "sni": _Parameter(_server_name, _TLS | {"ssl_hello"}),
     "verify": _Parameter(_flag, _TLS),
     "ca": _Parameter(_text, _TLS),
     "certificate": _Parameter(_text, _TLS),
     "certificate_key": _Parameter(_text, _TLS),
-    "grpc_service": _Parameter(_service, frozenset(("grpc",))),
+    "grpc_service": _Parameter(_name, frozenset(("grpc",))),
     "grpc_status": _Parameter(_grpc_status, frozenset(("grpc",))),
     "command": _Parameter(_command, frozenset(("exec",))),
     "function": _Parameter(_function, frozenset(("python",))),
+    "user": _Parameter(_name, frozenset(("mysql", "postgres"))),
+    "database": _Parameter(_name, frozenset(("postgres",))),
 }
 
-TYPES: Final = words("http https tcp tls grpc exec python redis mysql postgres")
+TYPES: Final = words("http https tcp tls grpc exec python redis mysql postgres ajp ssl_hello")
 """What `type=` may say, as far as the probe is there (`check/probes/`)."""
 
 _NEEDS: Final = {"exec": "command", "python": "function"}
@@ -416,6 +419,7 @@ def _spec(http: Block, location: Block, target: ProxyPass, wish: _Wish, implicit
         grpc_status=given.get("grpc_status", -1),
         command=given.get("command", ()),
         function=given.get("function", ""),
+        params=tuple((name, given[name]) for name in ("user", "database") if name in given),
     )
 
 

@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from upwell.check.probes import AT_ONCE
 from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec
 from upwell.errors import Position
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.upstream import UpstreamSettings
+from upwell.peers.panic import FAIL, PANIC
 from upwell.peers.peer import PeerSpec, UpstreamSpec
 from upwell.runtime.build import Plan
 
@@ -93,6 +95,8 @@ def _upstream(
     elif len(checks) > 1:
         yield f"  A peer gets requests while it is up by all {len(checks)} checks."
     yield f"  {_passive(upstream)}"
+    if checks:
+        yield f"  {_policy(upstream)}"
 
 
 def _peer(peer: PeerSpec) -> str:
@@ -128,14 +132,23 @@ def _passive(upstream: UpstreamSpec) -> str:
     )
 
 
+def _policy(upstream: UpstreamSpec) -> str:
+    """What happens when the checks find too few peers up (`all_down`)."""
+    if upstream.all_down == FAIL:
+        return "All peers down: requests get a 502 (all_down fail)."
+    if upstream.all_down == PANIC:
+        return f"Less than {upstream.panic} % of the peers up: all get requests (all_down panic={upstream.panic}%)."
+    return "All peers down: all get requests (all_down serve_all)."
+
+
 # Checks
 
 
 def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, str]]:
     probed = [peer for peer in peers if spec.revives_down or not peer.down]
-    yield "asks", _ASKS.get(spec.type, _ask_plainly)(spec)
+    yield "asks", _ASKS.get(spec.type, _ask_by_name)(spec)
     yield "whom", _whom(spec, probed)
-    first, *others = _PASSES.get(spec.type, _passes_plainly)(spec)
+    first, *others = _PASSES.get(spec.type, _passes_by_name)(spec)
     yield "passes", f"when {first}"
     yield from (("", f"and {rule}") for rule in others)
     yield "when", _when(spec)
@@ -211,8 +224,21 @@ def _ask_function(spec: CheckSpec) -> str:
     return f"the Python function {spec.function}"
 
 
-def _ask_plainly(spec: CheckSpec) -> str:
-    return f"the {spec.type} probe"
+def _ask_by_name(spec: CheckSpec) -> str:
+    text = _PROTOCOLS.get(spec.type, f"the {spec.type} probe")
+    if spec.host:
+        text += f" for {spec.host}"
+    return f"{text}, {', '.join(f'{name} {value}' for name, value in spec.params)}" if spec.params else text
+
+
+_PROTOCOLS: Final = {
+    "ajp": "AJP's CPing",
+    "fastcgi": "a FastCGI request",
+    "mysql": "MySQL's greeting",
+    "postgres": "PostgreSQL's StartupMessage",
+    "redis": "Redis' PING",
+    "ssl_hello": "a TLS ClientHello",
+}
 
 
 _ASKS: Final[dict[str, Callable[[CheckSpec], str]]] = {
@@ -263,12 +289,23 @@ def _passes_stream(spec: CheckSpec) -> list[str]:
 
 def _passes_grpc(spec: CheckSpec) -> list[str]:
     if spec.grpc_status >= 0:
-        return [f"the answer is SERVING, or the gRPC status is {spec.grpc_status}"]
+        return [f"the gRPC status is {spec.grpc_status}"]
     return ["the answer is SERVING"]
 
 
-def _passes_plainly(spec: CheckSpec) -> list[str]:
-    return ["that succeeds"]
+def _passes_by_name(spec: CheckSpec) -> list[str]:
+    return [_SUCCESS.get(spec.type, "that succeeds")]
+
+
+_SUCCESS: Final = {
+    "ajp": "CPong comes",
+    "exec": "it ends with status 0",
+    "mysql": "the greeting comes, and no refusal",
+    "postgres": "the server asks who that is, or lets in",
+    "python": "it returns None or True",
+    "redis": "PONG comes",
+    "ssl_hello": "a ServerHello comes",
+}
 
 
 _PASSES: Final[dict[str, Callable[[CheckSpec], list[str]]]] = {
@@ -296,8 +333,9 @@ def _when(spec: CheckSpec) -> str:
         text += f"; every {_time(spec.fast_interval)} while between up and down"
     if spec.down_interval:
         text += f"; every {_time(spec.down_interval)} while down"
-    if spec.concurrency:
-        text += f"; at most {_count(spec.concurrency, 'peer')} at once"
+    most = spec.concurrency or AT_ONCE.get(spec.type, 0)
+    if most:
+        text += f"; at most {_count(most, 'peer')} at once"
     return text
 
 
