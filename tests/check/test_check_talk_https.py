@@ -13,7 +13,8 @@ import pytest
 from tests.check.scripted import Scripted, answering
 from tests.check.test_check_checker import Bench, Benches, bench
 from tests.check.test_check_talk_http import check, count
-from upwell.check.spec import RESTY
+from upwell.check.secure import TlsFileError, read_tls_files
+from upwell.check.spec import PLUS, RESTY, CheckSpec
 
 __all__ = ["bench"]  # a fixture, used by name
 
@@ -242,13 +243,19 @@ def test_content_in_many_records_is_read_to_its_end(scripted: Peers, bench: Benc
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ca": "/nowhere/ca.pem"}, 'cannot read ca file "/nowhere/ca.pem": no such file or directory'),
-        ({"ca": str(TLS / "test-only.key")}, "no certificate in ca file "),
-        ({"certificate": "/nowhere/x.pem"}, 'cannot read certificate file "/nowhere/x.pem": no such file'),
-        ({"certificate": AUTHORITY, "certificate_key": "/nowhere/k"}, 'cannot read certificate_key file "/nowhere/k"'),
-        ({**OWN, "certificate_key": str(TLS / "test-only.key")}, "certificate_key "),
+        ({"ca": "/nowhere/ca.pem"}, 'open() "/nowhere/ca.pem" failed (2: No such file or directory)'),
+        ({"ca": str(TLS / "test-only.key")}, f'cannot load certificate "{TLS}/test-only.key": there is none in it'),
+        ({"certificate": "/nowhere/x.pem"}, 'open() "/nowhere/x.pem" failed (2: No such file or directory)'),
+        ({"certificate": AUTHORITY, "certificate_key": "/nowhere/k"}, 'open() "/nowhere/k" failed (2: '),
+        (
+            {**OWN, "certificate_key": str(TLS / "test-only.key")},
+            f'cannot load certificate "{OWN["certificate"]}": the key "{TLS}/test-only.key" does not belong to it',
+        ),
         ({**OWN, "certificate_key": str(TLS / "encrypted-test-only.key")}, "certificate_key is encrypted"),
-        ({"certificate": str(TLS / "leaf-test-only.key")}, "cannot use certificate "),
+        (
+            {"certificate": str(TLS / "leaf-test-only.key")},
+            f'cannot load certificate "{TLS}/leaf-test-only.key": no certificate in it, or no key in ',
+        ),
         ({"certificate_key": str(TLS / "leaf-test-only.key")}, "certificate_key without certificate"),
     ],
 )
@@ -259,3 +266,26 @@ def test_files_that_cannot_be_used_are_refused_at_once(
     b = bench(one.spec)
     with pytest.raises(ValueError, match="^" + re.escape(words)):
         check(b, **trusted(**changes))
+
+
+def test_files_that_were_read_with_the_configuration_are_not_needed_again(
+    scripted: Peers, bench: Benches, tmp_path: Path
+) -> None:
+    """The checker may be a user that must not read them; and a reload reads them anew."""
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes((TLS / "authority-test-only.pem").read_bytes())
+    one = scripted(answering(GOOD), serving())
+    spec = CheckSpec("u", "https", host="app.test", ca=str(ca), dialect=PLUS)
+    read_tls_files(spec)
+    ca.write_bytes((TLS / "test-only.pem").read_bytes())
+    b = bench(one.spec)
+    check(b, **trusted(ca=str(ca)))
+    b.until(lambda: count(b)[0] == 1)
+    read_tls_files(spec)
+    ca.unlink()
+    b = bench(one.spec)
+    check(b, **trusted(ca=str(ca)))
+    assert "unknown authority" in why(b)
+    with pytest.raises(TlsFileError) as caught:
+        read_tls_files(spec)
+    assert caught.value.field == "ca"

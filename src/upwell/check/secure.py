@@ -34,6 +34,14 @@ _CERTIFICATE: Final = 11
 _CERTIFICATE_REQUEST: Final = 13
 
 
+class TlsFileError(ValueError):
+    """A file cannot be used. `field` is the one of CheckSpec that names it."""
+
+    def __init__(self, field: str, words: str) -> None:
+        super().__init__(words)
+        self.field = field
+
+
 class _Heard:
     """What the peer said in the step of a handshake that is being made (one at a time: there is one thread)."""
 
@@ -85,7 +93,7 @@ class Secured:
     )
 
     def __init__(self, spec: CheckSpec, name: str, inner: Probe, alpn: tuple[str, ...] = ()) -> None:
-        """Raises ValueError for files that cannot be used."""
+        """Raises TlsFileError."""
         self.sending = self.receiving = _HANDSHAKE
         self.doing = _DOING
         self.finished = False
@@ -340,17 +348,16 @@ _contexts: dict[tuple[bool, bool, str, str, str, tuple[str, ...]], ssl.SSLContex
 
 
 def read_tls_files(spec: CheckSpec, alpn: tuple[str, ...] = ()) -> None:
-    """Read the files that `spec` names, again if need be. Raises ValueError, in words, if that cannot be done. For
-    whoever reads a configuration: later, as another user, they may not be readable.
+    """Read the files that `spec` names, again if need be. Raises TlsFileError if that cannot be done. For whoever
+    reads a configuration: later, as another user, they may not be readable.
     """
     if spec.ca or spec.certificate or spec.certificate_key:
-        _contexts.pop(_key(spec, alpn), None)
-        tls_context(spec, alpn)
+        _contexts[_key(spec, alpn)] = _make_context(spec, alpn)
 
 
 def tls_context(spec: CheckSpec, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
     """The client's side of TLS for `spec`; made at the first probe if it names no files, because to read the system's
-    authorities takes a while. Raises ValueError for files that cannot be used.
+    authorities takes a while. Raises TlsFileError.
     """
     key = _key(spec, alpn)
     known = _contexts.get(key)
@@ -374,13 +381,13 @@ def _make_context(spec: CheckSpec, alpn: tuple[str, ...]) -> ssl.SSLContext:
         try:
             context.load_verify_locations(spec.ca)
         except ssl.SSLError:
-            raise ValueError(f"no certificate in ca file {quoted(spec.ca)}") from None
+            raise TlsFileError("ca", f'cannot load certificate "{spec.ca}": there is none in it') from None
     elif spec.verify:
         context.load_default_certs()
     if spec.certificate:
         _load_own(context, spec.certificate, spec.certificate_key or spec.certificate)
     elif spec.certificate_key:
-        raise ValueError("certificate_key without certificate")
+        raise TlsFileError("certificate_key", "certificate_key without certificate")
     try:
         # Not ssl.SSLContext's own setter of this (undocumented) attribute: it wraps each call in three enumerations.
         hear: Any = getattr(_ssl._SSLContext, "_msg_callback")  # noqa: B009  # typeshed does not know it
@@ -398,14 +405,17 @@ def _load_own(context: ssl.SSLContext, certificate: str, key: str) -> None:
     except ssl.SSLError as error:
         reason = str(error.reason or "").replace("_", " ").lower()
         if "mismatch" in reason:
-            raise ValueError(f"certificate_key {quoted(key)} does not belong to {quoted(certificate)}") from None
-        what = f"{quoted(certificate)} with key {quoted(key)}"
-        raise ValueError(f"cannot use certificate {what}: {reason or 'not in PEM form'}") from None
+            reason = f'the key "{key}" does not belong to it'
+        elif reason:
+            reason = f'{reason} (with key "{key}")'
+        else:
+            reason = f'no certificate in it, or no key in "{key}"'
+        raise TlsFileError("certificate", f'cannot load certificate "{certificate}": {reason}') from None
 
 
 def _no_password() -> str:
     """OpenSSL would ask at the terminal."""
-    raise ValueError("certificate_key is encrypted")
+    raise TlsFileError("certificate_key", "certificate_key is encrypted")
 
 
 def _check_readable(what: str, path: str) -> None:
@@ -413,4 +423,4 @@ def _check_readable(what: str, path: str) -> None:
         with open(path, "rb") as file:
             file.read(1)
     except OSError as error:
-        raise ValueError(f"cannot read {what} file {quoted(path)}: {(error.strerror or '').lower()}") from None
+        raise TlsFileError(what, f'open() "{path}" failed ({error.errno}: {error.strerror})') from None

@@ -226,6 +226,8 @@ _PARAMETERS: Final = {
 TYPES: Final = words("http https tcp tls grpc exec python redis mysql postgres ajp ssl_hello")
 """What `type=` may say, as far as the probe is there (`check/probes/`)."""
 
+_FILES: Final = ("ca", "certificate", "certificate_key")
+
 _NEEDS: Final = {"exec": "command", "python": "function"}
 
 
@@ -258,9 +260,13 @@ def _health_check(block: Block, directive: Directive) -> None:
     needed = _NEEDS.get(wish.type)
     if needed is not None and needed not in given:
         raise directive.error(f'"type={wish.type}" needs the parameter "{needed}"')
+    if "certificate_key" in given and "certificate" not in given:
+        raise directive.error('"certificate_key" needs the parameter "certificate"', places["certificate_key"])
     if "match" in given and ("send" in given or "expect" in given):
         raise directive.error('parameter "match" is not compatible with "send" and "expect"', places["match"])
-    _check_files(block, directive, given, places)
+    for name in _FILES:
+        if name in given:
+            given[name] = full_path(block, given[name])
     if "function" in given:
         check_function(block, directive, places["function"], given["function"])
     block.append(_Wishes, "all", wish)
@@ -317,35 +323,17 @@ def _header(block: Block, directive: Directive, index: int, text: str) -> tuple[
     return name, block.template(directive, index, value.strip(" \t"))
 
 
-def _check_files(block: Block, directive: Directive, given: dict[str, Any], places: dict[str, int]) -> None:
-    """Make the files' paths whole, and see that they can be used."""
-    if "certificate_key" in given and "certificate" not in given:
-        raise directive.error('"certificate_key" needs the parameter "certificate"', places["certificate_key"])
-    for name in ("ca", "certificate", "certificate_key"):
-        if name in given:
-            given[name] = full_path(block, given[name])
-            try:
-                with open(given[name], "rb"):
-                    pass
-            except OSError as error:
-                message = f'open() "{given[name]}" failed ({error.errno}: {error.strerror})'
-                raise directive.error(message, places[name]) from None
-    if "ca" not in given and "certificate" not in given:
+def _read_files(wish: _Wish, spec: CheckSpec) -> None:
+    """See that the files can be used, while they can be read: the checker may be another user."""
+    if not any(name in wish.given for name in _FILES):
         return
-    import ssl  # takes a while, and few need it
+    from upwell.check.secure import TlsFileError, read_tls_files  # with ssl, which takes a while, and few need it
 
-    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        if "ca" in given:
-            at = "ca"
-            trial.load_verify_locations(given["ca"])
-        if "certificate" in given:
-            at = "certificate"
-            trial.load_cert_chain(given["certificate"], given.get("certificate_key"), lambda: "")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error).partition(" (_ssl.c")[0]
-        message = f'cannot load certificate "{given[at]}": {reason}'
-        raise directive.error(message, places[at]) from None
+        read_tls_files(spec)
+    except TlsFileError as error:
+        places = {text.partition("=")[0]: index for index, text in _arguments(wish.directive)}
+        raise wish.directive.error(str(error), places.get(error.field)) from None
 
 
 def _close_http(http: Block) -> None:
@@ -360,6 +348,8 @@ def _close_http(http: Block) -> None:
                 if target.upstream not in upstreams:
                     continue  # an error that has been told
                 spec = _spec(http, location, target, wish, upstreams[target.upstream].implicit)
+                if spec is not None:
+                    _read_files(wish, spec)
             except ConfigError as error:
                 http.loading.errors.append(error)
                 continue
