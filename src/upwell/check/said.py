@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-_MOST: Final = 160  # characters; a sentence has 246 bytes in the zone (zone/phrases.py)
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_MOST: Final = 160  # bytes; a sentence has 246 in the zone (zone/phrases.py)
 
 
 def said(words: bytes) -> str:
-    """`words` in one printable line of a bounded length; what is not UTF-8 is shown as \\xNN."""
-    text = words[: 4 * _MOST].decode("utf-8", "backslashreplace")
-    safe = _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02X}", text)
-    return safe if len(safe) <= _MOST else safe[: _MOST - 3] + "..."
+    """`words` in one printable line of a bounded length; what is not UTF-8 or would move the cursor is escaped."""
+    text = words[:_MOST].decode("utf-8", "backslashreplace")
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else _escaped(ord(each)) for each in text)
+    return text if len(words) <= _MOST and len(text) <= _MOST else text[: _MOST - 3] + "..."
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02X}" if code < 0x100 else f"\\u{code:04X}"
