@@ -16,12 +16,14 @@ import pytest
 import uvloop
 
 from tests.wire.joined import Log, get
+from upwell.errors import ClientClosed
 from upwell.proxy import phases
 from upwell.proxy.client import ClientConnection, Endpoint
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import Exchange
 from upwell.proxy.listener import Listener
 from upwell.proxy.location import Location, Server
+from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 
@@ -45,6 +47,10 @@ async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  # what is waited for sets no event
             await asyncio.sleep(0.001)
+
+
+async def _slow(exchange: Exchange) -> None:
+    await suspend()
 
 
 class Worker:
@@ -166,6 +172,28 @@ def test_a_client_is_answered_and_both_ends_are_known(tmp_path: Path, address: s
         assert seen[0][0] == address
         assert 0 < seen[0][1] != at[1]
         assert seen[0][2:] == (address, at[1])
+
+
+def test_little_is_held_of_a_client_that_sends_on_while_it_waits() -> None:
+    with working(_slow) as worker:
+        sock = _connected(worker.listen())
+        flood = get("/flood") * 20_000
+        sent = 0
+        worker.until(lambda: worker.connections)
+        (client,) = worker.connections
+
+        def stopped() -> bool:
+            nonlocal sent
+            with contextlib.suppress(BlockingIOError):
+                sent += sock.send(flood[sent:])
+            return not client._reading
+
+        worker.until(stopped)
+        assert client.exchange is not None
+        assert len(client._buffer) <= 3 * 16_384
+        client.transport.abort()
+        client.exchange.fail(ClientClosed())
+        sock.close()
 
 
 def test_nothing_waits_for_more_to_send() -> None:

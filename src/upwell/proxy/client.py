@@ -33,7 +33,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOT_ALLOWED: Final = frozenset(
     (b"CONNECT", b"TRACE")
 )  # nginx: a proxy for others, and one that shows them their fields
-_MOST_PIPELINED: Final = 65_536  # bytes of further requests that are taken in while one is being answered
+_MOST_PIPELINED: Final = 16_384  # bytes of further requests that are taken in while one is being answered
 _connection_numbers = count(1)
 
 Parse = Callable[["ClientConnection", bytes, int, "Counted | None"], "RequestHead | None"]

@@ -16,7 +16,11 @@ from upwell.proxy.intake import Receiver
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_FIRST_READ: Final = 16_384
 _MOST_READ: Final = 65_536
+"""How much is read at once: little at first and whenever somebody has asked to pause, for he will hold what comes; more
+as long as more comes.
+"""
 _MOST_EVENTS: Final = 512
 _MOST_PIECES: Final = 64  # of what waits to be sent, for one call (the kernel takes 1024)
 _HIGH: Final = 65_536
@@ -125,6 +129,7 @@ class Transport(Watched):
         "_fd",
         "_high",
         "_low",
+        "_most",
         "_paused",
         "_pieces",
         "_poll",
@@ -153,6 +158,7 @@ class Transport(Watched):
         self._unsent = 0
         self._high = _HIGH
         self._low = _HIGH // 4
+        self._most = _FIRST_READ
         self._socket: socket.socket | None = None
 
     def __repr__(self) -> str:
@@ -182,13 +188,15 @@ class Transport(Watched):
 
     def _receive(self) -> None:
         try:
-            data = _read(self._fd, _MOST_READ)
+            data = _read(self._fd, self._most)
         except BlockingIOError:
             return
         except OSError as error:
             self._lose(error)
             return
         if data:
+            if len(data) == self._most < _MOST_READ:
+                self._most *= 2
             self._receiver.data_received(data)
             return
         self._at_end = True
@@ -331,6 +339,7 @@ class Transport(Watched):
 
     def pause_reading(self) -> None:
         self._reading = False
+        self._most = _FIRST_READ
         self._see_to_events()
 
     def resume_reading(self) -> None:
