@@ -9,13 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.system.conftest import StartBalancer
+from tests.system.shop import BROKEN, FINE, Shop, await_line, await_takers, takers
 from tests.system.wire import Origin, Respond, Seen, ask, get, response
-from upwell.contrib.processes import App, Balancer, await_condition, free_ports
+from upwell.contrib.processes import App, await_condition, free_ports
 from upwell.version import VERSION
 
 _SECONDS = 20
-FINE = response(b"fine", "X-Ready: yes")
-BROKEN = response(b"sorry", status="503 Service Unavailable")
 
 
 def _configuration(
@@ -47,49 +46,6 @@ http {{
 """
 
 
-class Shop:
-    """A web server that answers requests with its name, and probes (any path but "/") with what it is told."""
-
-    def __init__(self, name: str, answer: bytes = FINE) -> None:
-        self.name = name
-        self.answer: dict[bytes, bytes] = {}
-        self.otherwise = answer
-        self.origin = Origin(self._respond)
-
-    def __enter__(self) -> Shop:
-        self.origin.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.origin.__exit__()
-
-    @property
-    def port(self) -> int:
-        return self.origin.port
-
-    def probes(self, path: bytes = b"/health") -> list[Seen]:
-        return [seen for seen in self.origin.seen if seen.target == path]
-
-    def _respond(self, seen: Seen, connection: socket.socket) -> bytes:
-        if seen.target == b"/":
-            return response(self.name.encode())
-        return self.answer.get(seen.target, self.otherwise)
-
-
-def _takers(front: int, requests: int = 8) -> set[str]:
-    """Who answers `requests` requests, each on a connection of its own; "502" for nobody."""
-    answers = [ask(front, get("/")) for _ in range(requests)]
-    return {answer.body.decode() if answer.status == 200 else str(answer.status) for answer in answers}
-
-
-def _await_takers(front: int, names: set[str]) -> None:
-    await_condition(lambda: _takers(front) == names, f"requests answered by {names}", _SECONDS)
-
-
-def _await_line(balancer: Balancer, words: str) -> None:
-    await_condition(lambda: words in balancer.error_log(), f"the line {words!r}", _SECONDS)
-
-
 CHECK = "health_check uri=/health interval=100ms fails=2 passes=2 timeout=2s;"
 
 
@@ -97,17 +53,17 @@ def test_traffic_leaves_a_peer_that_fails_and_returns_when_it_passes(start: Star
     (front,) = free_ports(1)
     with Shop("a") as a, Shop("b") as b:
         balancer = start(_configuration(front, [a.port, b.port], CHECK), [front])
-        _await_takers(front, {"a", "b"})
+        await_takers(front, {"a", "b"})
         a.otherwise = BROKEN
-        _await_takers(front, {"b"})
+        await_takers(front, {"b"})
         name = f"127.0.0.1:{a.port}"
-        _await_line(balancer, f'peer {name} in upstream "peers": status 503, want 200-399 (http GET /health)')
-        _await_line(balancer, f"peer {name} is turned down after 2 failure(s)")
+        await_line(balancer, f'peer {name} in upstream "peers": status 503, want 200-399 (http GET /health)')
+        await_line(balancer, f"peer {name} is turned down after 2 failure(s)")
         a.otherwise = FINE
-        _await_takers(front, {"a", "b"})
-        _await_line(balancer, f"peer {name} is turned up after 2 success(es)")
+        await_takers(front, {"a", "b"})
+        await_line(balancer, f"peer {name} is turned up after 2 success(es)")
         b.otherwise = a.otherwise = BROKEN
-        _await_takers(front, {"502"})
+        await_takers(front, {"502"})
 
 
 def test_an_app_that_is_stopped_and_started_again(start: StartBalancer, app: Callable[[str], App]) -> None:
@@ -122,7 +78,7 @@ def test_an_app_that_is_stopped_and_started_again(start: StartBalancer, app: Cal
     assert len(both) == 2
     one.stop()
     await_condition(lambda: len(answering()) == 1, "one app", _SECONDS)
-    _await_line(balancer, f'peer 127.0.0.1:{one.port} in upstream "peers": connection refused (http GET /index.html)')
+    await_line(balancer, f'peer 127.0.0.1:{one.port} in upstream "peers": connection refused (http GET /index.html)')
     one.start()
     await_condition(lambda: answering() == both, "both apps", _SECONDS)
 
@@ -161,9 +117,9 @@ def test_all_probes_go_to_another_port(start: StartBalancer) -> None:
         check = f"health_check uri=/health interval=100ms port={admin.port};"
         start(_configuration(front, [a.port], check), [front])
         await_condition(lambda: bool(admin.probes()), "probes", _SECONDS)
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
         admin.otherwise = BROKEN
-        _await_takers(front, {"502"})
+        await_takers(front, {"502"})
         assert not a.probes()
 
 
@@ -177,17 +133,17 @@ def test_any_failing_check_takes_a_peer_out(start: StartBalancer) -> None:
     http = 'match ready { status 200; header X-Ready = yes; body !~ "maintenance"; require $upstream_http_x_ready; }'
     with Shop("a") as a, Shop("b") as b:
         balancer = start(_configuration(front, [a.port, b.port], checks, http), [front])
-        _await_takers(front, {"a", "b"})
+        await_takers(front, {"a", "b"})
         a.answer[b"/ready"] = response(b"in maintenance", "X-Ready: yes")
-        _await_takers(front, {"b"})
-        _await_line(balancer, f'peer 127.0.0.1:{a.port} in upstream "peers": body matches "maintenance", want !~')
+        await_takers(front, {"b"})
+        await_line(balancer, f'peer 127.0.0.1:{a.port} in upstream "peers": body matches "maintenance", want !~')
         a.answer[b"/live"] = BROKEN
-        _await_line(balancer, "want 200-399 (http GET /live)")
+        await_line(balancer, "want 200-399 (http GET /live)")
         del a.answer[b"/ready"]
-        _await_line(balancer, 'check="http GET /ready, match ready" from=down to=up')
-        assert _takers(front) == {"b"}  # /live fails still
+        await_line(balancer, 'check="http GET /ready, match ready" from=down to=up')
+        assert takers(front) == {"b"}  # /live fails still
         del a.answer[b"/live"]
-        _await_takers(front, {"a", "b"})
+        await_takers(front, {"a", "b"})
 
 
 @pytest.mark.parametrize(
@@ -207,12 +163,12 @@ def test_each_rule_of_a_match_counts_and_says_why(answer: bytes, why: str, start
     with Shop("a") as a:
         configuration = _configuration(front, [a.port], "health_check uri=/health interval=100ms match=m;", http)
         balancer = start(configuration, [front])
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
         a.otherwise = answer
-        _await_takers(front, {"502"})
-        _await_line(balancer, why)
+        await_takers(front, {"502"})
+        await_line(balancer, why)
         a.otherwise = FINE
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
 
 
 def test_a_mandatory_check_comes_before_the_first_request(start: StartBalancer) -> None:
@@ -221,7 +177,7 @@ def test_a_mandatory_check_comes_before_the_first_request(start: StartBalancer) 
         checks = "health_check uri=/health interval=100ms mandatory;"
         start(_configuration(front, [a.port, slow.port], checks), [front])
         await_condition(lambda: bool(slow.probes()), "the probe of the slow one", _SECONDS)
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
         assert not [seen for seen in slow.origin.seen if seen.target == b"/"]
 
 
@@ -230,14 +186,14 @@ def test_what_is_known_is_kept_over_a_reload_and_a_new_check_is_done(start: Star
     with Shop("a") as a, Shop("b", BROKEN) as b:
         mandatory = "health_check uri=/health interval=100ms mandatory persistent;"
         balancer = start(_configuration(front, [a.port, b.port], mandatory), [front])
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
         workers = set(balancer.workers)
         balancer.configure(_configuration(front, [a.port, b.port], mandatory.replace("100ms", "200ms")))
         balancer.send(signal.SIGHUP)
         seen: set[str] = set()
 
         def replaced() -> bool:
-            seen.update(_takers(front))
+            seen.update(takers(front))
             return not workers & set(balancer.workers)
 
         await_condition(replaced, "new workers", _SECONDS)
@@ -246,7 +202,7 @@ def test_what_is_known_is_kept_over_a_reload_and_a_new_check_is_done(start: Star
         balancer.send(signal.SIGHUP)
         await_condition(lambda: bool(a.probes(b"/other")), "probes of the new check", _SECONDS)
         b.otherwise = FINE
-        _await_takers(front, {"a", "b"})
+        await_takers(front, {"a", "b"})
 
 
 def test_an_address_in_proxy_pass_is_checked_as_well(start: StartBalancer) -> None:
@@ -254,9 +210,9 @@ def test_an_address_in_proxy_pass_is_checked_as_well(start: StartBalancer) -> No
     with Shop("a") as a:
         text = _configuration(front, [a.port], CHECK).replace("http://peers", f"http://127.0.0.1:{a.port}")
         start(text, [front])
-        _await_takers(front, {"a"})
+        await_takers(front, {"a"})
         a.otherwise = BROKEN
-        _await_takers(front, {"502"})
+        await_takers(front, {"502"})
         assert {seen.lines[1] for seen in a.probes()} == {f"Host: 127.0.0.1:{a.port}".encode()}
 
 
@@ -269,5 +225,5 @@ def test_an_answer_that_never_comes_is_a_failure(start: StartBalancer) -> None:
     silent: Respond = respond
     with Origin(silent) as origin:
         balancer = start(_configuration(front, [origin.port], CHECK.replace("2s", "100ms")), [front])
-        _await_takers(front, {"502"})
-        _await_line(balancer, "timeout after 0.1 s reading the status line (http GET /health)")
+        await_takers(front, {"502"})
+        await_line(balancer, "timeout after 0.1 s reading the status line (http GET /health)")
