@@ -160,6 +160,7 @@ class Far:
         self.received = bytearray()
         self.taking = True
         self.ended = ""  # "fin" or "reset" once it did
+        self.lingers = True  # but a socket that does not ends with a reset, however it is closed
 
     def __repr__(self) -> str:
         return f"<Far {bytes(self.received[-60:])!r} {self.ended}>"
@@ -298,6 +299,7 @@ class Transport(asyncio.Transport):
     def end(self, error: Exception | None) -> None:
         if not self.lost:
             self.lost = self.closing = True
+            self.far.lingers = not any(self.own_socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)[:4])
             self.own_socket.close()
             self.far_socket.close()
             self.far.ended = self.far.ended or ("reset" if error else "fin")

@@ -191,6 +191,42 @@ def test_only_always_lingers_where_nothing_is_unread() -> None:
             assert client.far.closed()
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("how", ["send_timeout", "leaves", "body"])
+def test_an_answer_that_ends_with_the_connection_is_never_cut_with_a_fin(version: str, whole: bool, how: str) -> None:
+    location = {"send_timeout": 5.0, "body_timeout": 5.0}
+    with Joined(location=location, spec={"request_buffering": False}) as joined:
+        client = joined.client()
+        stuck = how != "body"
+        client.send(get("/", version=version) if stuck else post(b"1", length=9).replace(b"1.1", version.encode(), 1))
+        if stuck:
+            client.far.stall()
+        peer = joined.origin.last
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000)
+        if whole and stuck:
+            peer.finish()
+        if how == "leaves":
+            client.far.finish()
+        else:
+            joined.advance(20.0)
+        joined.advance(20.0)
+        assert client.far.closed() or version == "1.1"
+        assert client.far.lingers == (version == "1.1")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_one_that_has_gone_out_whole_ends_with_a_fin(version: str) -> None:
+    with Joined() as joined:
+        client = joined.client()
+        client.send(get("/", version=version))
+        joined.origin.last.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        joined.origin.last.finish()
+        assert client.answer().body == b"hello"
+        client.far.finish()
+        assert client.far.lingers
+
+
 def test_what_is_unsent_is_not_cut_off_by_lingering() -> None:
     async def page(exchange: Exchange) -> None:
         exchange.respond(200, bytes(60_000))

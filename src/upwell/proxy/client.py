@@ -132,6 +132,7 @@ class ClientConnection(Receiver):
         "_lingers_until",
         "_local",
         "_lost",
+        "_open_ended",
         "_reading",
         "_refused",
         "_rests_until",
@@ -188,6 +189,7 @@ class ClientConnection(Receiver):
         self._rests_until = 0.0
         self._resumes: Location | None = None
         self._lost = False
+        self._open_ended = False  # what waits to be sent is an answer that ends with the connection
         self._waiting_to_drain: Exchange | None = None
 
     def __repr__(self) -> str:
@@ -359,7 +361,7 @@ class ClientConnection(Receiver):
         """Close after a time-out; what is unsent is dropped (with a reset if reset_timedout_connection is on)."""
         if location.reset_timedout:
             reset_on_close(self.transport)
-        self.transport.abort()
+        self.cut()
 
     # Requests
 
@@ -630,6 +632,16 @@ class ClientConnection(Receiver):
         if not self._lost:
             self.transport.abort()
 
+    def cut(self) -> None:
+        """End at once, whatever still waits to be sent."""
+        if self._lost:
+            return
+        exchange = self.exchange
+        unsent = self._open_ended and self.transport.get_write_buffer_size() > 0
+        if unsent if exchange is None else exchange.open_ended:
+            reset_on_close(self.transport)
+        self.transport.abort()
+
     def exchange_done(self, exchange: Exchange) -> None:
         """The answer is complete: log it, then the next request or the end of the connection."""
         try:
@@ -657,6 +669,9 @@ class ClientConnection(Receiver):
                 self._linger_on(location)
                 return
         if not exchange.keepalive or (self.endpoint.draining and not location.keepalive_min_timeout):
+            self._open_ended = exchange.open_ended
+            if exchange.cut and self._open_ended:
+                reset_on_close(self.transport)
             unread = body is not None or self._buffer or self._refused
             if (unread or location.lingering_close == "always") and not self._eof and not exchange.cut:
                 self._linger(location)
@@ -711,7 +726,7 @@ class ClientConnection(Receiver):
         """Wait for the next piece to forget: `lingering_timeout` for each, `lingering_time` for all of them."""
         left = self._lingers_until - self.loop.time()
         if left <= 0.0:
-            self.transport.abort()
+            self.cut()
         elif self._lingering is None or not self.transport.get_write_buffer_size():
             self.endpoint.timers.arm(self, min(location.lingering_timeout, left))
 

@@ -430,9 +430,16 @@ class Exchange:
         if self.capture is not None:
             self.capture.truncated = True
             return
-        if self.head_sent and not self.chunked and (self.version == 10 or not self.location.chunks):
-            reset_on_close(self.client.transport)  # its end may be the connection's: a FIN would complete it
+        if self.open_ended:
+            reset_on_close(self.client.transport)
         self.client.abort()
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the end of the answer may be the connection's: cut short, it is not to end with a FIN, which would
+        complete it.
+        """
+        return self.head_sent and not self.chunked and (self.version == 10 or not self.location.chunks)
 
     def drop(self, status: int) -> None:
         """Close the connection and say nothing: nginx's own status 444, which ends it as a time-out does, and those of

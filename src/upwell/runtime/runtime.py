@@ -165,7 +165,7 @@ class Runtime:
         for listener in self._listeners:
             listener.close()
         for connection in list(self._connections):
-            connection.transport.abort()
+            connection.cut()
         if self._poll is not None:
             self._poll.close()
         for _, pool in self._upstreams.values():
