@@ -240,6 +240,27 @@ def test_content_in_many_records_is_read_to_its_end(scripted: Peers, bench: Benc
     assert (count(b)[1], one.connections, one.resets) == (0, 1, 0)
 
 
+@versions
+@pytest.mark.parametrize("said", [True, False])
+def test_a_kept_connection_that_ends_under_the_question_is_no_failure(
+    scripted: Peers, bench: Benches, version: ssl.TLSVersion, said: bool
+) -> None:
+    def script(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        sock.recv(65536)
+        sock.sendall(GOOD)
+        sock.recv(65536)
+        if said:
+            sock.unwrap()
+
+    one = scripted(script, serving(version=version))
+    b = bench(one.spec)
+    check(b, **trusted(keepalive_time=60.0))
+    b.until(lambda: count(b)[0] == 5)
+    assert count(b)[1] == 0
+    assert one.connections >= 4
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
