@@ -78,7 +78,7 @@ def _upstream(
 ) -> Iterator[str]:
     peers = upstream.peers
     where = "the address of a proxy_pass" if upstream.implicit else place
-    yield f"upstream {upstream.name}{f' ({where})' if where else ''}: {_count(len(peers), 'peer')}"
+    yield f"upstream {upstream.name}{f' ({where})' if where else ''}: {count_of(len(peers), 'peer')}"
     named = [_peer(peer) for peer in peers[:_MOST_NAMED]]
     if len(peers) > _MOST_NAMED:
         named.append(f"and {len(peers) - _MOST_NAMED} more")
@@ -93,7 +93,7 @@ def _upstream(
     if not checks:
         yield "  No check: nothing probes these peers."
     elif len(checks) > 1:
-        yield f"  A peer gets requests while it is up by all {len(checks)} checks."
+        yield f"  A peer gets requests while it is up by {'both' if len(checks) == 2 else f'all {len(checks)}'} checks."
     yield f"  {_passive(upstream)}"
     if checks:
         yield f"  {_policy(upstream)}"
@@ -127,8 +127,8 @@ def _passive(upstream: UpstreamSpec) -> str:
     if not most or not seconds:
         return "Failed requests: no peer is left out for them (max_fails=0)."
     return (
-        f"Failed requests: {_count(most, 'failure')} within {_time(seconds)} "
-        f"{'leaves' if most == 1 else 'leave'} a peer out for {_time(seconds)}."
+        f"Failed requests: {count_of(most, 'failure')} within {time_of(seconds)} "
+        f"{'leaves' if most == 1 else 'leave'} a peer out for {time_of(seconds)}."
     )
 
 
@@ -155,12 +155,12 @@ def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, st
     yield "timeout", _patience(spec)
     # One slow peer delays lua-resty's whole round, so that nothing is certain there.
     until = "about {}" if spec.dialect == RESTY else "{} at the latest"
-    failures, passes = _count(spec.fall, "failure"), _count(spec.rise, "pass")
+    failures, passes = count_of(spec.fall, "failure"), count_of(spec.rise, "pass")
     yield (
         "down",
-        f"after {failures}{_row(spec.fall)}, {until.format(_time(_detection(spec)))} after a peer falls silent",
+        f"after {failures}{_row(spec.fall)}, {until.format(time_of(detection(spec)))} after a peer falls silent",
     )
-    yield "up", f"after {passes}{_row(spec.rise)}, {until.format(_time(_recovery(spec)))} after it answers again"
+    yield "up", f"after {passes}{_row(spec.rise)}, {until.format(time_of(recovery(spec)))} after it answers again"
     yield "begins", _beginning(spec)
     down = [peer.name for peer in peers if peer.down]
     if down:
@@ -174,9 +174,9 @@ def _whom(spec: CheckSpec, probed: Sequence[PeerSpec]) -> str:
     peers = "the peer" if len(probed) == 1 else f"each of {len(probed)} peers"
     only_sockets = all(isinstance(peer.address, str) for peer in probed)
     port = "" if not spec.port or only_sockets else f"port {spec.port} of "
-    kept = f", on connections kept for {_time(spec.keepalive_time)}" if spec.keepalive_time else ""
+    kept = f", on connections kept for {time_of(spec.keepalive_time)}" if spec.keepalive_time else ""
     if spec.keepalive_time and spec.keepalive_requests:
-        kept += f" or {_count(spec.keepalive_requests, 'probe')}"
+        kept += f" or {count_of(spec.keepalive_requests, 'probe')}"
     return f"{port}{peers}{kept}"
 
 
@@ -323,19 +323,19 @@ _PASSES: Final[dict[str, Callable[[CheckSpec], list[str]]]] = {
 
 def _when(spec: CheckSpec) -> str:
     if spec.dialect == RESTY:
-        return f"in rounds with a pause of {_time(spec.interval)}, {_slices(spec.concurrency)}"
-    text = f"every {_time(spec.interval)}, "
+        return f"in rounds with a pause of {time_of(spec.interval)}, {_slices(spec.concurrency)}"
+    text = f"every {time_of(spec.interval)}, "
     if spec.jitter < 0:
         text += "at once at the start, then spread evenly"
     else:
-        text += f"at random up to {_time(spec.jitter)} later" if spec.jitter else "all peers at the same time"
+        text += f"at random up to {time_of(spec.jitter)} later" if spec.jitter else "all peers at the same time"
     if spec.fast_interval and spec.rise + spec.fall > 2:
-        text += f"; every {_time(spec.fast_interval)} while between up and down"
+        text += f"; every {time_of(spec.fast_interval)} while between up and down"
     if spec.down_interval:
-        text += f"; every {_time(spec.down_interval)} while down"
+        text += f"; every {time_of(spec.down_interval)} while down"
     most = spec.concurrency or AT_ONCE.get(spec.type, 0)
     if most:
-        text += f"; at most {_count(most, 'peer')} at once"
+        text += f"; at most {count_of(most, 'peer')} at once"
     return text
 
 
@@ -345,11 +345,11 @@ def _slices(concurrency: int) -> str:
 
 def _patience(spec: CheckSpec) -> str:
     if spec.dialect == RESTY:
-        return f"{_time(spec.timeout)} each for connecting, sending and receiving"
-    return f"{_time(spec.timeout)} for the whole probe"
+        return f"{time_of(spec.timeout)} each for connecting, sending and receiving"
+    return f"{time_of(spec.timeout)} for the whole probe"
 
 
-def _detection(spec: CheckSpec) -> float:
+def detection(spec: CheckSpec) -> float:
     """Seconds from a peer's death right after a probe to its `fall`-th failure, each a time-out."""
     if spec.dialect == RESTY:
         return spec.fall * (max(spec.interval, 0.002) + spec.timeout)
@@ -358,7 +358,7 @@ def _detection(spec: CheckSpec) -> float:
     return spec.interval + spread + (spec.fall - 1) * between + spec.timeout
 
 
-def _recovery(spec: CheckSpec) -> float:
+def recovery(spec: CheckSpec) -> float:
     """Seconds from a peer's return, right after a probe began that still times out, to its `rise`-th pass."""
     if spec.dialect == RESTY:
         return spec.timeout + spec.rise * max(spec.interval, 0.002)
@@ -369,7 +369,7 @@ def _recovery(spec: CheckSpec) -> float:
 
 def _beginning(spec: CheckSpec) -> str:
     if spec.initial == "down":
-        return f"down: no requests before {_count(spec.rise, 'pass')}{_row(spec.rise)}"
+        return f"down: no requests before {count_of(spec.rise, 'pass')}{_row(spec.rise)}"
     if spec.initial == "checking":
         return "checking: no requests before the first pass; what is known of a peer is kept over a reload"
     return "up: requests from the start; what is known of a peer is kept over a reload"
@@ -378,7 +378,7 @@ def _beginning(spec: CheckSpec) -> str:
 # Words
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:g} ms"
     for unit, name in ((86400, "d"), (3600, "h")):
@@ -387,7 +387,7 @@ def _time(seconds: float) -> str:
     return f"{round(seconds, 3):g} s"
 
 
-def _count(number: int, what: str) -> str:
+def count_of(number: int, what: str) -> str:
     if number == 1:
         return f"1 {what}"
     return f"{number} {what}{'es' if what.endswith('s') else 's'}"
