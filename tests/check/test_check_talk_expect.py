@@ -92,10 +92,10 @@ def test_what_is_expected_comes(scripted: Peers, bench: Benches, secure: bool) -
     ("script", "expect", "words"),
     [
         (banner(b"554 no\r\n"), "^220 ", 'timeout after 0.3 s waiting for ~ "^220 "'),
-        (answering(b"-ERR\r\n", kept=False), "PONG", 'connection closed after "-ERR\\x0D\\x0A", want ~ "PONG"'),
-        (answering(b"", kept=False), "PONG", 'connection closed, want ~ "PONG"'),
+        (answering(b"-ERR\r\n", kept=False), "PONG", 'connection closed after "-ERR\\x0D\\x0A", want "PONG"'),
+        (answering(b"", kept=False), "PONG", 'connection closed, want "PONG"'),
         (answering(b"", kept=False), "", "connection closed, want an answer"),
-        (banner(b"x" * 100_000), "y", f'no ~ "y" in {MOST} bytes, but "{"x" * 57}..."'),
+        (banner(b"x" * 100_000), "[y]", f'no ~ "[y]" in {MOST} bytes, but "{"x" * 57}..."'),
     ],
 )
 def test_what_is_expected_does_not_come(
@@ -113,7 +113,7 @@ def test_a_reset_is_a_failure_when_something_is_expected(scripted: Peers, bench:
     one = scripted(reset)
     b = bench(one.spec)
     check(b, type="tcp", request=b"PING\r\n", expect="PONG")
-    assert why(b) == 'connection reset by peer waiting for ~ "PONG"'
+    assert why(b) == 'connection reset by peer waiting for "PONG"'
 
 
 def test_a_handshake_that_is_not_trusted_fails_whatever_is_expected(scripted: Peers, bench: Benches) -> None:
@@ -168,6 +168,15 @@ def test_any_split_of_what_comes_will_do() -> None:
         assert probe.feed(b"--+PONG"[:cut] or b"+") == b""
         assert probe.feed(b"--+PONG"[cut:]) == Verdict(True)
         assert probe.finished
+
+
+@pytest.mark.parametrize(
+    ("expect", "words"),
+    [("^220", '~ "^220"'), (r"\x2bPONG\x0d", '"+PONG\\x0D"'), ("PONG", '"PONG"'), ("", "an answer")],
+)
+def test_the_expected_is_told_as_it_was_meant(expect: str, words: str) -> None:
+    probe = ExpectProbe(CheckSpec("u", "tcp", b"?", expect=expect, dialect=PLUS), "app:1")
+    assert probe.doing == f"waiting for {words}"
 
 
 def test_a_pattern_without_end_is_a_failure() -> None:

@@ -24,6 +24,8 @@ _DEFAULT: Final = MatchSpec(statuses=((200, 399),))
 _MOST_SHOWN: Final = 60  # characters of a name, a value or a pattern in a sentence, so that the sentence fits its place
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\U0010ffff]")
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))|\$", re.ASCII)
+_LITERAL: Final = re.compile(r"(?:[A-Za-z0-9]|\\x[0-9a-f]{2})*")
+_LITERAL_SIGN: Final = re.compile(r"\\x([0-9a-f]{2})")
 _OF_STATUS: Final = ("status", "upstream_status")
 _OF_FIELDS: Final = ("upstream_http_", "sent_http_")
 
@@ -94,14 +96,18 @@ class Rules:
 
 
 class Compiled:
-    """A regular expression of the configuration, and how it is told to people (`words`, in quotes)."""
+    """A regular expression of the configuration, and how it is told to people: `words`, in quotes; `wanted`, with "~"
+    before it, unless it is a literal text whose signs were all escaped."""
 
-    __slots__ = ("_regex", "words")
+    __slots__ = ("_regex", "wanted", "words")
 
     def __init__(self, pattern: str) -> None:
         """Raises PatternError."""
         self._regex = compile_pattern(pattern.encode("utf-8", "surrogateescape"), 0)
         self.words = quoted(pattern)
+        self.wanted = f"~ {self.words}"
+        if _LITERAL.fullmatch(pattern) is not None:
+            self.wanted = quoted(_LITERAL_SIGN.sub(lambda sign: chr(int(sign[1], 16)), pattern))
 
     def __repr__(self) -> str:
         return f"<Compiled {self.words}>"

@@ -35,7 +35,7 @@ class ExpectProbe:
 
     @property
     def _awaited(self) -> str:
-        return f"~ {self._expect.words}" if self._expect is not None else "an answer"
+        return self._expect.wanted if self._expect is not None else "an answer"
 
     def open(self) -> bytes:
         self._data = b""
