@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from upwell.contrib.processes import App, await_condition, free_ports
 from upwell.version import VERSION
 
 _SECONDS = 20
+_TLS = Path(__file__).parents[1] / "check" / "tls"
 
 
 def _configuration(
@@ -214,6 +217,56 @@ def test_an_address_in_proxy_pass_is_checked_as_well(start: StartBalancer) -> No
         a.otherwise = BROKEN
         await_takers(front, {"502"})
         assert {seen.lines[1] for seen in a.probes()} == {f"Host: 127.0.0.1:{a.port}".encode()}
+
+
+def test_a_peer_that_speaks_first(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    greeting = [b"220 welcome\r\n"]
+
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(greeting[0])
+        connection.recv(100)
+
+    with Shop("a") as a, Origin(on_connect=greet) as mail:
+        checks = f'health_check type=tcp port={mail.port} interval=100ms send="QUIT\\r\\n" expect=~^220 timeout=2s;'
+        balancer = start(_configuration(front, [a.port], checks), [front])
+        await_takers(front, {"a"})
+        greeting[0] = b"421 busy\r\n"
+        await_takers(front, {"502"})
+        await_line(balancer, "(tcp port")
+        greeting[0] = b"220 again\r\n"
+        await_takers(front, {"a"})
+
+
+def test_tls_is_verified_with_files_that_only_the_master_may_read(start: StartBalancer, tmp_path: Path) -> None:
+    (front,) = free_ports(1)
+    files = {"authority": "authority-test-only.pem", "cert": "good-test-only.pem", "key": "leaf-test-only.key"}
+    for name, file in files.items():
+        (tmp_path / name).write_bytes((_TLS / file).read_bytes())
+        (tmp_path / name).chmod(0o600)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    serving.verify_mode = ssl.CERT_REQUIRED
+    serving.load_verify_locations(tmp_path / "authority")
+    asked: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        with serving.wrap_socket(connection, server_side=True) as secure:
+            asked.append(secure.recv(65536))
+            secure.sendall(FINE)
+
+    with Shop("a") as a, Origin(on_connect=talk) as secured:
+        check = f"""
+            health_check type=https port={secured.port} interval=100ms mandatory host=app.test ca={tmp_path}/authority
+                certificate={tmp_path}/cert certificate_key={tmp_path}/key;
+        """
+        balancer = start(_configuration(front, [a.port], check), [front])
+        await_takers(front, {"a"})
+        assert b"\r\nHost: app.test\r\n" in asked[0]
+        balancer.configure(_configuration(front, [a.port], check.replace("app.test", "other.test")))
+        balancer.send(signal.SIGHUP)
+        await_takers(front, {"502"})
+        await_line(balancer, "certificate is for app.test")
 
 
 def test_an_answer_that_never_comes_is_a_failure(start: StartBalancer) -> None:
