@@ -6,10 +6,12 @@ import ssl
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from upwell.check.probe import Verdict
 from upwell.check.probes.https import HttpsProbe
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import PLUS, CheckSpec
 
 TLS = Path(__file__).parent / "tls"
 TRUSTED = str(TLS / "test-only.pem")
@@ -114,3 +116,35 @@ def test_an_end_after_the_handshake_is_closed() -> None:
     assert isinstance(answer, bytes)
     assert probe.receiving == "failed to receive status line from"
     assert sentence(probe.feed(b"")) == "failed to receive status line from app:1: closed"
+
+
+@pytest.mark.parametrize("host", ["app.test", "other.test"])
+@settings(max_examples=25, deadline=None)
+@given(size=st.integers(1, 400))
+def test_any_split_of_the_peer_s_bytes_gives_the_same_verdict(host: str, size: int) -> None:
+    """Over TLS 1.3 with content behind the verdict, on a new and then on the kept connection."""
+    content = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall is OK"
+    check = CheckSpec("u", "https", REQUEST.replace(b"1.0", b"1.1"), dialect=PLUS, host=host, ca=TRUSTED)
+    probe = HttpsProbe(check, "app:1")
+    server = Server(content)
+    for number in range(3):
+        answer = probe.open() if number == 0 else probe.again()
+        verdict = None
+        sent = b""
+        while isinstance(answer, bytes) and (answer or sent):
+            if answer:
+                sent += server.exchange(answer)
+            piece, sent = sent[:size], sent[size:]
+            answer = probe.feed(piece)
+            if isinstance(answer, Verdict):
+                verdict = answer
+        for at in range(0, len(sent), size):
+            assert not probe.finished or host != "app.test"
+            probe.drain(sent[at : at + size])
+        assert verdict is not None
+        if host != "app.test":
+            assert verdict.why == "certificate is for app.test, not other.test"
+            assert verdict.farewell  # the alert
+            return
+        assert verdict == Verdict(True, status=200)
+        assert (probe.finished, probe.reusable) == (True, True)
