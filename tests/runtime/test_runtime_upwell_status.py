@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -171,6 +173,13 @@ def test_every_line_for_prometheus_is_a_comment_or_a_sample(serving: Serving) ->
     assert f'upwell_upstream_peer_check_duration_seconds_bucket{{{check},le="+Inf"}} 1' in samples
     assert f"upwell_upstream_peer_check_duration_seconds_count{{{check}}} 1" in samples
     assert 'upwell_upstream_peers{upstream="app",state="down"} 2' in samples
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (apt-get install prometheus)")
+def test_promtool_has_nothing_to_say(serving: Serving) -> None:
+    content = page(serving, "/prometheus").body
+    told = subprocess.run(["promtool", "check", "metrics"], input=content, capture_output=True, timeout=60, check=False)
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
 
 
 def test_a_long_page_lets_others_have_their_turn_and_loses_nothing(tmp_path: Path) -> None:
