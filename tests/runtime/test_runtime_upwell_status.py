@@ -92,6 +92,26 @@ def test_json_says_how_each_peer_stands_and_why(serving: Serving) -> None:
     assert whole["checker"]["state"] == "not started"
 
 
+def test_every_form_says_when_health_is_ignored(tmp_path: Path) -> None:
+    http = CONFIGURATION.replace(
+        "server 10.0.0.9:80;", "server 10.0.0.9:80; check default_down=false; all_down serve_all;"
+    )
+    with Serving(tmp_path, http) as serving:
+        row = next(row for row, key in enumerate(serving.table.keys) if key[0] == "other")
+
+        def told() -> tuple[bool, bool, bool]:
+            other = found(serving, "/json")["upstreams"][1]
+            assert other["all_down"] == "serve_all"
+            sample = b'upwell_upstream_panic{upstream="other"} 1\n' in page(serving, "/prometheus").body
+            return other["health_ignored"], sample, b"health is ignored (all_down serve_all)" in page(serving, "/").body
+
+        assert told() == (False, False, False)
+        slot = serving.table.add_check(row, serving.checks[1].identity, 2, 0)
+        serving.table.set_check(serving.table.layout.check(row, slot), 0, 5, 0, 0, False)
+        serving.table.summarise(row, 5)
+        assert told() == (True, True, True)
+
+
 def test_a_part_can_be_asked_for(serving: Serving) -> None:
     (only,) = found(serving, "/json?upstream=other")["upstreams"]
     assert only["name"] == "other"

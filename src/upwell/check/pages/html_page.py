@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from upwell.check.pages.view import View, node, rfc3339
 from upwell.check.report import CHECKING, DOWN, UP, CheckReport, PeerReport
+from upwell.peers.panic import words
 from upwell.peers.peer import UpstreamSpec
 from upwell.version import VERSION
 
@@ -131,9 +132,12 @@ def _title(view: View, upstream: UpstreamSpec) -> str:
     up = view.report.up(upstream)
     style = "up" if up == total else "down" if up == 0 else "checking"
     name = escape(upstream.name)
+    panic = ""
+    if view.panics(upstream):
+        panic = f' <span class="down">health is ignored (all_down {escape(words(upstream))})</span>'
     return (
         f'<h2><a href="?upstream={quote(upstream.name)}">{name}</a> '
-        f'<span class="{style}">{up} of {total} up</span></h2>\n'
+        f'<span class="{style}">{up} of {total} up</span>{panic}</h2>\n'
         "<table><thead><tr><th>Peer</th><th>State</th><th>Check</th><th>Last result</th><th>Checked</th>"
         "<th>Time: last, average, p99</th><th>Passes, failures</th><th>Next</th><th>Requests, failed</th></tr></thead>"
         "<tbody>\n"

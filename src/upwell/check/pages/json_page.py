@@ -9,6 +9,7 @@ from typing import Any
 from upwell.check.pages.view import View, node, rfc3339
 from upwell.check.probe import KINDS
 from upwell.check.report import CheckReport, PeerReport
+from upwell.peers.panic import words
 from upwell.version import VERSION
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
@@ -38,6 +39,8 @@ def pieces(view: View) -> Iterator[str]:
             "implicit": upstream.implicit,
             "peers_total": len(upstream.peers),
             "peers_up": view.report.up(upstream),
+            "all_down": words(upstream),
+            "health_ignored": view.panics(upstream),
         }
         yield f'{between}{_encode(about)[:-1]}, "peers": ['
         between = ",\n"

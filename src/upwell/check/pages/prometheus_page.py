@@ -63,6 +63,9 @@ def pieces(view: View) -> Iterator[str]:
         for state in _STATES:
             count = sum(peer.state == state for _, peer in peers)
             yield f'upwell_upstream_peers{{{labels},state="{state}"}} {count}\n'
+    yield _family("upwell_upstream_panic", "gauge", "Whether all_down has health ignored now.")
+    for upstream in view.upstreams:
+        yield f'upwell_upstream_panic{{upstream="{_escaped(upstream.name)}"}} {int(view.panics(upstream))}\n'
     everyone = [one for _, peers in seen for one in peers]
     counted = [(labels, peer, view.counts(peer)) for labels, peer in everyone]
     for name, kind, words, value in _PEER:

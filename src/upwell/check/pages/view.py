@@ -10,6 +10,7 @@ from operator import not_
 
 from upwell.check.report import UP, PeerReport, Report
 from upwell.check.spec import CheckSpec
+from upwell.peers.panic import ignores_health
 from upwell.peers.peer import UpstreamSpec
 from upwell.zone.layout import GENERATION
 from upwell.zone.table import Counts
@@ -50,6 +51,10 @@ class View:
 
     def counts(self, peer: PeerReport) -> Counts:
         return self.report.counts(peer)
+
+    def panics(self, upstream: UpstreamSpec) -> bool:
+        """Whether its `all_down` has health ignored now."""
+        return ignores_health(upstream, self.report.table)
 
     # The checker
 
