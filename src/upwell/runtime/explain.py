@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from upwell.check.probes import AT_ONCE
+from upwell.check.rules import compiled
 from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec
+from upwell.config.model import Block
 from upwell.errors import Position
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.lua import LuaSettings
@@ -36,19 +38,18 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     folder = os.path.dirname(plan.config.path)
     checks: list[tuple[CheckSpec, Position | None]] = []
     places: dict[str, Position] = {}
-    used: set[str] = set()
+    used: set[str] | None = set()
     if http is not None:
         settings = http[ChecksSettings]
         lua = http[LuaSettings].init_worker
         checks += [(spec, lua.position if lua is not None else None) for spec in of_lua]
         checks += zip(settings.specs, settings.places, strict=True)
         places = {block[UpstreamSettings].name: block.position for block in http.of("upstream")}
-        targets = (block[ProxySettings].pass_ for block in http.walk() if block.kind == "location")
-        used = {target.upstream for target in targets if target is not None}
+        used = _used(http)
     for upstream in plan.upstreams:
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
         yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder)
-        if upstream.name not in used:
+        if used is not None and upstream.name not in used:
             yield "  No proxy_pass names it."
         yield ""
     if not plan.upstreams:
@@ -61,6 +62,13 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         yield "Without effect:"
         for text, position in plan.config.idle:
             yield f"  {text} ({_place(position, folder)})"
+
+
+def _used(http: Block) -> set[str] | None:
+    """The upstreams that a `proxy_pass` names; None if one with variables may name any."""
+    passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind == "location"]
+    targets = [target for target in passes if target is not None]
+    return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
 
 
 def _place(position: Position | None, folder: str) -> str:
@@ -101,6 +109,8 @@ def _upstream(
 
 def _peer(peer: PeerSpec) -> str:
     marks = [mark for mark, on in (("backup", peer.backup), ("down", peer.down)) if on]
+    if peer.slow_start:
+        marks.append(f"slow start {time_of(peer.slow_start)}")
     return f"{peer.name} ({', '.join(marks)})" if marks else peer.name
 
 
@@ -283,7 +293,10 @@ _OPERATORS: Final = {
 
 def _passes_stream(spec: CheckSpec) -> list[str]:
     if spec.expect:
-        return [f"what comes back matches {_cut(spec.expect)}"]
+        wanted = compiled(spec.expect).wanted
+        return [f"what comes back matches {wanted[2:]}" if wanted.startswith("~") else f"{wanted} comes back"]
+    if spec.request:
+        return ["anything comes back"]
     return ["it is accepted" if spec.type == "tcp" else "the TLS handshake is done"]
 
 
