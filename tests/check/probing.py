@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from upwell.check.checker import Checker
+from upwell.check.listener import Listener
 from upwell.check.spec import PLUS, CheckSpec
 from upwell.log import INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
@@ -21,17 +22,24 @@ LIMIT = 20.0  # seconds that a condition may take before a test gives up
 class Probing:
     """One checker of upstream "u" with `peers`; its log is a file."""
 
-    def __init__(self, path: Path, *peers: PeerSpec, level: int = INFO) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *peers: PeerSpec,
+        level: int = INFO,
+        listeners: Callable[[ErrorLog], Sequence[Listener]] = lambda log: (),
+    ) -> None:
         self.path = path
         self.log = ErrorLog(str(path), level)
         self.log.open()
         self.spec = UpstreamSpec("u", peers)
         self.table = PeerTable.create(peer_keys(self.spec), 1)
         self.skew = 0.0
+        self.listeners = listeners
         self.checker = self.make()
 
     def make(self) -> Checker:
-        return Checker(self.table, [self.spec], self.log, self.clock)
+        return Checker(self.table, [self.spec], self.log, self.clock, listeners=self.listeners(self.log))
 
     def clock(self) -> float:
         return time.monotonic() + self.skew

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.errors import ConfigError, ConfigErrors, Position
 from upwell.log import INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec
@@ -44,6 +44,8 @@ class StubPlan:
     worker_shutdown_timeout: float = 0.0
     upstreams: tuple[UpstreamSpec, ...] = (UpstreamSpec("backend", (PEER,)),)
     checks: tuple[CheckSpec, ...] = ()
+    notified: dict[str, tuple[NotifySpec, ...]] = field(default_factory=dict)
+    state_file: str = ""
     logs: tuple[LogFile, ...] = ()
     folders: tuple[str, ...] = ()
     health_check_concurrency: int = 0

@@ -17,7 +17,8 @@ from upwell.check.course import Course
 from upwell.check.cycle import Cycle
 from upwell.check.events import Events
 from upwell.check.gate import Gate
-from upwell.check.probe import Verdict
+from upwell.check.listener import Listener, Turn
+from upwell.check.probe import KINDS, Verdict
 from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
@@ -32,11 +33,16 @@ from upwell.zone.layout import (
     ADMIN_UP,
     CHECK_AT,
     CHECK_HEALTH,
+    CHECK_IDENTITY,
+    CHECK_RECORD,
     CHECK_RISE,
     CHECK_SINCE,
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
+    RECORD_FAILED_AT,
+    RECORD_KIND,
     RECORD_NEXT,
+    RECORD_WHY,
 )
 from upwell.zone.records import note_change, note_failure, note_pass, note_time
 from upwell.zone.table import CheckState, PeerTable
@@ -53,8 +59,9 @@ class Checker:
     """All checks of all upstreams. `clock` gives seconds and never goes back; its milliseconds go into the zone.
 
     `checks` are those that the configuration names; workers may send more. `most` bounds the probes at once, but for
-    lua-resty's, which bound themselves. Starting a checker announces a new epoch in the zone, which makes workers send
-    their checks (again). Raises ValueError for a check that cannot be.
+    lua-resty's, which bound themselves. `listeners` are told of transitions, and closed with the checker. Starting a
+    checker announces a new epoch in the zone, which makes workers send their checks (again). Raises ValueError for a
+    check that cannot be.
     """
 
     __slots__ = (
@@ -67,6 +74,7 @@ class Checker:
         "_gate",
         "_gates",
         "_keys",
+        "_listeners",
         "_log",
         "_loop",
         "_on_row",
@@ -86,6 +94,7 @@ class Checker:
         clock: Callable[[], float] = time.monotonic,
         checks: Iterable[CheckSpec] = (),
         most: int = MOST_AT_ONCE,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self._table = table
         self._clock = clock
@@ -103,6 +112,10 @@ class Checker:
         self._continue: deque[tuple[Course, Target]] = deque()
         self._loop = Loop(lambda row: table.counts(row).connections)
         self._watchers: dict[int, Callable[[], object]] = {}
+        self._listeners = listeners
+        for listener in listeners:
+            self.watch(listener.fileno(), listener.tell)
+            self._loop.spawns |= listener.spawns
         self._pruning: float | None = None
         self._random = Random()  # for the spread of times, no secret
         for check in checks:
@@ -241,6 +254,8 @@ class Checker:
             for target in course.targets:
                 target.close()
         self._loop.epoll.close()
+        for listener in self._listeners:
+            listener.close()
 
     # Courses
 
@@ -355,8 +370,10 @@ class Checker:
         if passed or verdict.status:
             # How long a refusal took says nothing about how fast the peer answers.
             note_time(words, table.halves, record, elapsed)
+        since = 0
         if transition is not None:
             course.changed = True
+            since = words[at + CHECK_SINCE]
             words[at + CHECK_SINCE] = millis
             note_change(words, record, millis, transition is Transition.UP, why)
             if table.summarise(target.place.row, millis):
@@ -377,7 +394,13 @@ class Checker:
         elif self._log.level >= DEBUG:
             self._events.passed(target.name)
         if transition is not None:
-            self._events.turned(course.spec, thresholds, target.name, transition is Transition.UP, verdict)
+            up = transition is Transition.UP
+            self._events.turned(course.spec, thresholds, target.name, up, verdict)
+            if self._listeners:
+                key, identity = table.keys[target.place.row], words[at + CHECK_IDENTITY]
+                turn = Turn(key, course.spec, identity, up, verdict.kind, verdict.why, millis, since)
+                for listener in self._listeners:
+                    listener.turned(turn)
 
     # The zone
 
@@ -389,14 +412,46 @@ class Checker:
         if slot < 0:
             known = [state for state in table.checks(row) if state.identity not in self._courses]
             slot = table.add_check(row, identity, thresholds.rise, _initial(spec, thresholds, peer, known))
+            if self._listeners and not known:
+                self._recall(spec, key, identity, thresholds, table.layout.check(row, slot))
         elif table.check(row, slot).rise != thresholds.rise or table.check(row, slot).health > thresholds.top:
             # The check asks for other numbers since the reload: its state stays, its streak begins anew.
             up = table.check(row, slot).up
             at = table.layout.check(row, slot)
             table.words[at + CHECK_RISE] = thresholds.rise
             table.words[at + CHECK_HEALTH] = thresholds.initial(up)
+        if self._listeners:
+            self._begun(spec, key, row, slot)
         place = Place(row, table.layout.check(row, slot), table.record_at(row, slot))
         return TARGETS[spec.type](spec, peer, place, self._loop)
+
+    def _recall(self, spec: CheckSpec, key: PeerKey, identity: int, thresholds: Thresholds, at: int) -> None:
+        """Begin a check, whose slot at word `at` is new, as a listener knows it from before."""
+        words = self._table.words
+        for listener in self._listeners:
+            found = listener.recall(key, identity)
+            # "checking" promises that no peer is used before it has passed, whatever was long ago.
+            if found is None or (found.up and spec.initial == "checking"):
+                continue
+            since = int((self._clock() - found.age) * 1000) or 1
+            words[at + CHECK_HEALTH] = thresholds.initial(found.up)
+            words[at + CHECK_SINCE] = since
+            if not found.up:
+                record = self._table.layout.record(words[at + CHECK_RECORD])
+                words[record + RECORD_KIND] = 1 + KIND_NUMBERS.get(found.kind, _OTHER)
+                words[record + RECORD_WHY] = self._table.phrases.keep(found.why)
+                words[record + RECORD_FAILED_AT] = since
+
+    def _begun(self, spec: CheckSpec, key: PeerKey, row: int, slot: int) -> None:
+        """Tell the listeners how a check stands that has turned at some time: its last checker may not have."""
+        state = self._table.check(row, slot)
+        if not state.since:
+            return
+        record = self._table.record(row, slot)
+        kind = "" if state.up or record.kind < 0 else KINDS[record.kind]
+        turn = Turn(key, spec, state.identity, state.up, kind, "" if state.up else record.why, state.since, 0)
+        for listener in self._listeners:
+            listener.begun(turn, self._clock() - state.since / 1000)
 
     def _summarise(self, rows: Iterable[int], now: float) -> bool:
         millis = int(now * 1000)
@@ -416,6 +471,8 @@ class Checker:
                 if state.identity not in self._courses:
                     self._table.drop_check(row, state.slot)
                     changed.append(row)
+        for listener in self._listeners:
+            listener.settle(self._courses.keys())
         if self._summarise(changed, now):
             self._table.publish()
         for row in changed:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds: ngx_lua's lua_socket_connect_timeout, what a cosocket told to wait 0 ms takes."""
@@ -119,6 +120,28 @@ class CheckSpec:
     def title(self) -> str:
         """What pages and logs call this check: its label, or what can be said from its type and port."""
         return self.label or (f"{self.type} port {self.port}" if self.port else self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySpec:
+    """One receiver: a `url`, a `command` or a `function`. A `timeout` (seconds) is for one try, of which there are
+    `retries` more; `debounce` (seconds) is how long a transition is held back for others of the same check and peer to
+    join it: the last state counts, and where that is the one it began with, nothing is told."""
+
+    url: str = field(default="", repr=False)
+    command: tuple[str, ...] = field(default=(), repr=False)
+    function: str = ""
+    timeout: float = 5.0
+    retries: int = 0
+    debounce: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What logs call it: no user, no password, no query, no arguments, for these may be secret."""
+        if self.url:
+            parts = urlsplit(self.url)
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return self.command[0] if self.command else self.function
 
 
 _TIMING: Final = (

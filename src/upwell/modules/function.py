@@ -8,7 +8,6 @@ import re
 import sys
 from typing import Final
 
-from upwell.check.functions import import_trial
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.modules.core import CoreSettings
@@ -22,6 +21,8 @@ def check_function(block: Block, directive: Directive, index: int, function: str
 
     Modules are looked for where Python looks, and in the prefix: from now on by this process and those it forks.
     """
+    from upwell.check.functions import import_trial  # for those who have such functions
+
     prefix = os.path.abspath(block.loading.prefix)
     if prefix not in sys.path:
         sys.path.append(prefix)

@@ -98,6 +98,35 @@ def make_folders(plan: Plan, owner: Identity | None, journal: Journal) -> None:
             raise NotPrepared from error
 
 
+def make_state_folder(plan: Plan, owner: Identity | None, journal: Journal) -> None:
+    """See that the checker, as `owner`, can replace its state file. A folder is made where there is none; one that is
+    there is somebody's, and only looked at. Raises NotPrepared."""
+    folder = os.path.dirname(plan.state_file)
+    if not folder:
+        return
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+            if owner is not None:
+                os.chown(folder, owner.uid, owner.gid)
+        found = os.stat(folder)
+    except OSError as error:
+        journal.emerg(f'mkdir() "{folder}" {failure(error)}')
+        raise NotPrepared from error
+    if owner is None:
+        may = os.access(folder, os.W_OK | os.X_OK)
+    elif found.st_uid == owner.uid:
+        may = found.st_mode & 0o300 == 0o300
+    elif found.st_gid in os.getgrouplist(owner.name, owner.gid):
+        may = found.st_mode & 0o030 == 0o030
+    else:
+        may = found.st_mode & 0o003 == 0o003
+    if not may:
+        name = owner.name if owner is not None else "this user"
+        journal.emerg(f'"health_check_state" needs a folder that {name} can write into: "{folder}"')
+        raise NotPrepared
+
+
 def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:
     """Read the configuration and open what it needs, taking over the `kept` listeners whose address stays.
 
@@ -111,6 +140,8 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
         journal.emerg(error.args[0])
         raise NotPrepared from error
     make_folders(plan, identity, journal)
+    if plan.state_file:
+        make_state_folder(plan, identity, journal)
     open_plan_logs(plan, journal, boot)
     before = journal.destinations
     if not plan.error_log:

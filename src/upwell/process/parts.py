@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.log import ErrorLog
 from upwell.peers.peer import UpstreamSpec
 from upwell.process.control import Control
@@ -22,6 +22,8 @@ from upwell.zone.table import PeerTable
 if TYPE_CHECKING:
     import asyncio
     import socket
+
+    from upwell.check.listener import Listener
 
 
 class LogFile(Protocol):
@@ -61,6 +63,10 @@ class Plan(Protocol):
     def upstreams(self) -> tuple[UpstreamSpec, ...]: ...
     @property
     def checks(self) -> tuple[CheckSpec, ...]: ...
+    @property
+    def notified(self) -> Mapping[str, Sequence[NotifySpec]]: ...
+    @property
+    def state_file(self) -> str: ...
     @property
     def health_check_concurrency(self) -> int: ...
     def reopen_logs(self) -> None: ...
@@ -152,7 +158,16 @@ def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
 def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
     from upwell.check.checker import Checker as RealChecker
 
-    return RealChecker(table, plan.upstreams, journal, checks=plan.checks)
+    listeners: list[Listener] = []
+    if plan.notified:
+        from upwell.check.notify import Notifier
+
+        listeners.append(Notifier(plan.notified, journal))
+    if plan.state_file:
+        from upwell.check.state import StateFile
+
+        listeners.append(StateFile(plan.state_file, journal))
+    return RealChecker(table, plan.upstreams, journal, checks=plan.checks, listeners=listeners)
 
 
 def _warm_worker() -> None:
@@ -163,7 +178,7 @@ def _warm_worker() -> None:
 
 
 def _warm_checker() -> None:
-    _import(*_LATER, "upwell.check.checker")
+    _import(*_LATER, "upwell.check.checker", "upwell.check.notify", "upwell.check.state")
 
 
 _LATER = (

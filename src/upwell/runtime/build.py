@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.config.model import Block, Config
 from upwell.log import ErrorLog
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
+from upwell.modules.health_check_notify import receivers
+from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.server import ServerSettings
@@ -27,7 +29,8 @@ class Plan:
 
     `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
     `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
-    `shared_dicts` are (name, bytes). `folders` are those that workers write into.
+    `shared_dicts` are (name, bytes). `folders` are those that workers write into. `notified` says who is told of the
+    peers of each upstream; `state_file` is the path of the checker's, "" for none.
     """
 
     config: Config
@@ -42,6 +45,8 @@ class Plan:
     listens: tuple[ListenSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
     checks: tuple[CheckSpec, ...]
+    notified: Mapping[str, tuple[NotifySpec, ...]]
+    state_file: str
     health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
@@ -84,6 +89,8 @@ def plan(config: Config) -> Plan:
         listens=tuple(_listens(http)) if http is not None else (),
         upstreams=http[UpstreamsSettings].specs if http is not None else (),
         checks=http[ChecksSettings].specs if http is not None else (),
+        notified=receivers(http) if http is not None else {},
+        state_file=http[StateSettings].path if http is not None else "",
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(http)) if http is not None else (),
