@@ -37,6 +37,13 @@ server {
         proxy_pass http://o;
         header_filter_by_lua_block { ngx.status = 200 }
     }
+    location /interim/ {
+        proxy_pass http://o;
+        header_filter_by_lua_block { ngx.status = tonumber(ngx.var.arg_n) }
+    }
+    location /said/interim {
+        content_by_lua_block { ngx.status = tonumber(ngx.var.arg_n) ngx.say("said") }
+    }
     location /captured {
         content_by_lua_block {
             local got = ngx.location.capture("/inner", { method = ngx["HTTP_" .. ngx.var.arg_m] })
@@ -198,3 +205,19 @@ def test_no_client_takes_away_a_field_that_lua_set(serving: Serving) -> None:
     lines = _asked(serving, "/set", "Connection: X-Set", "X-Set: 1")
     assert b"x-set: lua" in lines
     assert b"x-set: 1" not in lines
+
+
+@pytest.mark.parametrize("status", [100, 101, 103])
+@pytest.mark.parametrize("place", ["/interim/", "/said/interim"])
+def test_behind_an_interim_status_comes_no_other_answer(serving: Serving, status: int, place: str) -> None:
+    client = serving.client()
+    client.send(get(f"{place}?n={status}") + get("/next"))
+    _answer_all(serving, response(b"first"), response(b"second"))
+    received = client.far.taken()
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"keep-alive" not in received
+    assert b"second" not in received
+    client.far.finish()
+    serving.loop.run()
+    assert client.far.closed()

@@ -100,6 +100,22 @@ def test_a_pipeline_whose_client_closed_its_side_is_answered_to_its_end() -> Non
         assert far.ended == "fin"
 
 
+@pytest.mark.parametrize("spare", [b"\r\n", b"\r\n\r\n", b"\n", b""])
+def test_empty_lines_behind_a_pipeline_keep_nobody_who_has_closed_his_side(spare: bytes) -> None:
+    async def quick(exchange: Exchange) -> None:
+        exchange.respond(200, exchange.args)
+
+    with Joined(places={b"/quick": quick}) as joined:
+        client = joined.client()
+        far = client.far
+        far.transport.inbox.extend([get("/quick?1") + spare + get("/quick?2") + spare, None])
+        joined.loop.call_soon(far.transport.pump)
+        joined.loop.run()
+        assert [client.answer().body for _ in range(2)] == [b"1", b"2"]
+        assert far.closed()
+        assert far.ended == "fin"
+
+
 def test_an_upload_that_its_client_breaks_off_is_given_up_at_once() -> None:
     with Joined() as joined:
         client = joined.client()

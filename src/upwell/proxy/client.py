@@ -134,7 +134,6 @@ class ClientConnection(Receiver):
         "_lost",
         "_open_ended",
         "_reading",
-        "_refused",
         "_rests_until",
         "_resumes",
         "_scheduled",
@@ -152,6 +151,7 @@ class ClientConnection(Receiver):
         "out",
         "pipelined",
         "port",
+        "refused",
         "requests",
         "transport",
         "writable",
@@ -177,7 +177,7 @@ class ClientConnection(Receiver):
         self._buffer = b""
         self._reading = True
         self._closing = False
-        self._refused = False
+        self.refused: bool = False  # what it sent cannot be read: it may be sending on
         self._scheduled = False
         self._searched = 0
         self._counted: Counted | None = None
@@ -372,7 +372,10 @@ class ClientConnection(Receiver):
             data = data.lstrip(b"\r\n")
             if not data:
                 self._buffer = b""
-                self._begin_head()
+                if self._eof:
+                    self._close(endpoint.default.fallback)
+                else:
+                    self._begin_head()
                 return
         try:
             parse = endpoint.parse
@@ -422,7 +425,7 @@ class ClientConnection(Receiver):
             if self._buffer:
                 rest, self._buffer = self._buffer, b""
                 self._feed(rest)
-                if self._refused:
+                if self.refused:
                     return  # it has its answer, or an error page is on its way
             else:
                 body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
@@ -489,7 +492,7 @@ class ClientConnection(Receiver):
     def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.keepalive = False
         exchange.location = exchange.server.fallback
-        self._refused = True
+        self.refused = True
         exchange.log(INFO, f"{reason} while reading client request headers")
         exchange.start_answer(status)
 
@@ -504,7 +507,7 @@ class ClientConnection(Receiver):
             self.body = None
             exchange.keepalive = False
             if self.exchange is exchange:
-                self._refused = True  # the client may be sending still, and closing would reset: linger
+                self.refused = True  # the client may be sending still, and closing would reset: linger
                 if exchange._coro is None:
                     exchange.location = exchange.server.fallback
                     exchange.start_failing(error)
@@ -590,7 +593,7 @@ class ClientConnection(Receiver):
             self._reading = False  # it may have been stopped for the peer's sake
             self.transport.set_protocol(self)
             if not self.transport.get_write_buffer_size():
-                self._refused = True  # it may still be sending, and closing would reset: linger
+                self.refused = True  # it may still be sending, and closing would reset: linger
 
     # Answers
 
@@ -672,7 +675,7 @@ class ClientConnection(Receiver):
             self._open_ended = exchange.open_ended
             if exchange.cut and self._open_ended:
                 reset_on_close(self.transport)
-            unread = body is not None or self._buffer or self._refused
+            unread = body is not None or self._buffer or self.refused
             if (unread or location.lingering_close == "always") and not self._eof and not exchange.cut:
                 self._linger(location)
             else:

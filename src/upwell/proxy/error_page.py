@@ -56,6 +56,10 @@ def show(exchange: Exchange, page: ErrorPage, status: int, fields: Sequence[tupl
     if address.startswith(b"/"):
         path, _, args = address.partition(b"?")
         redirect_as_get(exchange, path, args)
+    elif address.startswith(b"@") and exchange.method == b"CONNECT":
+        # A named location would send the method on, and a peer that agrees to it makes a tunnel of the connection.
+        exchange.forced_status = 0
+        exchange.respond_with_page(status)
     elif address.startswith(b"@"):
         redirect_to_named(exchange, address)
     else:

@@ -235,7 +235,10 @@ class Exchange:
                 pace.begin(self)
         self.head_sent = True
         status = self.status
-        if status < 200 or status in _NO_CONTENT:
+        if status < 200:
+            self.header_only = True
+            self.keepalive = False  # a client that goes on to wait must not take the next answer for this one's
+        elif status in _NO_CONTENT:
             self.header_only = True
         if self.capture is not None:
             self._capture_head()

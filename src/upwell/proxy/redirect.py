@@ -92,14 +92,15 @@ def _forget(exchange: Exchange) -> None:
 
 def _may_be_sent(exchange: Exchange) -> bool:
     """Whether the request can be sent once more: its content, if any, is held as far as it has come, and the rest will
-    come. A method that needs no content does without.
+    come. A method that needs no content does without, and so does the page that tells of content that was refused.
     """
     body = exchange.body
     if body is None:
         return True
     if not body.discarding and body.total == body.size and (body.complete or exchange.client.body is body):
         return True
-    if exchange.method in _NO_CONTENT_NEEDED:
+    refused = not body.complete and exchange.client.body is not body
+    if refused or exchange.method in _NO_CONTENT_NEEDED:
         drop_content(exchange)
         return True
     exchange.log(ERROR, "the request's content is not held any more to redirect it")

@@ -36,6 +36,8 @@ def _was_asked_for(exchange: Exchange, spec: ForwardSpec) -> bool:
         return False
     if exchange.body is not None and not exchange.body.complete:
         return False
+    if exchange.client.refused:
+        return False  # an error page asks in the name of a client whose request could not be read
     if exchange.forced_status:
         return False  # an error page with a status of its own: the client would get an answer, not a tunnel
     return b"upgrade" in exchange.values and bool(spec.upgrade(exchange))
