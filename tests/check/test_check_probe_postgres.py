@@ -23,6 +23,8 @@ def probe(**params: str) -> PostgresProbe:
 
 LET_IN = message(b"R", b"\0\0\0\0")
 SASL = message(b"R", b"\0\0\0\x0aSCRAM-SHA-256\0\0")
+SETTINGS = message(b"S", b"server_version\0" + b"15\0") + message(b"K", bytes(8))
+READY = message(b"Z", b"I")
 NOBODY = error("28000", 'role "postgres" does not exist')
 
 
@@ -41,8 +43,19 @@ def test_who_is_asked_for_a_password_hangs_up_without_a_word() -> None:
 
 def test_who_is_let_in_says_terminate() -> None:
     one = probe()
-    assert told(one, LET_IN + message(b"S", b"server_version\0" + b"15\0")) == (True, "", "", 0, "", b"X\0\0\0\4")
+    assert told(one, LET_IN + SETTINGS + READY) == (True, "", "", 0, "", b"X\0\0\0\4")
     assert not one.finished
+
+
+def test_who_lets_in_may_still_have_no_room() -> None:
+    full = error("53300", "remaining connection slots are reserved")
+    words = "status: postgres FATAL: remaining connection slots are reserved (53300)"
+    assert why(probe(), LET_IN + full) == words
+    assert told(probe(), LET_IN + NOBODY).passed
+    assert why(probe(), LET_IN + SETTINGS) == "closed: connection closed before ReadyForQuery"
+    assert why(probe(), LET_IN + LET_IN) == 'protocol: not PostgreSQL: the answer begins with "R"'
+    endless = LET_IN + message(b"S", b"x" * 8000) * 10
+    assert why(probe(), endless) == "protocol: not PostgreSQL: too much before ReadyForQuery"
 
 
 def test_without_a_user_being_refused_passes() -> None:
@@ -76,6 +89,7 @@ def test_without_a_user_being_refused_passes() -> None:
         ("", b"E" + b"x" * 10_000, "protocol: not PostgreSQL: an error without an end"),
         ("", b"E\xff\xff\xff\xff", "protocol: not PostgreSQL: an error without an end"),
         ("", b"R\0\0\0\4", "protocol: not PostgreSQL: message of 4 bytes"),
+        ("", message(b"R", b"\0"), "protocol: not PostgreSQL: authentication request cut short"),
         ("", b"R\xff\xff\xff\xff", "protocol: not PostgreSQL: message of 4294967295 bytes"),
         ("", b"HTTP/1.1 400", 'protocol: not PostgreSQL: the answer begins with "H"'),
         ("", b"N", 'protocol: not PostgreSQL: the answer begins with "N"'),

@@ -14,7 +14,7 @@ from tests.check.scripted import Scripted, answering
 from tests.check.test_check_probe_fastcgi import response
 from tests.check.test_check_probe_grpc import Server as GrpcServer
 from tests.check.test_check_probe_mysql import DENIED, OK, QUIT, greeting
-from tests.check.test_check_probe_postgres import LET_IN, SASL
+from tests.check.test_check_probe_postgres import LET_IN, READY, SASL
 from upwell.peers.peer import PeerSpec
 
 Peers = Callable[..., Scripted]
@@ -123,7 +123,7 @@ def test_mysql_is_left_politely(scripted: Peers, probing: Make) -> None:
 
 def test_postgres_is_left_politely(scripted: Peers, probing: Make) -> None:
     seen: list[bytes] = []
-    answers = [LET_IN, SASL]
+    answers = [LET_IN + READY, SASL]
 
     def postgres(sock: socket.socket) -> None:
         sock.recv(1000)
