@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from upwell.check import conversation
 from upwell.check.checker import Checker
+from upwell.check.probe import Verdict
 from upwell.check.probes.http import HttpProbe
-from upwell.check.spec import PLUS, CheckSpec
+from upwell.check.spec import PLUS, RESTY, CheckSpec
 from upwell.log import DEBUG, INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
-from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKER_LATENESS
 from upwell.zone.table import PeerTable
 
 REQUEST = b"GET /index.html HTTP/1.0\r\nHost: tomcat\r\n\r\n"
@@ -44,6 +45,7 @@ class Origin:
     def __init__(self, answer: bytes | None = GOOD, family: int = socket.AF_INET, address: Address = None) -> None:
         self.answer = answer
         self.parts: tuple[bytes, ...] = ()
+        self.keep = False  # go on with a connection after an answer
         self.gate = threading.Semaphore(0)
         self.written = 0
         self.requests: list[bytes] = []
@@ -113,7 +115,8 @@ class Origin:
                 self.written += 1
         except ConnectionError:
             self.resets += 1
-        return False
+            return False
+        return self.keep
 
 
 class Bench:
@@ -594,7 +597,11 @@ def test_a_time_out_that_the_checker_s_own_lag_explains_is_void(origin: Origins,
     b.skew += 60.0  # the process was stopped for a minute
     b.until(lambda: len(one.requests) == 2)
     assert b.table.checks(0)[0].fails == 0
-    (line,) = b.lines()
+    first, line = b.lines()
+    assert re.fullmatch(
+        r"error: healthcheck: the checker was 5[45]\.\d{3}s late, time-outs that this explains do not count", first
+    )
+    assert b.table.voids[::2] == (1, "the checker was late")
     words = f"info: healthcheck: time-out of peer {one.spec.name} is void, the checker was "
     assert re.fullmatch(re.escape(words) + r"5[45]\.\d{3}s late", line)
     b.skew += 5.2  # a little late is no excuse
@@ -663,13 +670,203 @@ def test_no_socket_says_nothing_about_the_peer(
     def none_left(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    words = "failed to create stream socket: too many open files"
     with monkeypatch.context() as patch:
         patch.setattr(conversation, "SocketType", none_left)
+        b.until(lambda: b.table.voids.probes > 5)
+        assert b.lines() == [f"error: healthcheck: {words}"]
+        b.skew += 10.0  # it goes on: said again, but not each time
         b.until(lambda: len(b.lines()) == 2)
-    assert set(b.lines()) == {"error: healthcheck: failed to create stream socket: too many open files"}
+        assert re.fullmatch(rf"error: healthcheck: \d+ more probe\(s\) got no verdict: {words}", b.lines()[1])
+    assert b.table.voids.why == words
     state = b.table.checks(0)[0]
     assert (state.fails, state.passes) == (0, 0)
     b.until(lambda: b.table.checks(0)[0].passes > 0)
+    b.skew += 10.0
+    b.until(lambda: len(b.lines()) == 3)
+    assert re.fullmatch(
+        rf"error: healthcheck: no longer so, {b.table.voids.probes} probe\(s\) got no verdict: {words}", b.lines()[2]
+    )
+
+
+@pytest.mark.parametrize("code", [errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENOBUFS])
+def test_trouble_of_this_machine_s_own_on_connecting_is_no_verdict(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class Unlucky(socket.SocketType):
+        def connect_ex(self, address: object) -> int:
+            return code
+
+    b = bench(origin().spec)
+    b.check(dialect=PLUS, fall=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation, "SocketType", Unlucky)
+        b.until(lambda: b.table.voids.probes > 3)  # and it is tried again and again
+    words = os.strerror(code).lower()
+    assert b.lines() == [f"error: healthcheck: failed to connect from this machine: {words}"]
+    assert (b.table.checks(0)[0].fails, b.up()) == (0, True)
+    b.until(lambda: b.table.checks(0)[0].passes > 0)
+
+
+def test_a_down_peer_is_tried_again_after_such_trouble(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = origin(b"HTTP/1.0 500 Oops\r\n\r\n")
+    b = bench(one.spec)
+    b.check(dialect=PLUS, fall=1)
+    b.until(lambda: not b.up())
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation, "SocketType", none_left)
+        b.until(lambda: b.table.voids.probes > 3)
+    assert not b.up()
+    one.answer = GOOD
+    b.until(b.up)
+
+
+def test_a_peer_s_own_errors_stay_its_own(origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unlucky(socket.SocketType):
+        def connect_ex(self, address: object) -> int:
+            return errno.EHOSTUNREACH
+
+    b = bench(origin().spec)
+    monkeypatch.setattr(conversation, "SocketType", Unlucky)
+    b.check(dialect=PLUS, fall=1)
+    b.until(lambda: not b.up())
+    assert b.table.voids.probes == 0
+
+
+class Stopped:
+    """An epoll in whose next waiting the process is stopped for some seconds; it then comes back without an answer, as
+    Linux' does (signal(7): EINTR after SIGCONT)."""
+
+    def __init__(self, bench: Bench, seconds: float) -> None:
+        self._bench = bench
+        self._seconds = seconds
+        self._real = bench.checker._loop.epoll
+        bench.checker._loop.epoll = cast(Any, self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        if self._seconds:
+            self._bench.skew += self._seconds
+            self._seconds = 0.0
+            return []
+        return self._real.poll(wait, most)
+
+
+def test_an_answer_that_came_while_the_process_was_stopped_counts(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    b = bench(one.spec)
+    b.check(dialect=PLUS, timeout=1.0, fall=1, interval=60.0)
+    b.checker.step(0)
+    limit = time.monotonic() + LIMIT
+    while not select.select([b.checker.fileno()], [], [], 0.1)[0]:
+        assert time.monotonic() < limit
+    Stopped(b, 1.5)
+    b.checker.step(0)
+    assert (b.table.checks(0)[0].passes, b.table.checks(0)[0].fails) == (1, 0)
+
+
+@pytest.mark.parametrize("dialect", [PLUS, RESTY])
+def test_the_time_that_the_process_was_stopped_is_given_back(origin: Origins, bench: Benches, dialect: str) -> None:
+    one = origin(b"")
+    one.parts = (GOOD,)
+    b = bench(one.spec)
+    b.check(dialect=dialect, timeout=5.0, fall=1, interval=60.0)
+    b.until(lambda: one.requests != [])
+    Stopped(b, 4.9)
+    b.checker.step(0)
+    b.skew += 0.2  # now its time is over, of which it had but 0.1 seconds
+    b.checker.step(0)
+    b.skew += 4.0
+    b.checker.step(0)
+    one.gate.release()
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    assert b.table.checks(0)[0].fails == 0
+
+
+def test_it_is_given_back_once(origin: Origins, bench: Benches) -> None:
+    one = origin(None)
+    b = bench(one.spec)
+    b.check(dialect=PLUS, timeout=5.0, fall=1, interval=60.0)
+    b.until(lambda: one.requests != [])
+    Stopped(b, 4.9)
+    b.checker.step(0)
+    b.skew += 0.2
+    b.checker.step(0)
+    Stopped(b, 4.9)
+    b.checker.step(0)
+    assert b.up()
+    b.skew += 0.2
+    b.until(lambda: not b.up())
+
+
+def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = HttpProbe.feed
+
+    def keeping(probe: HttpProbe, data: bytes) -> bytes | Verdict:
+        answer = feed(probe, data)
+        probe.reusable = probe.finished
+        return answer
+
+    monkeypatch.setattr(HttpProbe, "feed", keeping)
+    one = origin(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    one.keep = True
+    b = bench(one.spec)
+    b.check(
+        dialect=PLUS,
+        request=b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        timeout=5.0,
+        fall=1,
+        interval=1.0,
+        keepalive_time=3600.0,
+    )
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    b.skew += 1.0
+    one.keep, one.answer = False, b""  # it closes when it is asked again, as its own time for idle connections is over
+    b.until(lambda: len(one.requests) == 2)
+    limit = time.monotonic() + LIMIT
+    while not select.select([b.checker.fileno()], [], [], 0.1)[0]:
+        assert time.monotonic() < limit
+    one.answer = GOOD
+    Stopped(b, 8.0)
+    b.until(lambda: b.table.checks(0)[0].passes == 2)
+    assert b.table.checks(0)[0].fails == 0
+
+
+def test_one_round_sees_to_a_bounded_number_of_probes(bench: Benches, tmp_path: Path) -> None:
+    missing = [PeerSpec(f"p{number}", str(tmp_path / "none.sock")) for number in range(4000)]
+    b = bench(*missing)
+    b.check(dialect=PLUS, fall=1, interval=600.0, concurrency=1)
+    counts = []
+    limit = time.monotonic() + LIMIT
+    done = 0
+    while done < 4000:
+        assert time.monotonic() < limit
+        b.checker.step(0.05)
+        now = sum(table.fails for row in range(4000) for table in b.table.checks(row))
+        counts.append(now - done)
+        done = now
+    assert max(counts) <= 1024 + 256
+    assert all(counts)  # and none goes by idle
+
+
+def test_lateness_is_that_of_the_probe_s_beginning(origin: Origins, bench: Benches) -> None:
+    one = origin()
+    b = bench(one.spec)
+    b.check(dialect=PLUS, interval=10.0, jitter=0.0)
+    b.until(lambda: b.table.checks(0)[0].passes == 1)
+    b.skew += 13.0
+    b.until(lambda: b.table.checks(0)[0].passes == 2)
+    assert 2.9e6 < b.table.words[CHECKER_LATENESS] < 4e6
 
 
 def test_no_descriptor_is_left_behind(origin: Origins, bench: Benches) -> None:

@@ -202,3 +202,54 @@ def test_heartbeats_are_kept_per_worker() -> None:
     table.close()
     with pytest.raises(ValueError, match="released"):
         table.words[0]
+
+
+def test_when_a_peer_begins_anew() -> None:
+    table = PeerTable.create(KEYS, workers=1)
+    table.add_check(0, 7, rise=1, health=1)
+    table.summarise(0, 1000)
+    assert table.started(0) == 0  # up from the first moment
+    at = table.layout.check(0, 0)
+    table.set_check(at, 0, 2000, 0, 0, passed=False)
+    table.summarise(0, 2000)
+    assert table.started(0) == 0
+    table.set_check(at, 1, 3000, 200, 0, passed=True)
+    table.summarise(0, 3000)
+    assert table.started(0) == 3000
+    table.start(1, 4000)
+    after = PeerTable.create([*KEYS, key("d:1"), key("d:1", upstream="w")], workers=1)
+    after.adopt(table, now=9000)
+    assert [after.started(row) for row in range(6)] == [3000, 4000, 0, 0, 9000, 0]
+
+
+def test_a_check_without_a_verdict_holds_its_peer_back_untried() -> None:
+    table = PeerTable.create(KEYS, workers=1)
+    assert not table.untried(0)
+    table.add_check(0, 7, rise=2, health=1)
+    table.add_check(1, 7, rise=2, health=2)
+    assert [table.untried(row) for row in (0, 1)] == [True, False]
+    table.add_check(0, 9, rise=1, health=0)
+    table.set_check(table.layout.check(0, 0), 0, 5, 0, 0, passed=False)
+    assert table.untried(0)
+    table.set_check(table.layout.check(0, 1), 0, 5, 0, 0, passed=False)
+    assert not table.untried(0)
+
+
+def test_each_clear_is_another_one() -> None:
+    table = PeerTable.create(KEYS, workers=1)
+    seen = {table.cleared(0)}
+    for now in (1000, 1000, 1000, 500, 2000):
+        table.clear(0, now)
+        seen.add(table.cleared(0))
+    assert len(seen) == 6
+    assert table.cleared(0) == 2000
+
+
+def test_probes_without_a_verdict_are_counted_over_a_reload() -> None:
+    table = PeerTable.create(KEYS, workers=1)
+    assert table.voids == (0, 0, "")
+    table.note_void(100, "no file")
+    table.note_void(200, "no port")
+    after = PeerTable.create(KEYS, workers=1)
+    after.adopt(table)
+    assert after.voids == table.voids == (2, 200, "no port")

@@ -24,6 +24,7 @@ from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, NoSocket, Place, Target
+from upwell.check.trouble import Trouble
 from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
 from upwell.peers.health import Thresholds, Transition
@@ -49,7 +50,10 @@ from upwell.zone.table import CheckState, PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
 _STARTS = 256  # probes begun in one round at most, so that a burst delays no answer that is there
+_OVERS = 1024  # probes whose end is seen to in one round at most, each of which may let another one begin
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
+_LAG = "the checker was late"
+_SPARED = float("inf")
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
 MOST_AT_ONCE = 8192
 """Probes at once of all checks together, unless the caller has descriptors for fewer."""
@@ -74,14 +78,18 @@ class Checker:
         "_gate",
         "_gates",
         "_keys",
+        "_lagged",
+        "_left",
         "_listeners",
         "_log",
         "_loop",
         "_on_row",
         "_pruning",
         "_random",
+        "_seen",
         "_specs",
         "_table",
+        "_trouble",
         "_watchers",
         "_wholes",
     )
@@ -117,6 +125,10 @@ class Checker:
             self.watch(listener.fileno(), listener.tell)
             self._loop.spawns |= listener.spawns
         self._pruning: float | None = None
+        self._trouble = Trouble()
+        self._seen = clock()  # when the last round's waiting was over
+        self._left = self._seen  # and when the round was
+        self._lagged = 0.0  # how much later than it should this process came to look, in all its rounds
         self._random = Random()  # for the spread of times, no secret
         for check in checks:
             self.add(check)
@@ -217,11 +229,21 @@ class Checker:
 
     def step(self, max_wait: float) -> None:
         """One round: wait for sockets at most `max_wait` seconds, then run what is ready and what is due."""
+        began = self._clock()
         due = self.next_due()
+        late = self._left - self._seen
         if due is not None:
-            max_wait = min(max_wait, max(due - self._clock(), 0.0))
+            max_wait = min(max_wait, max(due - began, 0.0))
+            late = max(late, began - due)
         ready = self._loop.epoll.poll(max_wait, _EVENTS)
         now = self._clock()
+        late = min(late + max(now - began - max_wait, 0.0), now - self._seen)
+        self._seen = now
+        if late > _LATE:
+            self._lagged += late
+            if not ready:
+                # A process that was stopped comes back from its waiting without having looked.
+                ready = self._loop.epoll.poll(0.0, _EVENTS)
         self._table.words[CHECKER_HEARTBEAT] = int(now * 1000)
         targets = self._loop.targets
         for fd, events in ready:
@@ -230,6 +252,10 @@ class Checker:
                 # One target's trouble is its own: whatever a probe raises says that the probe failed.
                 try:
                     verdict = target.ready(fd, events, now)
+                except NoSocket as error:
+                    self._no_verdict(f"failed to {error.doing}: {error.word}", now)
+                    self._continue.append((target.course, target))
+                    continue
                 except Exception as error:
                     verdict = target.broken(error, now)
                 if verdict is not None:
@@ -241,12 +267,17 @@ class Checker:
             # Else answers are still waiting to be read, and a time-out would be unjust.
             self._expire(now)
         self._begin(now)
-        while self._continue:
+        for _ in range(_OVERS):
+            if not self._continue:
+                break
             course, target = self._continue.popleft()
             self._over(course, target)
         self._wholes.settle(now)
+        for words in self._trouble.settle(now):
+            self._events.trouble(words)
         if self._pruning is None or now >= self._pruning:
             self._prune(now)
+        self._left = self._clock()
 
     def close(self) -> None:
         """Close all sockets. What is in the zone stays for the successor."""
@@ -272,10 +303,9 @@ class Checker:
             if isinstance(what, Cycle):
                 self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
                 what.run()
-            elif what.due == due and not what.waiting and not what.probing:
-                self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
-                if self._admit(what.course, what):
-                    self._launch(what)
+            elif what.due == due and not what.waiting and not what.probing and self._admit(what.course, what):
+                self._launch(what)
+                self._table.words[CHECKER_LATENESS] = int((what.started - due) * 1e6)
 
     def _admit(self, course: Course, target: Target) -> bool:
         if self._gates[course].enter(target) and self._gate.enter(target):
@@ -305,10 +335,11 @@ class Checker:
     def start(self, target: Target) -> bool:
         """Begin one probe; false when it is already over."""
         now = self._clock()
+        target.lagged = self._lagged
         try:
             verdict = target.start(now)
         except NoSocket as error:
-            self._events.no_socket(error.word)
+            self._no_verdict(f"failed to {error.doing}: {error.word}", now)
             return False
         except Exception as error:
             verdict = target.broken(error, now)
@@ -337,13 +368,29 @@ class Checker:
             if target.probing and late > max(target.timeout, _LATE):
                 # Not again at once: that would be a flood as long as the lag lasts. Its course comes back to it.
                 target.close()
+                self._no_verdict(_LAG, now, late)
                 self._events.void(target.name, late)
                 self._continue.append((target.course, target))
+                continue
+            if target.probing and self._lagged > target.lagged:
+                # What the peer did in time this process neither saw nor answered: the peer gets that time again, once.
+                target.deadline = now + min(self._lagged - target.lagged, target.timeout)
+                target.lagged = _SPARED
+                self._queue(target)
                 continue
             verdict = target.expire(now)
             if verdict is not None:
                 self._observe(target, verdict, now)
                 self._continue.append((target.course, target))
+
+    def _no_verdict(self, why: str, now: float, late: float = 0.0) -> None:
+        """A probe is over without a verdict, for trouble of this machine's own."""
+        self._table.note_void(int(now * 1000), why)
+        if self._trouble.met(why, now):
+            if late:
+                self._events.late(late)
+            else:
+                self._events.trouble(why)
 
     def _observe(self, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from errno import ECONNRESET, EINPROGRESS, EPIPE
+from errno import EADDRNOTAVAIL, ECONNRESET, EINPROGRESS, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPIPE
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
 
@@ -20,6 +20,9 @@ from upwell.peers.peer import PeerSpec
 
 _READ = 8192  # bytes at once
 _LINGER = 1 << 20  # bytes of an answer that are read although the verdict is known
+
+_OURS = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
+"""Errors of a connection that say nothing about the peer: no free port, no memory, the own network switched off."""
 
 _IDLE, _CONNECTING, _TALKING, _LINGERING, _RESTING = range(5)
 
@@ -122,6 +125,7 @@ class Conversation(Target):
         except (OSError, ValueError, OverflowError) as error:  # a path too long for a Unix socket comes this way
             return self._unconnected(str(error).lower())
         if code and code != EINPROGRESS:
+            self._blame(code)
             return self._unconnected(_word(code))
         first = self._probe.open()
         if isinstance(first, Verdict):
@@ -142,11 +146,18 @@ class Conversation(Target):
             return None
         except OSError as error:
             # Nothing was sent before, so this is how the connection itself ended.
+            self._blame(error.errno)
             return self._unconnected(_word(error.errno))
         self._stage = _TALKING
         self._unsent = first[sent:]
         self._watch(EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN)
         return None
+
+    def _connect_again(self, now: float) -> Verdict | None:
+        """The kept connection was over, maybe since long ago and this process late to see it: time begins anew."""
+        self.started = now
+        self.deadline = now + self.timeout
+        return self._connect(now)
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:
         sock = self._socket
@@ -166,6 +177,7 @@ class Conversation(Target):
             return None
         code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
         if code:
+            self._blame(code)
             return self._unconnected(_word(code))
         if self._verdict is not None:
             return self._finish(self._verdict, now)
@@ -234,18 +246,18 @@ class Conversation(Target):
             return None
         except OSError as error:
             if self._reused and not self._read and error.errno in (ECONNRESET, EPIPE):
-                return self._connect(now)
+                return self._connect_again(now)
             word = _word(error.errno)
             return self._failed(probe.receiving, word, "closed", f"{word} {probe.doing}")
         if not data and self._reused and not self._read:
             # Closed while the question was on its way: that says nothing, a new connection will.
-            return self._connect(now)
+            return self._connect_again(now)
         self._read += len(data)
         operation = probe.receiving
         answer = probe.feed(data)
         if isinstance(answer, Verdict):
             if self._reused and answer.kind == "closed":
-                return self._connect(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
+                return self._connect_again(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
             return self._finish(answer, now)
         if probe.receiving is not operation and not self.whole:
             self.deadline = now + self.timeout
@@ -299,6 +311,12 @@ class Conversation(Target):
         else:
             self.close()
 
+    def _blame(self, code: int | None) -> None:
+        """Raise NoSocket if the error is this machine's own, not the peer's."""
+        if code in _OURS:
+            self.close()
+            raise NoSocket(_word(code), "connect from this machine")
+
     def _unconnected(self, word: str) -> Verdict:
         return self._failed("failed to connect to", word, "connect", word)
 
@@ -311,7 +329,13 @@ class Conversation(Target):
         if sock is not None:
             fd = self._fd = sock.fileno()
             self.loop.targets[fd] = self
-            self.loop.epoll.register(fd, events)
+            try:
+                self.loop.epoll.register(fd, events)
+            except OSError as error:
+                self.loop.targets.pop(fd)
+                self._fd = -1
+                self.close()
+                raise NoSocket(_word(error.errno), "watch a socket") from error
 
 
 def _word(code: int | None) -> str:

@@ -31,9 +31,13 @@ class Events:
         if words:
             self._debug(words)
 
-    def no_socket(self, word: str) -> None:
-        """The checker itself could not make a socket; that says nothing about the peer."""
-        self._log.error(f"healthcheck: failed to create stream socket: {word}")
+    def trouble(self, words: str) -> None:
+        """Something is wrong with this machine, for which probes get no verdict."""
+        self._log.error(f"healthcheck: {words}")
+
+    def late(self, late: float) -> None:
+        """The checker itself was late, and began to take time-outs for void (upwell's own line)."""
+        self._log.error(f"healthcheck: the checker was {late:.3f}s late, time-outs that this explains do not count")
 
     def void(self, name: str, late: float) -> None:
         """A time-out that does not count, because the checker was `late` (seconds) itself (upwell's own line)."""

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class NoSocket(Exception):
-    """The system gave no socket, process or thread (`word` says why); this says nothing about the peer."""
+    """The system gave no socket, process or thread, or could not use it; this says nothing about the peer. `word` says
+    why, `doing` what failed."""
 
-    def __init__(self, word: str) -> None:
+    def __init__(self, word: str, doing: str = "create stream socket") -> None:
         super().__init__(word)
         self.word = word
+        self.doing = doing
 
 
 class Place:
@@ -59,14 +61,16 @@ class Target:
 
     While `busy`, `deadline` says when the present operation has taken too long; the owner then calls `expire`.
     `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
-    requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `waiting`
-    (for its turn) and `course` belong to the owner.
+    requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `lagged`
+    (how late the owner had been in all when this probe began), `waiting` (for its turn) and `course` belong to the
+    owner.
     """
 
     __slots__ = (
         "course",
         "deadline",
         "due",
+        "lagged",
         "loop",
         "name",
         "place",
@@ -93,6 +97,7 @@ class Target:
         self.queued = False
         self.suspected = 0.0
         self.slow = False
+        self.lagged = 0.0
         self.waiting = False
 
     @property
@@ -106,11 +111,11 @@ class Target:
         raise NotImplementedError
 
     def start(self, now: float) -> Verdict | None:
-        """Begin a probe. Raises NoSocket."""
+        """Begin a probe. Raises NoSocket, with `started` set and nothing begun."""
         raise NotImplementedError
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:
-        """epoll reported `events` for this target's descriptor `fd`."""
+        """epoll reported `events` for this target's descriptor `fd`. Raises NoSocket, with nothing left."""
         raise NotImplementedError
 
     def expire(self, now: float) -> Verdict | None:

@@ -17,10 +17,13 @@ WORKERS: Final = 4  # master
 CHECKER_PID: Final = 5  # checker
 CHECKER_HEARTBEAT: Final = 6  # checker: its clock in milliseconds
 CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers send their checks again
-CHECKER_LATENESS: Final = 8  # checker: how late its last due work began, in microseconds
+CHECKER_LATENESS: Final = 8  # checker: how late the last probe began that had not to wait for others, microseconds
 RECORDS_USED: Final = 9  # checker: how many records were ever taken
 RECORD_FREE: Final = 10  # checker: 1 + the first record that was given back, 0: none; its first word says the next
 CONFIGURATIONS: Final = 11  # master: how many configurations were in use, this one included
+CHECKER_VOIDS: Final = 12  # checker: how many probes got no verdict, for trouble of this machine's own
+CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
+CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
 LAYOUT_VERSION: Final = 3

@@ -29,6 +29,9 @@ from upwell.zone.layout import (
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
     CHECKER_PID,
+    CHECKER_VOID_AT,
+    CHECKER_VOID_WHY,
+    CHECKER_VOIDS,
     CHECKS_DOWN,
     CHECKS_NONE,
     CHECKS_PER_PEER,
@@ -97,6 +100,15 @@ class CheckState(NamedTuple):
     @property
     def up(self) -> bool:
         return self.health >= self.rise
+
+
+class Voids(NamedTuple):
+    """How many probes got no verdict because something was wrong with the checker's machine; when (milliseconds of the
+    checker's clock) and why the last one."""
+
+    probes: int
+    at: int
+    why: str
 
 
 class Counts(NamedTuple):
@@ -168,6 +180,8 @@ class PeerTable:
         words, layout = self.words, self.layout
         words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
         words[GENERATION] = old.words[GENERATION]
+        for word in (CHECKER_VOIDS, CHECKER_VOID_AT, CHECKER_VOID_WHY):
+            words[word] = old.words[word]
         words[CONFIGURATIONS] = old.words[CONFIGURATIONS] + 1
         self.phrases.adopt(old.phrases)
         carried = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
@@ -236,6 +250,18 @@ class PeerTable:
     @property
     def checker_pid(self) -> int:
         return self.words[CHECKER_PID]
+
+    @property
+    def voids(self) -> Voids:
+        words = self.words
+        return Voids(words[CHECKER_VOIDS], words[CHECKER_VOID_AT], self.phrases.read(words[CHECKER_VOID_WHY]))
+
+    def note_void(self, now: int, why: str) -> None:
+        """One more probe got no verdict."""
+        words = self.words
+        words[CHECKER_VOIDS] += 1
+        words[CHECKER_VOID_AT] = now
+        words[CHECKER_VOID_WHY] = self.phrases.keep(why)
 
     @property
     def checker_heartbeat(self) -> int:

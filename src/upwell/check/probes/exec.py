@@ -112,7 +112,7 @@ class ExecTarget(Target):
         try:
             self._pipe, writer = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
-            raise NoSocket(_word(error)) from error
+            raise NoSocket(_word(error), "run a program") from error
         try:
             os.set_blocking(self._pipe, False)
             return self._spawn(writer)
@@ -139,7 +139,7 @@ class ExecTarget(Target):
         except (OSError, ValueError) as error:  # ValueError: a zero byte
             self._close_pipe()
             if isinstance(error, OSError) and error.errno in _OURS:
-                raise NoSocket(_word(error)) from error
+                raise NoSocket(_word(error), "run a program") from error
             return Verdict(False, "command", f"cannot run {self._arguments[0]}: {_word(error)}")
         self._stage = _RUNNING
         try:
@@ -149,7 +149,7 @@ class ExecTarget(Target):
                 self.loop.targets[fd] = self
         except OSError as error:
             self.close()
-            raise NoSocket(_word(error)) from error
+            raise NoSocket(_word(error), "run a program") from error
         return None
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:

@@ -88,7 +88,7 @@ class PythonTarget(Target):
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except OSError as error:
-            raise NoSocket(os.strerror(error.errno or 0).lower()) from error
+            raise NoSocket(os.strerror(error.errno or 0).lower(), "call a function") from error
         self.loop.targets[self._fd] = self
         self.loop.epoll.register(self._fd, EPOLLIN)
         call = Call(self._function, self._peer, self._fd)
@@ -96,7 +96,7 @@ class PythonTarget(Target):
             call.start()
         except NoThread as error:
             self._let_go()
-            raise NoSocket(str(error)) from error
+            raise NoSocket(str(error), "call a function") from error
         self._call = call
         return None
 
