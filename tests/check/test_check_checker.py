@@ -831,12 +831,14 @@ def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing
     )
     b.until(lambda: b.table.checks(0)[0].passes == 1)
     b.skew += 1.0
-    one.keep, one.answer = False, b""  # it closes when it is asked again, as its own time for idle connections is over
+    # It closes when it is asked again, as its own time for idle connections is over.
+    one.keep, one.answer, one.parts = False, b"", (b"",)
     b.until(lambda: len(one.requests) == 2)
+    one.answer, one.parts = GOOD, ()
+    one.gate.release()
     limit = time.monotonic() + LIMIT
     while not select.select([b.checker.fileno()], [], [], 0.1)[0]:
         assert time.monotonic() < limit
-    one.answer = GOOD
     Stopped(b, 8.0)
     b.until(lambda: b.table.checks(0)[0].passes == 2)
     assert b.table.checks(0)[0].fails == 0
