@@ -14,7 +14,7 @@ from upwell.check.spec import PLUS, CheckSpec, from_message, to_message
 from upwell.config.model import Config
 from upwell.errors import ConfigErrors
 from upwell.modules.checks import ChecksSettings
-from upwell.modules.health_check import TYPES
+from upwell.modules.health_check import PARAMETERS, TYPES
 from upwell.modules.load import load
 from upwell.modules.match import literal_expression, octets
 from upwell.pcre import compile_pattern
@@ -255,3 +255,9 @@ def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path
     assert _error(tmp_path, "health_check type=https certificate=none.pem;").startswith(
         f'cannot load certificate "{tmp_path}/none.pem": '
     )
+
+
+def test_every_parameter_and_type_is_in_the_reference() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "health-checks.md").read_text()
+    assert [name for name in PARAMETERS if f"`{name}=" not in text] == []
+    assert [name for name in TYPES if f"`{name}`" not in text] == []

@@ -40,7 +40,7 @@ _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
 _TLS: Final = frozenset(("https", "tls"))
 _SINGLE_SPACE: Final = re.compile(r"[^ \t\r\n] ")
-_HOST: Final = re.compile(r"[^\x00-\x20\x7f/?#@]+")
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@:\[\]]+)(?::[0-9]{1,5})?")
 _NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 _MOST_GRPC: Final = 16  # UNAUTHENTICATED
@@ -161,7 +161,10 @@ def _expect(text: str) -> str:
 
 
 def _command(text: str) -> tuple[str, ...]:
-    parts = tuple(shlex.split(text))
+    try:
+        parts = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f'invalid command value "{shown(text)}": {str(error).lower()}') from None
     if not parts or any("\0" in part for part in parts):
         raise ValueError
     if not parts[0].startswith("/"):
@@ -191,7 +194,7 @@ class _Parameter:
     types: frozenset[str] = frozenset()
 
 
-_PARAMETERS: Final = {
+PARAMETERS: Final = {
     "interval": _Parameter(_period),
     "jitter": _Parameter(_delay),
     "fails": _Parameter(_results),
@@ -205,7 +208,7 @@ _PARAMETERS: Final = {
     "uri": _Parameter(_uri, _HTTP),
     "method": _Parameter(_method, _HTTP),
     "header": _Parameter(_text, _HTTP),
-    "match": _Parameter(_text, _HTTP | _STREAM),
+    "match": _Parameter(_name, _HTTP | _STREAM),
     "host": _Parameter(_host, _HTTP | {"grpc"}),
     "keepalive_time": _Parameter(_period, _HTTP | {"grpc"}),
     "send": _Parameter(octets, _STREAM),
@@ -240,7 +243,7 @@ def _health_check(block: Block, directive: Directive) -> None:
         if not equals:
             _word(directive, index, given)
             continue
-        parameter = _PARAMETERS.get(name)
+        parameter = PARAMETERS.get(name)
         if parameter is None:
             raise directive.error(f'invalid parameter "{shown(text)}"', index)
         if name in places and name != "header":
@@ -254,7 +257,7 @@ def _health_check(block: Block, directive: Directive) -> None:
             headers.append(_header(block, directive, index, value))
     wish = _Wish(directive, given, tuple(headers))
     for name, index in places.items():
-        types = _PARAMETERS[name].types
+        types = PARAMETERS[name].types
         if types and wish.type not in types:
             raise directive.error(f'parameter "{name}" is not compatible with "type={wish.type}"', index)
     needed = _NEEDS.get(wish.type)
