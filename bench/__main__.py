@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import measure, memory, steady, tools
+from bench import checks, measure, memory, steady, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
     Section,
     as_json,
     bulk_section,
+    checks_section,
     cpu_section,
     idle_section,
     latency_section,
@@ -35,7 +36,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -103,8 +104,9 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "bulk": lambda: bulk_section(memory.bulk(plan, int(chosen.bulk * 1e9), say)),
         "workers": lambda: workers_section(steady.workers(plan, say), cores_here()),
         "probes": lambda: probes_section(measure.measure_probes(plan, say)),
+        "checks": lambda: checks_section(checks.measure_checks(plan, say)),
     }
-    needs_upwell = {"probes"} if "upwell" not in plan.names else set()
+    needs_upwell = {"probes", "checks"} if "upwell" not in plan.names else set()
     sections = [cpu_section(measure.measure(plan, say))] if plan.cases else []
     wanted = [name for name in chosen.cases or _BEYOND if name in beyond and name not in needs_upwell]
     return [*sections, *(beyond[name]() for name in wanted)]

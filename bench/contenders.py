@@ -36,7 +36,7 @@ class Sizing:
     connections: int = 4096
 
 
-class _Peer(Balancer):
+class Peer(Balancer):
     """A proxy with a command line and a configuration file of its own instead of nginx's."""
 
     def __init__(self, prefix: Path, file: str, text: str, ports: Sequence[int], command: Sequence[str]) -> None:
@@ -218,23 +218,23 @@ def _nginx(prefix: Path, fronts: Sequence[Front], tool: Tool, sizing: Sizing) ->
 def _haproxy(prefix: Path, fronts: Sequence[Front], tool: Tool, _: Sizing) -> Balancer:
     logged = f'exec "$0" "$@" >>{prefix / _ACCESS_LOG}'
     command = ["/bin/sh", "-c", logged, *tool.command, "-db", "-f", f"{prefix}/conf/haproxy.cfg"]
-    return _Peer(prefix, "haproxy.cfg", haproxy_cfg(fronts), [front.port for front in fronts], command)
+    return Peer(prefix, "haproxy.cfg", haproxy_cfg(fronts), [front.port for front in fronts], command)
 
 
 def _envoy(prefix: Path, fronts: Sequence[Front], tool: Tool, _: Sizing) -> Balancer:
     command = [*tool.command, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
     command += ["-c", f"{prefix}/conf/envoy.json"]
-    return _Peer(prefix, "envoy.json", envoy_json(fronts, prefix), [front.port for front in fronts], command)
+    return Peer(prefix, "envoy.json", envoy_json(fronts, prefix), [front.port for front in fronts], command)
 
 
 def _caddy(prefix: Path, fronts: Sequence[Front], tool: Tool, _: Sizing) -> Balancer:
     command = [*_go(prefix), *tool.command, "run", "--adapter", "caddyfile", "--config", f"{prefix}/conf/Caddyfile"]
-    return _Peer(prefix, "Caddyfile", caddyfile(fronts, prefix), [front.port for front in fronts], command)
+    return Peer(prefix, "Caddyfile", caddyfile(fronts, prefix), [front.port for front in fronts], command)
 
 
 def _traefik(prefix: Path, fronts: Sequence[Front], tool: Tool, _: Sizing) -> Balancer:
     command = [*_go(prefix), *tool.command, *_traefik_flags(fronts, prefix)]
-    return _Peer(prefix, "dynamic.yml", traefik_json(fronts), [front.port for front in fronts], command)
+    return Peer(prefix, "dynamic.yml", traefik_json(fronts), [front.port for front in fronts], command)
 
 
 CONTENDERS: dict[str, Callable[[Path, Sequence[Front], Tool, Sizing], Balancer]] = {

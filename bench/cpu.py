@@ -24,6 +24,11 @@ def process_seconds(pid: int) -> float:
     return cpu_ticks(Path(f"/proc/{pid}/stat").read_text()) * _TICK
 
 
+def nanoseconds(pid: int) -> int:
+    """Time that one process has been on a processor, of all its threads, to the nanosecond. Raises OSError."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 def tree(pid: int) -> list[int]:
     """`pid` and all its living descendants."""
     found = [pid]

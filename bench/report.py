@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cases import GOALS, IDLE_GOAL_KB, LATENCY_GOAL, WORKERS_GOAL, Case
+from bench.checks import CHECKED_PEERS, STAND_IN, Cost
+from bench.checks import GOALS as CHECK_GOALS
 from bench.measure import PROBED_PEERS, Cell, Figures, Results
 from bench.memory import BULK, Growth, Idle
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
@@ -111,6 +113,23 @@ def probes_section(probes: tuple[float, float]) -> Section:
     rate, cost = probes
     text = f"Probes of {PROBED_PEERS} peers: {cost:.1f} CPU us a probe at {rate:,.0f} probes/s (upwell's checker)"
     return Section("probes", text, {"peers": PROBED_PEERS, "rate": rate, "cpu": cost})
+
+
+def checks_section(found: Mapping[tuple[str, str], Cost | str]) -> Section:
+    """What a probe costs each checker, and the goals."""
+    goals = [["CPU time a probe", "at most", "measured"]]
+    for way, other, most in CHECK_GOALS:
+        below = found.get((other, way))
+        for ours in _OURS:
+            cost = found.get((ours, way))
+            if isinstance(cost, Cost) and isinstance(below, Cost):
+                goals.append([f"{way}: {ours} / {other}", f"{most:.2f}", f"{cost.cpu / max(below.cpu, 1e-9):.2f}"])
+    rows = [[f"{CHECKED_PEERS} peers, once a second", "connections", "CPU us/probe", "probes/s"]]
+    for (name, way), one in found.items():
+        figures = ("-", _why(one)) if isinstance(one, str) else (f"{one.cpu:.1f}", f"{one.rate:,.0f}")
+        rows.append([name, way.split()[0], *figures])
+    text = f"{table(rows)}\n\nAll at the same time, each in its own process. {STAND_IN}"
+    return Section("checks", f"{table(goals)}\n\n{text}" if goals[1:] else text, _data(found))
 
 
 def _data(found: Mapping[Any, Any]) -> list[dict[str, Any]]:

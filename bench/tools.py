@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ class Tool:
 
     command: tuple[str, ...]
     version: str
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,25 @@ def nginx_version(said: str) -> str:
     if match is None:
         raise ValueError(said.strip() or "it prints nothing")
     return match[1]
+
+
+_LUA_MODULE = "usr/lib/nginx/modules/ngx_http_lua_module.so"
+_LUA_LIBRARIES = "usr/share/lua/5.1"
+_LUA_GET = "apt-get install nginx-light libnginx-mod-http-lua, or unpack the latter in the folder UPWELL_BENCH_LUA"
+
+
+def lua_nginx() -> Tool:
+    """Debian's nginx with Debian's ngx_lua, installed or unpacked in the folder that UPWELL_BENCH_LUA names; it goes
+    with no other nginx. `folders` are those of its modules and its Lua libraries. Raises MissingTool."""
+    nginx = Path("/usr/sbin/nginx")
+    for root in (os.environ.get("UPWELL_BENCH_LUA", "/"), "/"):
+        module = Path(root, _LUA_MODULE)
+        if nginx.exists() and module.exists():
+            libraries = f"{root}/usr/lib/x86_64-linux-gnu:{root}/lib/x86_64-linux-gnu"
+            command = (str(nginx),) if root == "/" else ("env", f"LD_LIBRARY_PATH={libraries}", str(nginx))
+            version = nginx_version(_output([*command, "-v"]))
+            return Tool(command, version, (str(module.parent), str(Path(root, _LUA_LIBRARIES))))
+    raise MissingTool(f"nginx with Lua is not installed: {_LUA_GET}")
 
 
 def reads_bodies(nginx: Tool) -> bool:
