@@ -1,7 +1,7 @@
 """CPU time a probe: checkers beside each other, each probing the same peers once a second, all at the same time.
 
-Whatever disturbs the machine disturbs all of them alike. Counted is what the peers answered, and the time on a processor
-(to the nanosecond, from the scheduler) of the process that probes.
+Whatever disturbs the machine disturbs all of them alike. Counted is what the peers answered, and the time that the
+process which probes was on a processor (to the nanosecond, from the scheduler).
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ backend many
     default-server check inter 1s fall 3 rise 2
 {servers}
 """
-    return Peer(site.prefix, "haproxy.cfg", text, [site.front], [*tool.command, "-db", "-f", _conf(site, "haproxy.cfg")])
+    return Peer(
+        site.prefix, "haproxy.cfg", text, [site.front], [*tool.command, "-db", "-f", _conf(site, "haproxy.cfg")]
+    )
 
 
 def _envoy(site: Site, tool: Tool) -> Balancer:
@@ -255,7 +257,9 @@ def measure_checks(plan: Plan, progress: Progress) -> dict[tuple[str, str], Cost
         port, *fronts = free_ports(1 + len(chosen))
         counts = {one: folder / "peers" / f"probe{at}" for at, one in enumerate(chosen)}
         with on_cores(other_cores):
-            started.enter_context(_answering(folder / "peers", port, nginx, [f"/{path.name}" for path in counts.values()]))
+            started.enter_context(
+                _answering(folder / "peers", port, nginx, [f"/{path.name}" for path in counts.values()])
+            )
         running: dict[tuple[str, str], tuple[int, Path]] = {}
         for at, one in enumerate(chosen):
             name, way, program, make = one
@@ -264,7 +268,7 @@ def measure_checks(plan: Plan, progress: Progress) -> dict[tuple[str, str], Cost
             try:
                 with on_cores(checker_cores):
                     started.enter_context(process)
-                await_condition(lambda path=counts[one]: _count(path) >= 2 * CHECKED_PEERS, "probes", seconds=20)
+                _await_probes(counts[one])
             except NotReached as error:
                 found[name, way] = f"{error}\n{process.story()}"
                 progress(f"  {found[name, way]}")
@@ -284,6 +288,10 @@ def measure_checks(plan: Plan, progress: Progress) -> dict[tuple[str, str], Cost
     for which, costs in samples.items():
         found[which] = Cost(median(cost.rate for cost in costs), median(cost.cpu for cost in costs))
     return found
+
+
+def _await_probes(path: Path) -> None:
+    await_condition(lambda: _count(path) >= 2 * CHECKED_PEERS, "two probes of each peer", seconds=20)
 
 
 def _spent(pid: int) -> int:
