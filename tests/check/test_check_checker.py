@@ -807,9 +807,8 @@ def test_it_is_given_back_once(origin: Origins, bench: Benches) -> None:
     b.until(lambda: not b.up())
 
 
-def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing(
-    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def keep_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have http probes keep their connection."""
     feed = HttpProbe.feed
 
     def keeping(probe: HttpProbe, data: bytes) -> bytes | Verdict:
@@ -818,6 +817,35 @@ def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing
         return answer
 
     monkeypatch.setattr(HttpProbe, "feed", keeping)
+
+
+@pytest.mark.parametrize(("most", "open_"), [(2, 2), (3, 3), (0, 0)])
+def test_connections_are_kept_as_far_as_there_is_room(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch, most: int, open_: int
+) -> None:
+    keep_connections(monkeypatch)
+    peers = [origin(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") for _ in range(3)]
+    for one in peers:
+        one.keep = True
+    b = bench(*(one.spec for one in peers))
+    b.checker.close()
+    b.checker = Checker(b.table, [b.spec], b.log, b.clock, kept=most)
+    b.check(dialect=PLUS, request=b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", keepalive_time=3600.0, interval=0.02)
+    b.until(lambda: all(b.table.checks(row)[0].passes > 5 for row in range(3)))
+    assert b.checker._loop.kept <= most
+    b.skew -= 3600.0  # nothing is due any more
+    b.until(lambda: sum(one.open for one in peers) == open_)
+    assert b.checker._loop.kept == open_
+    for one in peers:
+        one.keep = False
+    b.skew += 3660.0
+    b.until(lambda: all(one.open == 0 for one in peers) and b.checker._loop.kept == 0)
+
+
+def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing(
+    origin: Origins, bench: Benches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_connections(monkeypatch)
     one = origin(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     one.keep = True
     b = bench(one.spec)

@@ -23,7 +23,7 @@ from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
-from upwell.check.target import Loop, NoSocket, Place, Target
+from upwell.check.target import MOST_KEPT, Loop, NoSocket, Place, Target
 from upwell.check.trouble import Trouble
 from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
@@ -63,9 +63,9 @@ class Checker:
     """All checks of all upstreams. `clock` gives seconds and never goes back; its milliseconds go into the zone.
 
     `checks` are those that the configuration names; workers may send more. `most` bounds the probes at once, but for
-    lua-resty's, which bound themselves. `listeners` are told of transitions, and closed with the checker. Starting a
-    checker announces a new epoch in the zone, which makes workers send their checks (again). Raises ValueError for a
-    check that cannot be.
+    lua-resty's, which bound themselves, `kept` the connections kept between probes. `listeners` are told of
+    transitions, and closed with the checker. Starting a checker announces a new epoch in the zone, which makes workers
+    send their checks (again). Raises ValueError for a check that cannot be.
     """
 
     __slots__ = (
@@ -103,6 +103,7 @@ class Checker:
         checks: Iterable[CheckSpec] = (),
         most: int = MOST_AT_ONCE,
         listeners: Sequence[Listener] = (),
+        kept: int = MOST_KEPT,
     ) -> None:
         self._table = table
         self._clock = clock
@@ -118,7 +119,7 @@ class Checker:
         self._due: Schedule[Target | Cycle] = Schedule()
         self._deadlines: Schedule[Target] = Schedule()
         self._continue: deque[tuple[Course, Target]] = deque()
-        self._loop = Loop(lambda row: table.counts(row).connections)
+        self._loop = Loop(lambda row: table.counts(row).connections, kept)
         self._watchers: dict[int, Callable[[], object]] = {}
         self._listeners = listeners
         for listener in listeners:

@@ -94,6 +94,7 @@ class Conversation(Target):
                 sent = sock.send(first)
             except OSError:
                 return self._connect(now)
+            self.loop.kept -= 1
             self._stage = _TALKING
             self._reused = True
             self._read = 0
@@ -213,6 +214,8 @@ class Conversation(Target):
         sock = self._socket
         if sock is None:
             return
+        if self._stage == _RESTING:
+            self.loop.kept -= 1
         if self.loop.targets.pop(self._fd, None) is not None and self.loop.spawns:
             self.loop.epoll.unregister(self._fd)
         self._socket = None
@@ -306,7 +309,9 @@ class Conversation(Target):
 
     def _rest(self) -> None:
         """The peer has sent all it will: keep the connection, or not."""
-        if self._keep and self._probe.reusable and not self._unsent:
+        loop = self.loop
+        if self._keep and self._probe.reusable and not self._unsent and loop.kept < loop.most_kept:
+            loop.kept += 1
             self._stage = _RESTING
         else:
             self.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from select import epoll
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upwell.check.probe import Verdict
 from upwell.check.spec import DEFAULT_TIMEOUT, RESTY, CheckSpec
@@ -39,21 +39,27 @@ class Place:
         self.record = record
 
 
+MOST_KEPT: Final = 1 << 19
+
+
 class Loop:
-    """What a target needs of the loop it lives in; `connections` says how many are in use at the peer of a row.
+    """What a target needs of the loop it lives in; `connections` says how many are in use at the peer of a row. `kept`
+    connections are held open between two probes, `most_kept` at most.
 
     `spawns`: processes are started from here. Each has all descriptors until its program begins, so epoll goes on
     telling of one that was closed here in the meantime, by a number that may be another's then: while `spawns`, take a
     descriptor out of epoll before it is closed.
     """
 
-    __slots__ = ("connections", "epoll", "spawns", "targets")
+    __slots__ = ("connections", "epoll", "kept", "most_kept", "spawns", "targets")
 
-    def __init__(self, connections: Callable[[int], int] = lambda row: 0) -> None:
+    def __init__(self, connections: Callable[[int], int] = lambda row: 0, most_kept: int = MOST_KEPT) -> None:
         self.epoll = epoll()
         self.targets: dict[int, Target] = {}
         self.connections = connections
         self.spawns = False
+        self.kept = 0
+        self.most_kept = most_kept
 
 
 class Target:

@@ -8,6 +8,7 @@ import socket
 
 from upwell.process.child import SIGNALS, Birth, drop_privileges, name_process, start_failed
 from upwell.process.control import receive
+from upwell.process.descriptors import raise_limit
 from upwell.process.generation import reopen_logs
 from upwell.process.parts import Parts
 
@@ -29,6 +30,7 @@ def run_checker(birth: Birth, parts: Parts) -> int:
     try:
         parts.warm_checker()
         drop_privileges(birth.identity)
+        raise_limit()
         checker = parts.checker(birth.table, birth.plan, journal)
     except Exception as error:
         return start_failed(journal, error)

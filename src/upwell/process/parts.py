@@ -156,7 +156,9 @@ def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
 
 
 def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
+    from upwell.check.checker import MOST_AT_ONCE
     from upwell.check.checker import Checker as RealChecker
+    from upwell.process.descriptors import limit, room
 
     listeners: list[Listener] = []
     if plan.notified:
@@ -167,7 +169,13 @@ def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
         from upwell.check.state import StateFile
 
         listeners.append(StateFile(plan.state_file, journal))
-    return RealChecker(table, plan.upstreams, journal, checks=plan.checks, listeners=listeners)
+    wanted = plan.health_check_concurrency
+    found = room(limit(), wanted, MOST_AT_ONCE)
+    if found.probes < wanted:
+        journal.warn(f"health_check_concurrency {wanted} is more than the limit of open files allows: {found.probes}")
+    return RealChecker(
+        table, plan.upstreams, journal, checks=plan.checks, most=found.probes, listeners=listeners, kept=found.kept
+    )
 
 
 def _warm_worker() -> None:
