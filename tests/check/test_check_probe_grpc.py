@@ -8,7 +8,7 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded
 from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +42,7 @@ class Server:
         self.trailers = trailers
         self.requests: list[dict[str, str]] = []
         self.messages: list[bytes] = []
+        self.acks = 0
 
     def take(self, data: bytes) -> bytes:
         for event in self.conn.receive_data(data):
@@ -52,6 +53,8 @@ class Server:
                 self.messages[-1] += event.data
             elif isinstance(event, StreamEnded):
                 self.answer(event.stream_id)
+            elif isinstance(event, PingAckReceived):
+                self.acks += 1
         return self.conn.data_to_send()
 
     def answer(self, stream: int) -> None:
@@ -240,6 +243,39 @@ def test_a_connection_is_kept_and_its_debts_are_paid(size: int) -> None:
         assert (verdict.passed, one.reusable) == (True, True)
         server.conn.receive_data(verdict.farewell)
     assert len(server.requests) == 4
+
+
+def test_between_two_questions_a_server_may_speak() -> None:
+    one, server = probe(keep=60.0), Server()
+    server.conn.receive_data(ask(one, server).farewell)
+    server.conn.ping(b"12345678")
+    asked = server.conn.data_to_send()
+    assert one.idle(asked[:10]) == b""
+    answer = one.idle(asked[10:])
+    assert answer is not None
+    assert [type(event).__name__ for event in server.conn.receive_data(answer)] == ["PingAckReceived"]
+    server.conn.ping(b"12345678")
+    asked = server.conn.data_to_send()
+    # Half of a frame may come before the next question, and half after it.
+    assert one.idle(asked[:5]) == b""
+    first = began(one, again=True)
+    assert one.feed(asked[5:])
+    _, verdict = fed(one, server.take(first), 1 << 20)
+    assert verdict is not None
+    assert verdict.passed
+    server.conn.close_connection()
+    assert one.idle(server.conn.data_to_send()) is None
+
+
+@pytest.mark.parametrize("odd", [b"\0\0\x01\0\0\0\0\0\x01x", b"\xff" * 9, b"\0\0\x08\6\0\0\0\0\0" + bytes(8)])
+def test_nonsense_between_two_questions_ends_the_connection(odd: bytes) -> None:
+    one, server = probe(keep=60.0), Server()
+    ask(one, server)
+    for _ in range(10_000):  # 64 KB of the shortest
+        answer = one.idle(odd)
+        if answer is None:
+            break
+    assert answer is None
 
 
 def test_a_connection_is_not_kept_without_need_or_after_a_goaway() -> None:

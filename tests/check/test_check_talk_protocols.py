@@ -72,6 +72,23 @@ def test_grpc_on_kept_connections(scripted: Peers, probing: Make) -> None:
     assert (b.state().fails, one.connections) == (0, 1)
 
 
+def test_a_grpc_server_may_ping_a_connection_at_rest(scripted: Peers, probing: Make) -> None:
+    server = GrpcServer()
+
+    def pinging(sock: socket.socket) -> None:
+        while data := sock.recv(65536):
+            reply = server.take(data)
+            if reply:
+                sock.sendall(reply)
+                server.conn.ping(b"12345678")
+                sock.sendall(server.conn.data_to_send())
+
+    one = scripted(pinging)
+    b = probing(one, type="grpc", keepalive_time=60.0, interval=0.05)
+    b.until(lambda: b.state().passes >= 4 and server.acks >= 4)
+    assert (b.state().fails, one.connections) == (0, 1)
+
+
 def test_a_goaway_on_a_kept_connection_is_no_failure(scripted: Peers, probing: Make) -> None:
     """It may cross with the question, and says nothing about the server but that this connection ends."""
 

@@ -13,7 +13,7 @@ from errno import EADDRNOTAVAIL, ECONNRESET, EINPROGRESS, EMFILE, ENETDOWN, ENFI
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
 
-from upwell.check.probe import Draining, Probe, Verdict
+from upwell.check.probe import Draining, Idling, Probe, Verdict
 from upwell.check.spec import CheckSpec
 from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
 from upwell.peers.peer import PeerSpec
@@ -173,8 +173,7 @@ class Conversation(Target):
             self._drain(sock)
             return None
         if stage == _RESTING:
-            # The peer's end of it, or something that nobody asked for.
-            self.close()
+            self._idle(sock)
             return None
         code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
         if code:
@@ -290,6 +289,21 @@ class Conversation(Target):
                     sock.send(farewell)
             if probe.finished:
                 self._rest()
+
+    def _idle(self, sock: SocketType) -> None:
+        """The end of a resting connection, or something that nobody asked for."""
+        probe = self._probe
+        if isinstance(probe, Idling):
+            try:
+                data = sock.recv(_READ)
+                answer = probe.idle(data) if data else None
+                if answer is not None and len(answer) == (sock.send(answer) if answer else 0):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+        self.close()
 
     def _finish(self, verdict: Verdict, now: float) -> Verdict:
         probe = self._probe

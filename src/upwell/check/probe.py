@@ -78,3 +78,14 @@ class Draining(Protocol):
     connection is closed, or kept if it is `reusable`. What `drain` gives is sent, like the farewell of a verdict."""
 
     def drain(self, data: bytes) -> bytes: ...
+
+
+@runtime_checkable
+class Idling(Protocol):
+    """A probe whose peer may speak on a kept connection while nothing is asked of it (HTTP/2's PING, WINDOW_UPDATE).
+
+    `idle` takes that, and says what to answer; None: the connection is of no more use. Without it the first byte ends
+    the connection.
+    """
+
+    def idle(self, data: bytes) -> bytes | None: ...

@@ -113,10 +113,10 @@ class GrpcProbe:
         self._conn: H2Connection | None = None
         self._uses = 0
         self._stream = 0
+        self._data = b""  # the beginning of a frame; one may straddle two questions
         self._begin()
 
     def _begin(self) -> None:
-        self._data = b""
         self._read = 0
         self._status = 0  # HTTP's
         self._type = b""  # Content-Type
@@ -128,6 +128,7 @@ class GrpcProbe:
 
     def open(self) -> bytes | Verdict:
         self._begin()
+        self._data = b""
         conn = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         conn.local_settings = Settings(
             client=True,
@@ -162,6 +163,14 @@ class GrpcProbe:
         if verdict is None:
             return conn.data_to_send()
         return self._end(verdict)
+
+    def idle(self, data: bytes) -> bytes | None:
+        """What comes on a kept connection in between: servers measure it with PING, and give back the window."""
+        conn = self._conn
+        if conn is None or self._frames(conn, data) is not None or not self._usable(conn):
+            self._conn = None
+            return None
+        return conn.data_to_send()
 
     def _frames(self, conn: H2Connection, data: bytes) -> Verdict | None:
         """Take in the frames that are whole, one by one: h2 forgets what it has read when a later one in the same piece
@@ -245,19 +254,24 @@ class GrpcProbe:
     def _end(self, verdict: Verdict) -> Verdict:
         """`verdict`, with the answers that HTTP/2 owes the server if the connection is kept."""
         conn = self._conn
-        if conn is not None and self._kept and self._ended and self._uses < _MOST_USES:
-            settings = conn.remote_settings
-            room = min(settings.initial_window_size, conn.outbound_flow_control_window)
-            self.reusable = (
-                conn.state_machine.state is not ConnectionState.CLOSED
-                and room >= len(self._message)
-                and settings.max_concurrent_streams > 0
-            )
+        if conn is not None and self._kept and self._uses < _MOST_USES:
+            self.reusable = self._usable(conn)
         if conn is None or not self.reusable:
             self._conn = None
             self._data = b""
             return verdict
         return verdict._replace(farewell=conn.data_to_send())
+
+    def _usable(self, conn: H2Connection) -> bool:
+        """Whether another question can be asked on `conn`."""
+        settings = conn.remote_settings
+        room = min(settings.initial_window_size, conn.outbound_flow_control_window)
+        return (
+            self._ended
+            and conn.state_machine.state is not ConnectionState.CLOSED
+            and room >= len(self._message)
+            and settings.max_concurrent_streams > 0
+        )
 
 
 def request_message(service: str) -> bytes:
