@@ -14,6 +14,7 @@ from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
 from upwell.config.slots import parse_number
+from upwell.errors import Position
 from upwell.modules.checks import add_check
 from upwell.modules.upstream import UpstreamSettings
 from upwell.units import parse_size
@@ -40,7 +41,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class TengineCheckSettings:
-    """In an upstream; `alive` are the ranges of statuses that check_http_expect_alive names."""
+    """In an upstream; `place` is where its `check` stands, `alive` are the ranges of statuses that
+    check_http_expect_alive names."""
 
     check: Check | None = field(default=None, metadata=LOCAL)
     send: bytes = field(default=b"", metadata=LOCAL)
@@ -48,6 +50,7 @@ class TengineCheckSettings:
     keepalive_requests: int = field(default=1, metadata=LOCAL)
     params: tuple[tuple[str, str], ...] = field(default=(), metadata=LOCAL)
     shm_size: int = field(default=0, metadata=LOCAL)
+    place: Position | None = field(default=None, metadata=LOCAL)
 
 
 def _check(block: Block, directive: Directive) -> None:
@@ -66,6 +69,7 @@ def _check(block: Block, directive: Directive) -> None:
             values[name] = _value(name, value)
         except ValueError:
             raise directive.error(f'invalid parameter "{argument}"', index) from None
+    block.set(TengineCheckSettings, "place", directive.position)
     block.set(TengineCheckSettings, "check", Check(**values))  # type: ignore[arg-type]  # names and types come from _value
 
 
@@ -121,6 +125,7 @@ def _shm_size(block: Block, directive: Directive) -> None:
         block.set(TengineCheckSettings, "shm_size", parse_size(directive.args[0]))
     except ValueError:
         raise directive.error('"check_shm_size" directive invalid value', 0) from None
+    block.loading.idle.append((f"check_shm_size {directive.args[0]}", directive.position))
 
 
 def _close_upstream(block: Block) -> None:
@@ -148,7 +153,7 @@ def _close_upstream(block: Block) -> None:
         keepalive_time=_KEPT if settings.keepalive_requests > 1 else 0.0,
         keepalive_requests=settings.keepalive_requests,
     )
-    add_check(block.around("http"), spec)
+    add_check(block.around("http"), spec, settings.place)
 
 
 MODULE = Module(

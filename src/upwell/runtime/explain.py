@@ -12,7 +12,7 @@ from typing import Final
 
 from upwell.check.probes import AT_ONCE
 from upwell.check.rules import compiled
-from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec
+from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec, NotifySpec
 from upwell.config.model import Block
 from upwell.errors import Position
 from upwell.modules.checks import ChecksSettings
@@ -49,6 +49,8 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     for upstream in plan.upstreams:
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
         yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder)
+        if own and upstream.name in plan.notified:
+            yield f"  Told of it: {'; '.join(_told(target) for target in plan.notified[upstream.name])}."
         if used is not None and upstream.name not in used:
             yield "  No proxy_pass names it."
         yield ""
@@ -57,6 +59,12 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         yield ""
     if lua_note:
         yield lua_note
+        yield ""
+    if plan.health_check_concurrency:
+        yield f"All checks together: at most {count_of(plan.health_check_concurrency, 'probe')} at once."
+        yield ""
+    if plan.state_file:
+        yield f"What is known of peers is kept over a restart in {plan.state_file}."
         yield ""
     if plan.config.idle:
         yield "Without effect:"
@@ -149,6 +157,11 @@ def _policy(upstream: UpstreamSpec) -> str:
     if upstream.all_down == PANIC:
         return f"Less than {upstream.panic} % of the peers up: all get requests (all_down panic={upstream.panic}%)."
     return "All peers down: all get requests (all_down serve_all)."
+
+
+def _told(target: NotifySpec) -> str:
+    kind = "" if target.url else "the command " if target.command else "the Python function "
+    return f"{kind}{target.title}" + (f", once it lasts {time_of(target.debounce)}" if target.debounce else "")
 
 
 # Checks
