@@ -18,11 +18,19 @@ class ChecksSettings:
     places: tuple[Position | None, ...] = field(default=(), metadata=LOCAL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """On the http block while it is read: the identities of each upstream's checks."""
+
+    identities: dict[str, set[int]] = field(default_factory=dict, metadata=LOCAL)
+
+
 def add_check(http: Block, spec: CheckSpec, place: Position | None = None) -> CheckSpec:
     """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it."""
-    known = {other.identity for other in http[ChecksSettings].specs if other.upstream == spec.upstream}
-    while spec.identity in known:
+    known = http.own(_Known).setdefault("identities", {}).setdefault(spec.upstream, set())
+    while (identity := spec.identity) in known:
         spec = replace(spec, ordinal=spec.ordinal + 1)
+    known.add(identity)
     http.append(ChecksSettings, "specs", spec)
     http.append(ChecksSettings, "places", place)
     return spec
