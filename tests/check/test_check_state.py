@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.check.probing import LIMIT, Probing
-from upwell.check import state
+from upwell.check import checker, state
 from upwell.check.spec import PLUS, CheckSpec
 from upwell.check.state import StateFile
 from upwell.peers.peer import PeerSpec
@@ -47,7 +47,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def probing(tmp_path: Path, file: Path) -> Iterator[Make]:
+def probing(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setattr(checker, "GRACE", LIMIT)  # for a disk that is busy
     made: list[Probing] = []
 
     def make(*peers: PeerSpec) -> Probing:

@@ -17,7 +17,7 @@ from upwell.check.course import Course
 from upwell.check.cycle import Cycle
 from upwell.check.events import Events
 from upwell.check.gate import Gate
-from upwell.check.listener import Listener, Turn
+from upwell.check.listener import GRACE, Listener, Turn
 from upwell.check.probe import KINDS, Verdict
 from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
@@ -286,6 +286,9 @@ class Checker:
             for target in course.targets:
                 target.close()
         self._loop.epoll.close()
+        deadline = time.monotonic() + GRACE
+        for listener in self._listeners:
+            listener.end(deadline)
         for listener in self._listeners:
             listener.close()
 

@@ -12,11 +12,14 @@ from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
 from upwell.zone.table import RowKey
+
+GRACE: Final = 1.2
+"""Seconds that all listeners of a checker that ends have for it; the master kills one after 1.5."""
 
 
 class Turn(NamedTuple):
@@ -89,8 +92,11 @@ class Listener:
     def settle(self, identities: Collection[int]) -> None:
         """These are all checks there are: forget about others."""
 
+    def end(self, deadline: float) -> None:
+        """Do what is still to be done, until `deadline` (`time.monotonic`); `close` follows."""
+
     def close(self) -> None:
-        """Come to an end, soon."""
+        """Wait for the end of that, and let go of everything."""
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:

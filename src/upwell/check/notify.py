@@ -40,8 +40,6 @@ from upwell.version import VERSION
 
 WAITING: Final = 1000
 """Transitions that wait for one receiver; beyond it the oldest is dropped."""
-GRACE: Final = 0.8
-"""Seconds in which a checker that ends tells what still waits; the master kills it after 1.5."""
 
 _FIRST_PAUSE = 1.0  # seconds before the first retry; then twice as long each time
 _LONGEST_PAUSE = 60.0
@@ -64,11 +62,12 @@ Deliver = Callable[[Mapping[str, Any], float], None]
 class Notifier(Listener):
     """`targets` are the receivers of each upstream by its name; upstreams share those that are equal."""
 
-    __slots__ = ("_channels",)
+    __slots__ = ("_all", "_channels")
 
     def __init__(self, targets: Mapping[str, Sequence[NotifySpec]], log: ErrorLog) -> None:
         super().__init__(log)
         channels = {spec: Channel(spec, self.say) for specs in targets.values() for spec in specs}
+        self._all = tuple(channels.values())
         self._channels = {
             upstream: tuple(channels[spec] for spec in dict.fromkeys(specs)) for upstream, specs in targets.items()
         }
@@ -79,13 +78,13 @@ class Notifier(Listener):
         for channel in self._channels.get(turn.key[0], ()):
             channel.put(turn, wall)
 
-    def close(self) -> None:
-        channels = {id(channel): channel for many in self._channels.values() for channel in many}.values()
-        deadline = time.monotonic() + GRACE
-        for channel in channels:
+    def end(self, deadline: float) -> None:
+        for channel in self._all:
             channel.end(deadline)
-        for channel in channels:
-            channel.join(deadline)
+
+    def close(self) -> None:
+        for channel in self._all:
+            channel.join()
         super().close()
 
 
@@ -168,9 +167,10 @@ class Channel:
             self._until = deadline
             self._news.notify()
 
-    def join(self, deadline: float) -> None:
+    def join(self) -> None:
+        """Wait for the end."""
         if self._thread is not None:
-            self._thread.join(max(deadline - time.monotonic(), 0.0))
+            self._thread.join(max(self._until - time.monotonic(), 0.0))
             with self._news:
                 left = len(self._waiting) + self._thread.is_alive()
             if left:

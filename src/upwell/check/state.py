@@ -23,7 +23,6 @@ from upwell.zone.table import RowKey
 VERSION: Final = 1
 _DEBOUNCE = 1.0  # seconds
 _AGAIN = 10.0  # seconds after which a file that could not be written is tried again
-_GRACE = 0.5  # seconds that the last writing may take
 _LARGEST = 64 << 20
 
 _Key = tuple[str, str, str, int, int]
@@ -41,7 +40,7 @@ class _Entry(NamedTuple):
 class StateFile(Listener):
     """The file at `path`; a relative one starts where the process does."""
 
-    __slots__ = ("_changed", "_closing", "_dirty", "_entries", "_failing", "_path", "_thread")
+    __slots__ = ("_changed", "_closing", "_dirty", "_entries", "_failing", "_path", "_thread", "_until")
 
     def __init__(self, path: str, log: ErrorLog) -> None:
         super().__init__(log)
@@ -50,6 +49,7 @@ class StateFile(Listener):
         self._changed = threading.Condition()
         self._dirty = False
         self._closing = False
+        self._until = 0.0
         self._failing = False
         self._thread: threading.Thread | None = None
         try:
@@ -86,12 +86,15 @@ class StateFile(Listener):
                 self._entries = kept
                 self._write_soon()
 
-    def close(self) -> None:
+    def end(self, deadline: float) -> None:
+        self._until = deadline
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self) -> None:
         if self._thread is not None:
-            self._thread.join(_GRACE)
+            self._thread.join(max(self._until - time.monotonic(), 0.0))
         super().close()
 
     def _note(self, turn: Turn, since: float) -> None:
