@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 
 from tests.system.configurations import proxying
-from tests.system.conftest import StartBalancer
 from upwell.contrib.processes import UPWELL, App, Balancer, await_condition, free_ports, listens
 from upwell.contrib.traffic import fetch
 
@@ -46,14 +46,6 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     server.server_close()
 
 
-def prefix_of(tmp_path: Path) -> Path:
-    """The prefix of the first balancer that the test starts with `begin`, to put files into before."""
-    folder = tmp_path / "prefix"
-    folder.mkdir()
-    folder.chmod(0o755)
-    return folder
-
-
 def begin(prefix: Path, configuration: str, ports: list[int]) -> Balancer:
     return Balancer(prefix, configuration, ports)
 
@@ -63,9 +55,11 @@ def answers(front: int) -> int:
 
 
 @pytest.fixture
-def prefix(start: StartBalancer, tmp_path: Path) -> Path:
-    """`start` has made the folders readable for all."""
-    return prefix_of(tmp_path)
+def prefix() -> Iterator[Path]:
+    """Not below tmp_path: another pytest that begins closes its folders to the workers' user."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def test_a_command_decides_as_the_workers_user(prefix: Path, app: Started) -> None:
