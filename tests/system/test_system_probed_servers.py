@@ -7,7 +7,6 @@ behind: lines in the server's log, and its counters of broken connections.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -60,14 +59,9 @@ def program(*names: str) -> str:
 
 
 @contextmanager
-def folder(user: str) -> Iterator[tuple[Path, str | None]]:
-    """A folder for a server that will not run as root, and who it shall be: `user` if there is one and this is root."""
-    name = None
-    if os.getuid() == 0:
-        try:
-            name = pwd.getpwnam(user).pw_name
-        except KeyError:
-            pytest.skip(f"there is no user {user} to run the server")
+def folder() -> Iterator[tuple[Path, str | None]]:
+    """A folder for a server that will not run as root, and who shall run it if this is root."""
+    name = "nobody" if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="upwell-") as path:
         if name is not None:
             shutil.chown(path, name)
@@ -149,7 +143,7 @@ def mariadb() -> Iterator[tuple[int, Path, Callable[[str], str]]]:
     """(port, its log, a function that runs SQL in it as root)."""
     server, install, client = program("mariadbd"), program("mariadb-install-db"), program("mariadb")
     (port,) = free_ports(1)
-    with folder("mysql") as (place, user):
+    with folder() as (place, user):
         data = f"--datadir={place / 'data'}"
         run(install, "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db", user=user)
         command = [server, "--no-defaults", data, f"--port={port}", "--bind-address=127.0.0.1"]
@@ -222,7 +216,7 @@ def postgres() -> Iterator[tuple[int, Path]]:
     server = program("/usr/lib/postgresql/*/bin/postgres", "/usr/local/pgsql/bin/postgres", "postgres")
     initdb = str(Path(server).with_name("initdb"))
     (port,) = free_ports(1)
-    with folder("postgres") as (place, user):
+    with folder() as (place, user):
         data = place / "data"
         run(initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", user=user)
         (data / "pg_hba.conf").write_text(
@@ -261,7 +255,7 @@ def test_postgres_refuses_in_its_own_words(probing: Make, postgres: tuple[int, P
 def test_fastcgi(probing: Make, tmp_path: Path) -> None:
     server = program("php-fpm", "/usr/sbin/php-fpm*")
     (port,) = free_ports(1)
-    with folder("nobody") as (place, user):
+    with folder() as (place, user):
         (place / "ok.php").write_text("<?php echo 'fine';")
         (place / "sorry.php").write_text("<?php http_response_code(503); error_log('no database'); echo 'sorry';")
         owner = f"user = {user}\n" if user else ""
@@ -289,6 +283,33 @@ def test_fastcgi(probing: Make, tmp_path: Path) -> None:
             ping = (("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", "/ping"), ("SCRIPT_FILENAME", "/ping"))
             b = probing(port, type="fastcgi", params=ping)
             assert b.why() == ""
+
+
+# Tomcat
+
+
+def test_ajp(probing: Make) -> None:
+    script = program("/usr/share/tomcat*/bin/catalina.sh")
+    (port,) = free_ports(1)
+    with folder() as (place, user), pytest.MonkeyPatch.context() as environment:
+        for name in ("conf", "logs", "temp", "webapps", "work"):
+            (place / name).mkdir()
+            if user:
+                shutil.chown(place / name, user)
+        (place / "conf" / "server.xml").write_text(
+            '<Server port="-1"><Service name="C">'
+            f'<Connector protocol="AJP/1.3" address="127.0.0.1" port="{port}" secretRequired="false"/>'
+            '<Engine name="C" defaultHost="localhost"><Host name="localhost" appBase="webapps"/></Engine>'
+            "</Service></Server>"
+        )
+        environment.setenv("CATALINA_HOME", str(Path(script).parent.parent))
+        environment.setenv("CATALINA_BASE", str(place))
+        with running([script, "run"], port, place / "log", user):
+            for keep in (0.0, 60.0):
+                b = probing(port, type="ajp", keepalive_time=keep)
+                b.until(lambda: b.state().passes == 5)  # noqa: B023  # over before the next round
+                assert b.state().fails == 0
+        assert "SEVERE" not in (place / "log").read_text()
 
 
 # gRPC
