@@ -247,6 +247,14 @@ def test_a_database_is_asked_by_a_user(tmp_path: Path) -> None:
     assert _error(tmp_path, 'health_check type=mysql "user=a\\nb";') == 'invalid user value "a?b"'
 
 
+def test_connections_are_kept_where_a_probe_can_be_repeated_on_one(tmp_path: Path) -> None:
+    for kind in ("http", "https", "grpc", "redis", "ajp"):
+        (spec,) = _specs(tmp_path, f"health_check type={kind} keepalive_time=10s;")
+        assert spec.keepalive_time == 10.0
+    for kind in ("tcp", "tls", "mysql", "postgres", "ssl_hello"):
+        assert "not compatible" in _error(tmp_path, f"health_check type={kind} keepalive_time=10s;")
+
+
 def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("no certificate\n")
     assert _error(tmp_path, "health_check type=https ca=none.pem;").startswith(

@@ -210,7 +210,7 @@ PARAMETERS: Final = {
     "header": _Parameter(_text, _HTTP),
     "match": _Parameter(_name, _HTTP | _STREAM),
     "host": _Parameter(_host, _HTTP | {"grpc"}),
-    "keepalive_time": _Parameter(_period, _HTTP | {"grpc"}),
+    "keepalive_time": _Parameter(_period, _HTTP | {"grpc", "redis", "ajp"}),
     "send": _Parameter(octets, _STREAM),
     "expect": _Parameter(_expect, _STREAM),
     "sni": _Parameter(_server_name, _TLS | {"ssl_hello"}),

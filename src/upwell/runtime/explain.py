@@ -319,6 +319,13 @@ def _passes_grpc(spec: CheckSpec) -> list[str]:
     return ["the answer is SERVING"]
 
 
+def _passes_database(spec: CheckSpec) -> list[str]:
+    named = "user" in dict(spec.params)
+    if spec.type == "mysql":
+        return ["the user is let in" if named else "the greeting comes, and the server is neither full nor ending"]
+    return [f"the server asks for a password, or lets in and is ready{'' if named else ', or does not know the user'}"]
+
+
 def _passes_by_name(spec: CheckSpec) -> list[str]:
     return [_SUCCESS.get(spec.type, "that succeeds")]
 
@@ -326,8 +333,6 @@ def _passes_by_name(spec: CheckSpec) -> list[str]:
 _SUCCESS: Final = {
     "ajp": "CPong comes",
     "exec": "it ends with status 0",
-    "mysql": "the greeting comes, and no refusal",
-    "postgres": "the server asks who that is, or lets in",
     "python": "it returns None or True",
     "redis": "PONG comes",
     "ssl_hello": "a ServerHello comes",
@@ -340,6 +345,8 @@ _PASSES: Final[dict[str, Callable[[CheckSpec], list[str]]]] = {
     "tcp": _passes_stream,
     "tls": _passes_stream,
     "grpc": _passes_grpc,
+    "mysql": _passes_database,
+    "postgres": _passes_database,
     "fastcgi": _passes_http,
 }
 
