@@ -121,6 +121,10 @@ def _checker(view: View) -> str:
     ago = f", last seen {_span(age)} ago" if age is not None else ""
     state = view.checker_state
     style = "up" if state == "running" else "stuck"
+    if view.last_void is not None:
+        since, why = view.last_void
+        count = view.report.table.voids.probes
+        ago += f", {count} probe(s) without a verdict (the last one {_span(since)} ago: {escape(why)})"
     return (
         f'<p>Checker <span class="{style}">{state}</span>{ago}, {_span(view.lateness)} late. '
         f"<small>{rfc3339(view.wall)}, upwell {escape(VERSION)}</small></p>\n"

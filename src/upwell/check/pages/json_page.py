@@ -17,6 +17,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
 
 def pieces(view: View) -> Iterator[str]:
     """The page in pieces: one for each peer, and what stands between them."""
+    void = view.last_void
     head = {
         "version": VERSION,
         "node": node(),
@@ -28,6 +29,8 @@ def pieces(view: View) -> Iterator[str]:
             "pid": view.report.table.checker_pid,
             "heartbeat_age": _rounded(view.heartbeat_age),
             "lateness": _rounded(view.lateness),
+            "void_probes": view.report.table.voids.probes,
+            "last_void": {"age": _rounded(void[0]), "why": void[1]} if void is not None else None,
         },
     }
     yield _encode(head)[:-1] + ', "upstreams": ['

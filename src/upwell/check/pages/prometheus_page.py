@@ -51,6 +51,10 @@ def pieces(view: View) -> Iterator[str]:
     yield f"upwell_checker_heartbeat_timestamp_seconds {round(view.unix(beat), 3) if beat else 0}\n"
     yield _family("upwell_checker_lateness_seconds", "gauge", "How late the checker's last due work began.")
     yield f"upwell_checker_lateness_seconds {view.lateness:g}\n"
+    yield _family(
+        "upwell_checker_void_probes_total", "counter", "Probes without a verdict, for trouble of this machine."
+    )
+    yield f"upwell_checker_void_probes_total {table.voids.probes}\n"
     yield _family("upwell_configurations_total", "counter", "Configurations in use since the start, reloads included.")
     yield f"upwell_configurations_total {table.configurations}\n"
     seen = []

@@ -70,6 +70,12 @@ class View:
         return self.report.table.checker_lateness / 1e6
 
     @property
+    def last_void(self) -> tuple[float, str] | None:
+        """When (seconds ago) and why the last probe got no verdict, for trouble of the checker's machine."""
+        probes, at, why = self.report.table.voids
+        return (max(self.now - at / 1000, 0.0), why) if probes else None
+
+    @property
     def checker_state(self) -> str:
         """ "running", "stuck" or "not started"."""
         age = self.heartbeat_age
