@@ -47,6 +47,10 @@ class MessageError(Exception):
         self.reason = reason
 
 
+class RequestLineError(MessageError):
+    """The mistake is in the request line: what comes behind it, the host too, is not looked at (nginx)."""
+
+
 class UpstreamError(Exception):
     """A try at one peer that failed.
 

@@ -21,6 +21,7 @@ STARTS = {
     "HOST": [b"", b"[", b"a:"],
     "ABSOLUTE_TARGET": [b"", b"http:", b"http://"],
     "CONTENT_LENGTH": [b"", b"5"],
+    "FIELD_LINE_BEGUN": [b"", b"X", b"X:", b"X: "],
     "TOKEN": [b""],
     "PLAIN_NAME": [b""],
     "UNDERSCORE_NAME": [b""],

@@ -187,6 +187,6 @@ def test_each_level_has_its_own_error_log(tmp_path: Path) -> None:
         serving.ask(b"nonsense\r\n\r\n")
     logs = {path.stem: path.read_text() for path in (tmp_path / "logs").glob("*.log")}
     assert logs["http"].count("access forbidden by rule") == 1
-    assert "client sent invalid request" in logs["http"]
+    assert "client sent invalid method" in logs["http"]
     assert logs["own"].count("access forbidden by rule") == 1
     assert logs["second"] == ""

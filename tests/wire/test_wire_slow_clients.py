@@ -114,7 +114,7 @@ def test_half_a_head_at_the_end_of_a_pipeline_leaves_a_line() -> None:
         (b"PRI * HTTP/2.0\r\n", "HTTP/2 connection preface to HTTP/1.1 port"),
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n", "PROXY protocol header to port without proxy_protocol"),
         (b"\r\n\r\n\0\r\nQUIT\n", "PROXY protocol header to port without proxy_protocol"),
-        (b"\0\0\0", "invalid request"),
+        (b"\0\0\0", "invalid method"),
     ],
 )
 def test_what_is_no_http_is_answered_at_once_and_named(start: bytes, name: str) -> None:

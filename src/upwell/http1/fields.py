@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from upwell.errors import MessageError
-from upwell.http1.syntax import CONTENT_LENGTH, FIELD_LINE, HOST, LINE_END, PLAIN_NAME, UNDERSCORE_NAME
+from upwell.errors import MessageError, RequestLineError
+from upwell.http1.syntax import (
+    CONTENT_LENGTH,
+    FIELD_LINE,
+    FIELD_LINE_BEGUN,
+    HOST,
+    LINE_END,
+    PLAIN_NAME,
+    UNDERSCORE_NAME,
+)
 from upwell.log import printable
 
 HOP_BY_HOP: Final = frozenset(
@@ -33,10 +41,13 @@ _ONCE_IN_REQUESTS = _ONCE | {
 }
 """What nginx takes only once from a client."""
 
-_Line = tuple[tuple[bytes, bytes], bytes]
-"""A field line that was read: (lower-case name, value), and the line as it is sent on."""
+_SECRET: Final = frozenset((b"authorization", b"proxy-authorization"))
 
-_IGNORED: Final[_Line] = ((b"", b""), b"")
+_Line = tuple[tuple[bytes, bytes], bytes]
+"""A field line that was read: (lower-case name, value), and the line as it is sent on: empty for one that is ignored,
+which is the value then.
+"""
+
 _MAX_SECTIONS: Final = 1024
 _MAX_SECTION_SIZE: Final = 2048  # larger ones hold cookies and tokens, which seldom repeat
 _MAX_LINES: Final = 4096
@@ -50,9 +61,10 @@ class FieldSection:
     """One field section, checked.
 
     `fields` are (lower-case name, value) in order; `wires` the same as `Name: value\\r\\n` with the name as it was
-    written; `values` maps each name to its value, several joined as nginx does (", ", cookies "; "). `content_length`
-    is None when there is none; `chunked` says that Transfer-Encoding is exactly "chunked". `close` and `keep_alive`
-    are the options of Connection, `options` all names in it. `host` is the Host field as sent and
+    written; `ignored` are lines that nginx ignores for their names; `values` maps each name to its value, several
+    joined as nginx does (", ", cookies "; "). `content_length` is None when there is none; `chunked` says that
+    Transfer-Encoding is exactly "chunked"; `plain` that no content is to follow and no line was ignored. `close` and
+    `keep_alive` are the options of Connection, `options` all names in it. `host` is the Host field as sent and
     `host_name` its name in lower case.
     `rendered` is room for whoever sends this section on in a fixed form: it is remembered with the section.
     """
@@ -64,16 +76,25 @@ class FieldSection:
         "fields",
         "host",
         "host_name",
+        "ignored",
         "keep_alive",
         "options",
+        "plain",
         "rendered",
         "values",
         "wires",
     )
 
-    def __init__(self, fields: tuple[tuple[bytes, bytes], ...], wires: tuple[bytes, ...], request: bool = True) -> None:
+    def __init__(
+        self,
+        fields: tuple[tuple[bytes, bytes], ...],
+        wires: tuple[bytes, ...],
+        request: bool = True,
+        ignored: tuple[bytes, ...] = (),
+    ) -> None:
         self.fields = fields
         self.wires = wires
+        self.ignored = ignored
         self.values: dict[bytes, bytes] = dict(fields)
         self.content_length: int | None = None
         self.chunked = False
@@ -89,6 +110,7 @@ class FieldSection:
         host = self.host = self.values.get(b"host")
         if host is not None and request:
             self.host_name = check_host(host)[0]
+        self.plain: bool = not (ignored or self.chunked or self.content_length)
 
     def __repr__(self) -> str:
         return f"<FieldSection {len(self.fields)} fields>"
@@ -112,11 +134,12 @@ class FieldSection:
         self.values = values
 
     def _duplicate(self, name: bytes, once: frozenset[bytes]) -> str:
-        """What to say of two lines called `name`: their values are a peer's to explain; a client's may be secret."""
-        if once is not _ONCE:
+        """What to say of two lines called `name`; a client's credentials are none of a log's business."""
+        if name in _SECRET:
             return f'duplicate header line: "{name.decode()}"'
+        what = "host header" if name == b"host" and once is not _ONCE else "header line"
         first, second = [printable(wire[:-2]) for wire in self.wires if wire.partition(b":")[0].lower() == name][:2]
-        return f'duplicate header line: "{second}", previous value: "{first}"'
+        return f'duplicate {what}: "{second}", previous value: "{first}"'
 
     def _frame(self, request: bool) -> None:
         """Work out what the section says of the message's framing and of the connection. Raises
@@ -127,17 +150,15 @@ class FieldSection:
         if length is not None:
             # "5, 5" is refused like any other list: RFC 9112, 6.3 rule 5 lets us.
             if CONTENT_LENGTH.fullmatch(length) is None:
-                if request:
-                    raise MessageError(400, "invalid Content-Length header")
-                shown = f'invalid "Content-Length" header: "Content-Length: {printable(length)}"'
-                raise MessageError(400, shown)
+                shown = "" if request else f': "Content-Length: {printable(length)}"'
+                raise MessageError(400, f'invalid "Content-Length" header{shown}')
             self.content_length = int(length)
         coding = values.get(b"transfer-encoding")
         if coding is not None:
             if length is not None:
-                raise MessageError(400, "Content-Length and Transfer-Encoding headers at the same time")
+                raise MessageError(400, '"Content-Length" and "Transfer-Encoding" headers at the same time')
             if coding.lower() != b"chunked":
-                raise MessageError(501, "unknown Transfer-Encoding")
+                raise MessageError(501, f'unknown "Transfer-Encoding": "{printable(coding)}"')
             self.chunked = True
         connection = values.get(b"connection")
         if connection is not None:
@@ -236,18 +257,20 @@ class FieldReader:
     def _learn(self, block: bytes) -> FieldSection:
         fields: tuple[tuple[bytes, bytes], ...] = ()
         wires: tuple[bytes, ...] = ()
+        ignored: tuple[bytes, ...] = ()
         if block:
             lines = block[:-2].split(b"\r\n")
             found = list(map(self._lines.get, lines))
             if None in found:  # most are known: seldom more than one or two have to be read
                 found = [known or self._learn_line(line) for known, line in zip(found, lines, strict=True)]
             if self._ignores:
-                found = [known for known in found if known != _IGNORED]
+                ignored = tuple([known[0][1] for known in found if known and not known[1]])
+                found = [known for known in found if known and known[1]]
             if len(found) > self.max_fields:
                 raise MessageError(self._too_large, "too many header lines")
             if found:
                 fields, wires = zip(*cast("list[_Line]", found), strict=True)
-        section = FieldSection(fields, wires, self._request)
+        section = FieldSection(fields, wires, self._request, ignored)
         if len(block) <= _MAX_SECTION_SIZE and self.returning.is_again(block):
             if len(self._sections) >= _MAX_SECTIONS:
                 self._sections.clear()
@@ -263,17 +286,25 @@ class FieldReader:
         return known
 
     def _line(self, line: bytes) -> _Line:
-        """One field line; _IGNORED for one that nginx ignores."""
+        """One field line, which may be one that nginx ignores."""
         if len(line) > self._max_line:
             raise MessageError(self._too_large, "too long header line")
         match = FIELD_LINE.fullmatch(line)
         if match is None:
-            raise MessageError(400, "invalid header line")
+            raise MessageError(400, self._invalid(line))
         name, value = match.groups()
         if self._name is not None and self._name.fullmatch(name) is None:
             self._ignores = True
-            return _IGNORED
+            return (b"", line.rstrip(b" \t")), b""
         return (name.lower(), value), b"%b: %b\r\n" % (name, value)
+
+    def _invalid(self, line: bytes) -> str:
+        """nginx's words for a line that is no field: as far as it is good, and the byte that is not."""
+        what = "header line" if self._request else "header"
+        begun = FIELD_LINE_BEGUN.match(line)
+        good = 0 if begun is None else begun.end()
+        bad = f"\\x{line[good]:02x}..." if good < len(line) else ""
+        return f'invalid {what}: "{printable(line[:good])}{bad}"'
 
 
 def one_line(value: bytes) -> bytes:
@@ -293,13 +324,21 @@ def check_host(host: bytes) -> tuple[bytes, bytes]:
         return known
     match = HOST.fullmatch(host)
     if match is None or match[1].find(b"..") >= 0 or (match[2] and int(match[2]) > 65_535):
-        raise MessageError(400, "invalid host in request")
+        raise MessageError(400, "invalid host header")
     name = match[1].lower()
     if name.endswith(b"."):
         name = name[:-1]
         if not name:
-            raise MessageError(400, "invalid host in request")
+            raise MessageError(400, "invalid host header")
     if len(_hosts) >= _MAX_HOSTS:
         _hosts.clear()
     checked = _hosts[host] = (name, match[2] or b"")
     return checked
+
+
+def check_line_host(host: bytes) -> bytes:
+    """The name in the host of a request line, as `check_host` gives it. Raises RequestLineError(400)."""
+    try:
+        return check_host(host)[0]
+    except MessageError:
+        raise RequestLineError(400, "invalid host in request line") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from upwell.errors import MessageError
+from upwell.errors import MessageError, RequestLineError
 from upwell.http1.fields import FieldReader, FieldSection
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
@@ -109,9 +109,9 @@ def parse_request_head(
     version = 10 if minor == b"0" else 11
     if version == 10:
         if section.chunked:
-            raise MessageError(400, "HTTP/1.0 request with Transfer-Encoding header")
+            raise MessageError(400, 'HTTP/1.0 request with "Transfer-Encoding" header')
     elif section.host is None:
-        raise MessageError(400, "HTTP/1.1 request without Host header")
+        raise MessageError(400, 'HTTP/1.1 request without "Host" header')
     read = RequestHead(data[: match.end() - 2], method, target, version, section, end + 4)
     read.kept = _remember(reader, head, read)
     return read
@@ -127,9 +127,9 @@ def _remember(reader: FieldReader, head: bytes, read: object) -> bool:
     return True
 
 
-def refused_head(data: bytes) -> RequestHead:
-    """What is known of a request whose head was refused, for the log: its line as far as it can be read, and the values
-    of the field lines before the first that is none.
+def refused_head(data: bytes, only_line: bool = False) -> RequestHead:
+    """What is known of a request whose head was refused, for the log: its line as far as it can be read, and, unless
+    `only_line`, the values of the field lines before the first that is none.
     """
     line = data.partition(b"\n")[0].rstrip(b"\r")[:2048]
     match = REQUEST_LINE.match(data)
@@ -139,7 +139,7 @@ def refused_head(data: bytes) -> RequestHead:
     method, target, _, minor = match.groups()
     end = match.end()
     values = section.values
-    while (stop := data.find(b"\r\n", end)) >= 0:
+    while not only_line and (stop := data.find(b"\r\n", end)) >= 0:
         found = FIELD_LINE.fullmatch(data, end, stop)
         if found is None:
             end += 2 * (stop == end)
@@ -189,7 +189,7 @@ def _check_lines(data: bytes, first: int, reader: FieldReader, counted: Counted)
 def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | None) -> None:
     status = limits.exceeded(data, end, counted)
     if status == 414:
-        raise MessageError(414, "too long URI")
+        raise RequestLineError(414, "too long URI")
     if status:
         place = Counted()
         limits.exceeded(data, end, place)
@@ -197,19 +197,20 @@ def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | No
         raise MessageError(status, f'too long header line: "{printable(line)[:_MOST_SHOWN]}..."')
 
 
-def _bad_request_line(data: bytes, limits: HeadLimits) -> MessageError:
+def _bad_request_line(data: bytes, limits: HeadLimits) -> RequestLineError:
     """Which mistake comes first in a request line: a byte that cannot stand there, or too many of them."""
     begun = REQUEST_LINE_BEGUN.match(data)
     good = 0 if begun is None else begun.end()
     if good >= limits.line:
-        return MessageError(414, "too long URI")
-    return MessageError(400, next((what for start, what in _OTHERS if data.startswith(start)), "invalid request"))
+        return RequestLineError(414, "too long URI")
+    what = "invalid request" if 32 in data[:good] else "invalid method"
+    return RequestLineError(400, next((other for start, other in _OTHERS if data.startswith(start)), what))
 
 
-def _bad_version(data: bytes, major: bytes) -> MessageError:
+def _bad_version(data: bytes, major: bytes) -> RequestLineError:
     if data.startswith(b"PRI * "):
-        return MessageError(400, "HTTP/2 connection preface to HTTP/1.1 port")
-    return MessageError(400 if major == b"0" else 505, "invalid version")
+        return RequestLineError(400, "HTTP/2 connection preface to HTTP/1.1 port")
+    return RequestLineError(400 if major == b"0" else 505, "invalid version")
 
 
 def parse_response_head(data: bytes, reader: FieldReader, max_head: int = 65_536) -> ResponseHead | None:

@@ -27,6 +27,9 @@ FIELD_LINE: Final = re.compile(
     rb"((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
 )
 
+# The most of a line that can still become a field line.
+FIELD_LINE_BEGUN: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[\t\x20-\x7e\x80-\xff]*)?)?")
+
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 # The names that nginx passes on: letters, digits and "-"; all others are "invalid headers" (ignore_invalid_headers).

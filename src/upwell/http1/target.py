@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from upwell.errors import MessageError
+from upwell.errors import RequestLineError
 from upwell.http1.syntax import ABSOLUTE_TARGET
 
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
@@ -36,17 +36,19 @@ class Target:
         return f"<Target {self.path!r}>"
 
 
-def parse_target(target: bytes, merge_slashes: bool = True) -> Target:
-    """Take a request target apart. Raises MessageError(400) for what nginx refuses."""
+def parse_target(target: bytes, merge_slashes: bool = True, needs_host: bool = True) -> Target:
+    """Take a request target apart. Raises RequestLineError(400) for what nginx refuses, which an empty host in it is
+    unless `needs_host` says otherwise.
+    """
     host = None
     path = target
     if not target.startswith(b"/"):
         match = ABSOLUTE_TARGET.fullmatch(target)
         if match is None or match[1].lower() not in (b"http", b"https"):
-            raise MessageError(400, "invalid request")
+            raise RequestLineError(400, "invalid request")
         host, path = match[2], match[3]
-        if not host:
-            raise MessageError(400, "invalid host in request line")
+        if not host and needs_host:
+            raise RequestLineError(400, "invalid host in request line")
         if not path.startswith(b"/"):
             path = b"/" + path
     raw, _, args = path.partition(b"#")[0].partition(b"?")
@@ -59,11 +61,11 @@ def parse_target(target: bytes, merge_slashes: bool = True) -> Target:
 def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
     """`path` decoded, its slashes merged and its dot segments gone (nginx: ngx_http_parse_complex_uri).
 
-    Raises MessageError(400) for a bad escape, an encoded NUL and a path that climbs over the root.
+    Raises RequestLineError(400) for a bad escape, an encoded NUL and a path that climbs over the root.
     """
     decoded = _ESCAPE.sub(_decode, path)
     if 0 in decoded:
-        raise MessageError(400, "invalid request")
+        raise RequestLineError(400, "invalid request")
     if merge_slashes:
         decoded = _SLASHES.sub(b"/", decoded)
     if decoded.find(b"/.") < 0:
@@ -75,7 +77,7 @@ def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
         if segment == b"." or segment == b"..":
             if segment == b"..":
                 if not out:
-                    raise MessageError(400, "invalid request")
+                    raise RequestLineError(400, "invalid request")
                 out.pop()
             if number == last:
                 out.append(b"")
@@ -87,7 +89,7 @@ def normalise(path: bytes, merge_slashes: bool = True) -> bytes:
 def _decode(match: re.Match[bytes]) -> bytes:
     digits = match[1]
     if digits is None:
-        raise MessageError(400, "invalid request")
+        raise RequestLineError(400, "invalid request")
     return bytes((int(digits, 16),))
 
 

@@ -27,7 +27,7 @@ _SURVIVE = frozenset((b"set-cookie", b"content-disposition", b"cache-control", b
 _CLIMBS = re.compile(rb"(?:^|/)\.\.(?:/|$)")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CHARSET = re.compile(rb"; *charset=([^;]*)", re.IGNORECASE)
-_DOING = "reading response header from upstream"
+DOING: Final = "reading response header from upstream"
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
@@ -46,7 +46,7 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
     if CHARSET in obeyed and exchange.status not in (301, 302):  # nginx gives these none
         charset = values.get(CHARSET)
         if charset and b"content-type" in values:  # there is no directive that would have made one known
-            exchange.log(ERROR, f'unknown charset "{printable(charset)}" to override while {_DOING}')
+            exchange.log(ERROR, f'unknown charset "{printable(charset)}" to override while {DOING}')
     target = section.first(REDIRECT)
     if target is None or REDIRECT not in obeyed:
         return False
@@ -72,7 +72,7 @@ def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, targ
     uri, _, args = target.partition(b"?")
     path = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), uri)
     if not path.startswith(b"/") or b"\0" in path or _CLIMBS.search(path) is not None:
-        exchange.log(ERROR, f'unsafe URI "{printable(target)}" was detected while {_DOING}')
+        exchange.log(ERROR, f'unsafe URI "{printable(target)}" was detected while {DOING}')
         exchange.respond_error(404)
         return
     redirect_as_get(exchange, path, args)

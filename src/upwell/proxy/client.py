@@ -6,16 +6,17 @@ Knows one connection's life and the endpoint it came in by. What a request means
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
-from upwell.errors import ClientClosed, MessageError
-from upwell.http1.fields import FieldReader, check_host
+from upwell.errors import ClientClosed, MessageError, RequestLineError
+from upwell.http1.fields import FieldReader, FieldSection, check_host, check_line_host
 from upwell.http1.head import RequestHead, parse_request_head, refused_head
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.target import Target, parse_target
-from upwell.log import INFO, ErrorLog
+from upwell.log import INFO, ErrorLog, printable
 from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
@@ -34,6 +35,8 @@ _NOT_ALLOWED: Final = frozenset(
     (b"CONNECT", b"TRACE")
 )  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED: Final = 16_384  # bytes of further requests that are taken in while one is being answered
+_IN_LINE: Final = "while reading client request line"
+_IN_HEADERS: Final = "while reading client request headers"
 _connection_numbers = count(1)
 
 Parse = Callable[["ClientConnection", bytes, int, "Counted | None"], "RequestHead | None"]
@@ -255,6 +258,7 @@ class ClientConnection(Receiver):
         if exchange is None or self._buffer:
             return bool(self._buffer)
         if exchange.proxying and exchange.abortable:
+            _tell_of_closing(exchange, None)
             exchange.fail(ClientClosed())
             self.transport.abort()
             return False
@@ -276,6 +280,8 @@ class ClientConnection(Receiver):
         elif exchange is not None and first:
             # What waits for the client itself, or for a peer on its behalf, is given up; a handler runs to its end.
             receiving = self.body is not None and self.body.waiting
+            if exchange.proxying and exchange.abortable:
+                _tell_of_closing(exchange, error)
             if exchange.abortable or receiving or waiting is exchange:
                 exchange.fail(ClientClosed())
             elif exchange.source is not None:
@@ -396,12 +402,12 @@ class ClientConnection(Receiver):
                 return
             if head.method in _NOT_ALLOWED:
                 if head.method == b"CONNECT" and head.target.startswith(b"/"):
-                    raise MessageError(400, "invalid request")
+                    raise RequestLineError(400, "invalid request")
                 raise MessageError(405, f"{head.method.decode()} method")
             target = head.parsed
             if target is None:
                 target = head.parsed = parse_target(head.target, endpoint.merge_slashes)
-            name = head.section.host_name if target.host is None else check_host(target.host)[0]
+            name = head.section.host_name if target.host is None else check_line_host(target.host)
         except MessageError as error:
             self._refuse(data, error)
             return
@@ -420,17 +426,28 @@ class ClientConnection(Receiver):
             exchange.start_failing(failure)
             return
         section = head.section
-        if section.chunked or section.content_length:
-            body = exchange.body = self.body = RequestBody(exchange, section.content_length)
-            if self._buffer:
-                rest, self._buffer = self._buffer, b""
-                self._feed(rest)
-                if self.refused:
-                    return  # it has its answer, or an error page is on its way
-            else:
-                body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
-            body.limit = exchange.server.fallback.max_body_size
+        if not section.plain and not self._take_in(exchange, section):
+            return
         endpoint.begin(exchange)
+
+    def _take_in(self, exchange: Exchange, section: FieldSection) -> bool:
+        """See to what a head has besides what most have; false if the exchange has its answer, or it is on its way."""
+        for line in section.ignored:
+            exchange.location = exchange.server.fallback
+            exchange.log(INFO, f'client sent invalid header line: "{printable(line)}" {_IN_HEADERS}')
+        if not section.chunked and not section.content_length:
+            return True
+        body = exchange.body = self.body = RequestBody(exchange, section.content_length)
+        if self._buffer:
+            rest, self._buffer = self._buffer, b""
+            self._feed(rest)
+            if self.refused:
+                return False
+        else:
+            expected = section.values.get(b"expect", b"").lower()
+            body.expects = exchange.head.version == 11 and expected == b"100-continue"
+        body.limit = exchange.server.fallback.max_body_size
+        return True
 
     def _begin_head(self) -> None:
         """Some of a head has come: `header_timeout` is for all of it, on a new connection from its start on (nginx)."""
@@ -452,17 +469,21 @@ class ClientConnection(Receiver):
 
     def _refuse(self, data: bytes, error: MessageError) -> None:
         """Answer for a head that could not be read."""
-        exchange = self._unread(data)
-        self._reject(exchange, error.status, f"client sent {error.reason}")
+        only_line = isinstance(error, RequestLineError)
+        exchange = self._unread(data, only_line)
+        self._reject(exchange, error.status, f"client sent {error.reason} {_IN_LINE if only_line else _IN_HEADERS}")
 
-    def _unread(self, data: bytes) -> Exchange:
-        """The exchange for a head that will not be read, with what is known of it."""
+    def _unread(self, data: bytes, only_line: bool) -> Exchange:
+        """The exchange for a head that will not be read, with what is known of it: `only_line` says that the server is
+        the default one, whatever Host may say.
+        """
         endpoint = self.endpoint
-        head = refused_head(data)
+        head = refused_head(data, only_line)
         try:
-            target = parse_target(head.target, endpoint.merge_slashes)
+            target = parse_target(head.target, endpoint.merge_slashes, needs_host=False)
         except MessageError:
-            target = Target(b"", b"", b"")
+            # nginx takes the host of CONNECT for the host, and "/" for the rest.
+            target = Target(b"/", b"", b"/", head.target) if head.method == b"CONNECT" else Target(b"", b"", b"")
         exchange = self.exchange = Exchange(self, head, target, self.loop.time())
         self.requests += 1
         self._buffer = b""
@@ -470,7 +491,7 @@ class ClientConnection(Receiver):
         self._searched = 0
         self._counted = None
         host = head.section.values.get(b"host") if target.host is None else target.host
-        if host is not None:
+        if host is not None and not only_line:
             try:
                 exchange.host = check_host(host)[0]
                 exchange.server = endpoint.match(exchange)
@@ -481,19 +502,19 @@ class ClientConnection(Receiver):
 
     def _give_up(self, status: int, reason: str) -> None:
         """The client left or took too long in the middle of a head: it gets nothing, the logs get a line."""
-        part = "headers" if b"\n" in self._buffer else "line"
-        exchange = self._unread(self._buffer)
+        only_line = b"\n" not in self._buffer
+        exchange = self._unread(self._buffer, only_line)
         exchange.keepalive = False
         exchange.finished = exchange.cut = True
         exchange.status = status
-        exchange.log(INFO, f"{reason} while reading client request {part}")
+        exchange.log(INFO, f"{reason} {_IN_LINE if only_line else _IN_HEADERS}")
         self.exchange_done(exchange)
 
     def _reject(self, exchange: Exchange, status: int, reason: str) -> None:
         exchange.keepalive = False
         exchange.location = exchange.server.fallback
         self.refused = True
-        exchange.log(INFO, f"{reason} while reading client request headers")
+        exchange.log(INFO, reason)
         exchange.start_answer(status)
 
     def _feed(self, data: bytes) -> None:
@@ -750,3 +771,20 @@ class ClientConnection(Receiver):
                 self.endpoint.timers.arm(self, left)
             else:
                 self._close(self.endpoint.default.fallback)
+
+
+def _tell_of_closing(exchange: Exchange, error: Exception | None) -> None:
+    """The client is gone, and with it what it asked of a peer."""
+    if not exchange.tries:
+        return
+    source = exchange.source
+    if source is None:
+        doing = "connecting to upstream"
+    elif exchange.tries[-1].status:
+        doing = "reading upstream"
+    else:
+        doing = "reading response header from upstream" if source.answered else "sending request to upstream"
+    number = getattr(error, "errno", None)
+    why = f" ({number}: {os.strerror(number)})" if number else ""
+    what = "client prematurely closed connection, so upstream connection is closed too"
+    exchange.log(INFO, f"{what}{why} while {doing}")

@@ -621,7 +621,7 @@ class Exchange:
         if level > log.level:
             return
         tail = [message, f", client: {self.client.address}, server: {self.server.name}"]
-        if self.method:
+        if self.request_line:
             tail.append(f', request: "{printable(self.request_line)}"')
         if self.capture is not None:
             tail.append(f', subrequest: "{printable(self.uri)}"')

@@ -100,7 +100,7 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     connection: UpstreamConnection | None = None
     stale = False
     while peer is not None:
-        fresh, stale, failed = stale, False, False
+        fresh, stale, failed = stale, False, ""
         attempt = _note(exchange, spec, peer.name, at)
         try:
             connection = None if fresh else spec.keepalive.take(peer, exchange.method in _NOT_IDEMPOTENT)
@@ -136,7 +136,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             stale = (
                 connection is not None and connection.reused and not connection.answered and error.outcome == "error"
             )
-            failed = not stale and error.outcome not in _NOT_A_FAILURE
+            if not stale and error.outcome not in _NOT_A_FAILURE:
+                failed = error.reason.rpartition(" while ")[2]
             attempt.status = attempt.status or _status_for(error)
             if not _may_try_again(exchange, spec, error, stale, tried, began):
                 stale = False
@@ -145,8 +146,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         finally:
             attempt.ended = at = now()
             _let_go(exchange, spec, connection, attempt)
-            if not stale and upstream.release(peer, at, failed):
-                exchange.log(WARN, "upstream server temporarily disabled")
+            if not stale and upstream.release(peer, at, failed != ""):
+                exchange.log(WARN, f"upstream server temporarily disabled while {failed}")
         if not stale:
             tried.add(peer)
             peer = upstream.pick(tried, at)
@@ -233,7 +234,7 @@ def _check_status(exchange: Exchange, spec: ForwardSpec, head: ResponseHead, tri
     """Raise UpstreamError when the status is one for which the next peer is to be tried, and it may be."""
     outcome = f"http_{head.status}"
     if outcome in spec.next_on:
-        error = UpstreamError(outcome, f"upstream answered with status {head.status}", sent=True)
+        error = UpstreamError(outcome, f"upstream sent {head.status} while {accel.DOING}", sent=True)
         if _may_try_again(exchange, spec, error, False, tried, began):
             raise error
 

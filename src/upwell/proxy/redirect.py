@@ -41,12 +41,13 @@ def redirect(exchange: Exchange, uri: bytes, args: bytes) -> None:
 def redirect_to_named(exchange: Exchange, name: bytes) -> None:
     """Go on in the named location; method, URI and arguments stay what they are."""
     location = exchange.server.named.get(_text(name))
+    doing = " while sending to client" if exchange.proxying and exchange.answered is not None else ""
 
     def go() -> None:
         if not exchange.uri:
             exchange.log(ERROR, f'empty URI in redirect to named location "{printable(name)}"')
         elif location is None:
-            exchange.log(ERROR, f'could not find named location "{printable(name)}"')
+            exchange.log(ERROR, f'could not find named location "{printable(name)}"{doing}')
         elif _may_be_sent(exchange):
             begin_named(exchange, location)
             return
