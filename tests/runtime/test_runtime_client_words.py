@@ -134,10 +134,16 @@ def test_a_method_that_is_not_served_is_no_fault_of_the_line(serving: Serving) -
         answer = serving.ask(b"TRACE / HTTP/1.1" + _HOST)
         assert answer.status == 405
         assert b"<html>" in answer.body  # the other server has no page for it
-        answer = serving.ask(b"CONNECT x:1 HTTP/1.1" + _HOST)
-        assert (answer.status, answer.body) == (405, b"default.test / 405")  # by its target's name
-        answer = serving.ask(b"CONNECT other.test:1 HTTP/1.1" + _HOST)
-        assert b"<html>" in answer.body
+        for target in (b"x:1", b"other.test:1"):
+            answer = serving.ask(b"CONNECT %b HTTP/1.1" % target + _HOST)
+            assert answer.status == 405
+            assert b"<html>" in answer.body  # a named page would send CONNECT on
+        asked = [line.split(b"|") for line in serving.lines("asked.log")]
+        assert [line[2:6] for line in asked] == [
+            [b"other.test", b"other.test", b"other.test", b"/"],
+            [b"default.test", b"x", b"other.test", b"/"],  # by the name in its target
+            [b"other.test", b"other.test", b"other.test", b"/"],
+        ]
         assert all(line.endswith("method while reading client request headers") for line in _said(serving))
 
 

@@ -51,8 +51,8 @@ def test_connect_reaches_no_peer(serving: Serving, target: str, line: str, statu
 
 
 def test_a_page_is_asked_for_with_get(serving: Serving) -> None:
-    answer = serving.ask(b"CONNECT /x HTTP/1.1\r\nHost: path\r\n\r\n")
-    assert answer.status == 400
+    answer = serving.ask(b"CONNECT path:80 HTTP/1.1\r\nHost: path\r\n\r\n")
+    assert answer.status == 405
     assert answer.body.startswith(b"GET /page HTTP/1.1\r\n")
 
 
