@@ -10,7 +10,8 @@ import pytest
 
 from tests.check.test_check_checker import GOOD, LIMIT, Bench, Benches, Origins, bench, origin, refused
 from upwell.check.checker import Checker
-from upwell.check.spec import PLUS
+from upwell.check.initial import prepare_checks
+from upwell.check.spec import PLUS, CheckSpec
 from upwell.peers.peer import PeerSpec, UpstreamSpec
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import CHECKER_LATENESS
@@ -36,7 +37,6 @@ def test_no_request_before_the_first_pass(origin: Origins, bench: Benches) -> No
     one.parts = (GOOD,)
     b = bench(one.spec)
     worker = Upstream(b.spec, b.table)
-    assert worker.pick((), 1.0) is not None  # nobody checks it yet: the check is to come before the workers
     b.check(dialect=PLUS, initial="checking", rise=3, timeout=LIMIT, interval=60.0)
     assert worker.pick((), 1.0) is None
     b.until(lambda: one.requests != [])
@@ -46,14 +46,40 @@ def test_no_request_before_the_first_pass(origin: Origins, bench: Benches) -> No
     assert worker.pick((), 1.0) is worker.peers[0]  # the first pass suffices
 
 
-def test_a_check_of_the_configuration_is_there_before_any_worker(origin: Origins, bench: Benches) -> None:
-    """Workers begin with the first generation that they see; the checker may still be on its way then."""
+@pytest.mark.parametrize(("initial", "served"), [("checking", False), ("down", False), ("up", True)])
+def test_the_master_sees_to_it_before_any_worker_begins(
+    origin: Origins, bench: Benches, initial: str, served: bool
+) -> None:
+    """Which of checker and workers begins first is chance."""
     b = bench(origin().spec)
-    spec = b.check(dialect=PLUS, initial="checking")
-    table = PeerTable.create(list(b.table.keys), 1)
-    checker = Checker(table, [b.spec], b.log, b.clock, checks=[spec])
-    assert Upstream(b.spec, table).pick((), 1.0) is None
-    checker.close()
+    spec = CheckSpec("u", request=b"GET / HTTP/1.0\r\n\r\n", dialect=PLUS, initial=initial, rise=1, interval=0.01)
+    prepare_checks(b.table, [b.spec], [spec, CheckSpec("stranger", initial="down")], 1000)
+    worker = Upstream(b.spec, b.table)
+    assert (worker.pick((), 1.0) is not None) is served
+    b.checker.add(spec)  # and the checker goes on from there
+    assert len(b.table.checks(0)) == 1
+    b.until(b.up)
+    assert worker.pick((), 1.0) is not None
+
+
+def test_the_master_leaves_alone_what_is_known(origin: Origins, bench: Benches, refused: PeerSpec) -> None:
+    old = bench(origin().spec, refused)
+    spec = old.check(dialect=PLUS, initial="checking", fall=1)
+    old.until(lambda: old.up(0) and old.table.checks(1)[0].fails > 0)
+    before = [old.table.check(row, 0) for row in (0, 1)]
+    prepare_checks(old.table, [old.spec], [spec], 1000)
+    assert [old.table.check(row, 0) for row in (0, 1)] == before
+    assert all(len(old.table.checks(row)) == 1 for row in (0, 1))
+    # Another check instead: what was known of each peer holds until it has been probed.
+    prepare_checks(old.table, [old.spec], [replace(spec, request=b"HEAD / HTTP/1.0\r\n\r\n")], 1000)
+    assert [old.table.check(row, 1).up for row in (0, 1)] == [True, False]
+
+
+def test_the_master_takes_no_slot_that_is_not_there(bench: Benches, refused: PeerSpec) -> None:
+    b = bench(refused, PeerSpec("off", ("127.0.0.1", 9), down=True))
+    checks = [CheckSpec("u", request=b"%d" % number, dialect=PLUS, initial="checking") for number in range(9)]
+    prepare_checks(b.table, [b.spec], checks, 1000)
+    assert [len(b.table.checks(row)) for row in (0, 1)] == [8, 0]
 
 
 def test_the_first_failure_needs_all_passes_afterwards(origin: Origins, bench: Benches) -> None:

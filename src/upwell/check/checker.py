@@ -17,6 +17,7 @@ from upwell.check.course import Course
 from upwell.check.cycle import Cycle
 from upwell.check.events import Events
 from upwell.check.gate import Gate
+from upwell.check.initial import initial
 from upwell.check.listener import GRACE, Listener, Turn
 from upwell.check.probe import KINDS, Verdict
 from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
@@ -460,11 +461,10 @@ class Checker:
         table = self._table
         row = table.row(key)
         slot = table.find_check(row, identity)
+        known: list[CheckState] = []
         if slot < 0:
             known = [state for state in table.checks(row) if state.identity not in self._courses]
-            slot = table.add_check(row, identity, thresholds.rise, _initial(spec, thresholds, peer, known))
-            if self._listeners and not known:
-                self._recall(spec, key, identity, thresholds, table.layout.check(row, slot))
+            slot = table.add_check(row, identity, thresholds.rise, initial(spec, thresholds, peer, known))
         elif table.check(row, slot).rise != thresholds.rise or table.check(row, slot).health > thresholds.top:
             # The check asks for other numbers since the reload: its state stays, its streak begins anew.
             up = table.check(row, slot).up
@@ -472,6 +472,9 @@ class Checker:
             table.words[at + CHECK_RISE] = thresholds.rise
             table.words[at + CHECK_HEALTH] = thresholds.initial(up)
         if self._listeners:
+            state = table.check(row, slot)
+            if not (known or state.at or state.since):
+                self._recall(spec, key, identity, thresholds, table.layout.check(row, slot))
             self._begun(spec, key, row, slot)
         place = Place(row, table.layout.check(row, slot), table.record_at(row, slot))
         return TARGETS[spec.type](spec, peer, place, self._loop)
@@ -531,15 +534,3 @@ class Checker:
 
 
 _OTHER = KIND_NUMBERS["other"]
-
-
-def _initial(spec: CheckSpec, thresholds: Thresholds, peer: PeerSpec, known: Sequence[CheckState]) -> int:
-    """The word that a check begins with; `known` are this peer's checks that nobody asks for any more: its settings
-    were changed, and what was known of the peer then is worth more than `initial`."""
-    if known:
-        return thresholds.initial(all(state.up for state in known))
-    if peer.down or spec.initial == "down":
-        return thresholds.initial(False)
-    if spec.initial == "checking":
-        return thresholds.rise - 1  # one pass away from being up
-    return thresholds.initial(True)

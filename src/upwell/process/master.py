@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from upwell.check.initial import prepare_checks
 from upwell.log import ErrorLog
 from upwell.process import pidfile
 from upwell.process.checker import run_checker
@@ -210,6 +211,7 @@ class Master:
     def _begin(self, generation: Generation) -> None:
         """A configuration is ready to serve: give it its processes."""
         plan = generation.plan
+        prepare_checks(generation.table, plan.upstreams, plan.checks, int(time.monotonic() * 1000))
         self._generations[self._supervisor.newest + 1] = generation
         self._perform(self._supervisor.loaded(generation.workers, plan.worker_shutdown_timeout, time.monotonic()))
 
