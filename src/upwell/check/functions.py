@@ -261,8 +261,9 @@ def _try(function: str, become: Callable[[], None]) -> str:
 def _hear(reader: int, patience: float) -> str:
     import select
 
-    ready, _, _ = select.select([reader], [], [], patience)
-    if not ready:
+    waiting = select.poll()
+    waiting.register(reader, select.POLLIN)
+    if not waiting.poll(patience * 1000):
         return f"the import takes longer than {patience:g} s"
     said = os.read(reader, 4096).decode("utf-8", "replace")
     if said == "ok":

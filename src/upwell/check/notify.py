@@ -268,9 +268,10 @@ def _deliver_of(spec: NotifySpec) -> Deliver:
 class Webhook:
     """POST over a connection of its own. Redirects are not followed, the system's proxies not used."""
 
-    __slots__ = ("_address", "_head", "_name")
+    __slots__ = ("_address", "_head", "_name", "_tls")
 
     def __init__(self, url: str) -> None:
+        self._tls: ssl.SSLContext | None = None
         parts = urlsplit(url)
         host = parts.hostname or ""
         self._name = host if parts.scheme == "https" else ""
@@ -313,8 +314,10 @@ class Webhook:
     def _secure(self, plain: socket.socket, deadline: float) -> socket.socket:
         if not self._name:
             return plain
+        if self._tls is None:
+            self._tls = ssl.create_default_context()  # here, because to read the system's authorities takes a while
         plain.settimeout(_left(deadline))
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=self._name)
+        return self._tls.wrap_socket(plain, server_hostname=self._name)
 
     def _read(self, sock: socket.socket, deadline: float) -> int:
         """The status of the answer, which is read to its end if that is near."""

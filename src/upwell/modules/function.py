@@ -6,14 +6,24 @@ import os
 import pwd
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from upwell.config.directive import Directive
+from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
 from upwell.modules.core import CoreSettings
 
 FUNCTION: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """module:name"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """On the main block while it is read: what is wrong with each function, "" for nothing."""
+
+    wrong: Mapping[str, str] = field(default_factory=dict, metadata=LOCAL)
 
 
 def check_function(block: Block, directive: Directive, index: int, function: str) -> None:
@@ -26,7 +36,8 @@ def check_function(block: Block, directive: Directive, index: int, function: str
     prefix = os.path.abspath(block.loading.prefix)
     if prefix not in sys.path:
         sys.path.append(prefix)
-    core = block.around("main")[CoreSettings]
+    main = block.around("main")
+    core = main[CoreSettings]
 
     def become() -> None:
         if os.geteuid() != 0:
@@ -37,6 +48,8 @@ def check_function(block: Block, directive: Directive, index: int, function: str
         os.setgid(gid)
         os.setuid(user.pw_uid)
 
-    wrong = import_trial(function, become)
-    if wrong:
-        raise directive.error(wrong, index)
+    tried = main.own(_Tried).setdefault("wrong", {})
+    if function not in tried:
+        tried[function] = import_trial(function, become)
+    if tried[function]:
+        raise directive.error(tried[function], index)
