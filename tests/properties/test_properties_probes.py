@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from h2.settings import SettingCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from tests.check.test_check_probe_grpc import Server as GrpcServer
 from tests.check.test_check_probe_mysql import DENIED, greeting
 from tests.check.test_check_probe_postgres import NOBODY, SASL
 from tests.check.test_check_probe_ssl_hello import HELLO
-from upwell.check.probe import KINDS, Probe, Verdict
+from upwell.check.probe import KINDS, Idling, Probe, Verdict
 from upwell.check.probes import PROBES
 from upwell.check.spec import PLUS, TENGINE, CheckSpec
 
@@ -130,3 +131,25 @@ def test_an_endless_answer_is_not_kept(name: str, seed: bytes) -> None:
     piece = seed * (8192 // len(seed))
     result(made(name, 60.0), [ANSWERS[name]()[:-1]] + [piece] * 160)
     result(made(name, 60.0), [piece] * 160)
+
+
+@given(changes=edits, cuts=cuts)
+def test_whatever_comes_on_a_kept_connection_nothing_is_raised(
+    changes: list[tuple[int, str, bytes]], cuts: list[int]
+) -> None:
+    server, probe = GrpcServer(), made("grpc", 60.0)
+    assert isinstance(probe, Idling)
+    first = probe.open()
+    assert isinstance(first, bytes)
+    verdict = probe.feed(server.take(first))
+    assert isinstance(verdict, Verdict)
+    server.take(verdict.farewell)
+    server.conn.ping(b"12345678")
+    server.conn.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 7})
+    for piece in cut(edited(server.conn.data_to_send(), changes), cuts):
+        answer = probe.idle(piece)
+        if answer is None:
+            return
+    # It may be asked again on what is left, and then too there is bytes or a verdict.
+    assert probe.again()
+    assert isinstance(probe.feed(ANSWERS["grpc"]()), bytes | Verdict)

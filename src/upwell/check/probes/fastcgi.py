@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from upwell.check.probe import Verdict
 from upwell.check.rules import Rules
 from upwell.check.said import said
-from upwell.check.spec import TENGINE, CheckSpec
+from upwell.check.spec import TENGINE, CheckSpec, MatchSpec
 from upwell.http1.fields import FieldSection
 
 _BEGIN, _END, _PARAMS, _STDIN, _STDOUT, _STDERR = 1, 3, 4, 5, 6, 7
@@ -63,7 +64,7 @@ class FastcgiProbe:
         self.doing = "awaiting the FastCGI response"
         self._keep = spec.keepalive_time > 0
         self._first = request(spec.params or _DEFAULT, self._keep)
-        self._rules = Rules(spec.match)
+        self._rules = _rules(spec.match)
         self._strict = spec.dialect == TENGINE
         self._begin()
 
@@ -225,6 +226,12 @@ class FastcgiProbe:
         return Verdict(False, kind, why)
 
 
+@lru_cache(maxsize=64)
+def _rules(match: MatchSpec | None) -> Rules:
+    return Rules(match)
+
+
+@lru_cache(maxsize=64)
 def request(params: tuple[tuple[str, str], ...], keep: bool) -> bytes:
     """FCGI_BEGIN_REQUEST, the parameters, and an empty stdin."""
     content = b"".join(_pair(name, value) for name, value in params)

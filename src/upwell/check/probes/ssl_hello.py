@@ -6,6 +6,7 @@ ServerHello; an alert fails. Its own bytes ask for SSL 3.0, which servers refuse
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -131,6 +132,7 @@ def _judged(data: bytes) -> Verdict | None:
     return Verdict(True, farewell=_CLOSE_NOTIFY)
 
 
+@lru_cache(maxsize=64)
 def client_hello(host: str) -> bytes:
     """A ClientHello (RFC 8446, 4.1.2; also RFC 5246, 7.4.1.2) in one record; `host`, if any, as server name.
 
