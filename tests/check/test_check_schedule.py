@@ -45,16 +45,17 @@ def test_slices_are_lua_resty_s(peers: int, concurrency: int) -> None:
     assert [peer for part in parts for peer in part] == list(range(peers))
 
 
-@given(st.lists(st.integers(0, 20), max_size=50), st.integers(0, 20))
-def test_what_is_due_comes_in_order_and_no_sooner(dues: list[int], now: int) -> None:
+@given(st.lists(st.integers(0, 20), max_size=50), st.integers(0, 20), st.integers(1, 9))
+def test_what_is_due_comes_in_order_and_no_sooner(dues: list[int], now: int, most: int) -> None:
     schedule: Schedule[int] = Schedule()
     assert schedule.next_due() is None
-    assert schedule.pop(99.0) is None
+    assert schedule.take(99.0, most) is None
     for number, due in enumerate(dues):
         schedule.add(due, number)
     assert schedule.next_due() == (min(dues) if dues else None)
     got = []
-    while (item := schedule.pop(now)) is not None:
-        got.append(item)
+    while (batch := schedule.take(now, most)) is not None:
+        assert 0 < len(batch[1]) <= most
+        got += [(batch[0], number) for number in batch[1]]
     assert got == sorted(((due, number) for number, due in enumerate(dues) if due <= now))
     assert len(schedule) == sum(due > now for due in dues)

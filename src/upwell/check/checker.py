@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 from random import Random
 
 from upwell.check.course import Course
@@ -55,6 +56,7 @@ _OVERS = 1024  # probes whose end is seen to in one round at most, each of which
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _LAG = "the checker was late"
 _SPARED = float("inf")
+_DEADLINES = 128.0  # how many different ones there are in a second
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
 MOST_AT_ONCE = 8192
 """Probes at once of all checks together, unless the caller has descriptors for fewer."""
@@ -171,7 +173,9 @@ class Checker:
             course = Cycle(spec, *roles, self, self._due.add, self._clock, self._events, self._table)
         else:
             course = Rota(spec, [*roles[0], *roles[1]], self._timetable, self._random)
-            self._gates[course] = Gate(spec.concurrency or AT_ONCE.get(spec.type, 0))
+            most = spec.concurrency or AT_ONCE.get(spec.type, 0)
+            if most:
+                self._gates[course] = Gate(most)
         self._courses[identity] = course
         for target in course.targets:
             self._on_row.setdefault(target.place.row, []).append(target)
@@ -273,7 +277,7 @@ class Checker:
             if not self._continue:
                 break
             course, target = self._continue.popleft()
-            self._over(course, target)
+            self._over(course, target, now)
         self._wholes.settle(now)
         for words in self._trouble.settle(now):
             self._events.trouble(words)
@@ -300,20 +304,25 @@ class Checker:
         self._due.add(due, target)
 
     def _begin(self, now: float) -> None:
-        for _ in range(_STARTS):
-            item = self._due.pop(now)
-            if item is None:
+        room = _STARTS
+        while room > 0:
+            batch = self._due.take(now, room)
+            if batch is None:
                 return
-            due, what = item
-            if isinstance(what, Cycle):
-                self._table.words[CHECKER_LATENESS] = int((now - due) * 1e6)
-                what.run()
-            elif what.due == due and not what.waiting and not what.probing and self._admit(what.course, what):
-                self._launch(what)
-                self._table.words[CHECKER_LATENESS] = int((what.started - due) * 1e6)
+            due, items = batch
+            room -= len(items)
+            began = now
+            for what in items:
+                if isinstance(what, Cycle):
+                    what.run()
+                elif what.due == due and not what.waiting and not what.probing and self._admit(what.course, what):
+                    self._launch(what)
+                    began = what.started
+            self._table.words[CHECKER_LATENESS] = int((began - due) * 1e6)
 
     def _admit(self, course: Course, target: Target) -> bool:
-        if self._gates[course].enter(target) and self._gate.enter(target):
+        gate = self._gates.get(course)
+        if (gate is None or gate.enter(target)) and self._gate.enter(target):
             target.waiting = False
             return True
         target.waiting = True
@@ -323,17 +332,17 @@ class Checker:
         if not self.start(target):
             self._continue.append((target.course, target))
 
-    def _over(self, course: Course, target: Target) -> None:
+    def _over(self, course: Course, target: Target, now: float) -> None:
+        following = self._gate.leave(target)
+        if following is not None:
+            following.waiting = False
+            self._launch(following)
         gate = self._gates.get(course)
         if gate is not None:
-            following = self._gate.leave(target)
-            if following is not None:
-                following.waiting = False
-                self._launch(following)
             following = gate.leave(target)
             if following is not None and self._admit(course, following):
                 self._launch(following)
-        course.over(target, self._table.words[target.place.at + CHECK_HEALTH], self._clock())
+        course.over(target, self._table.words[target.place.at + CHECK_HEALTH], now)
 
     # Probes
 
@@ -356,13 +365,17 @@ class Checker:
         return True
 
     def _queue(self, target: Target) -> None:
-        # One entry for a target, however often its deadline moves: an early one is put back when it comes up.
+        # One entry for a target, however often its deadline moves: an early one is put back when it comes up. Many have
+        # one time, if a little late: fewer times are faster to keep in order.
         target.queued = True
-        self._deadlines.add(target.deadline, target)
+        self._deadlines.add(ceil(target.deadline * _DEADLINES) / _DEADLINES, target)
 
     def _expire(self, now: float) -> None:
-        while (item := self._deadlines.pop(now)) is not None:
-            target = item[1]
+        while (batch := self._deadlines.take(now, _EVENTS)) is not None:
+            self._expire_all(batch[1], now)
+
+    def _expire_all(self, targets: Sequence[Target], now: float) -> None:
+        for target in targets:
             target.queued = False
             if not target.busy:
                 continue
@@ -406,9 +419,18 @@ class Checker:
         at, record = target.place.at, target.place.record
         before = words[at + CHECK_HEALTH]
         passed = verdict.passed
-        health, transition = thresholds.observe(before, passed)
         millis = int(now * 1000)
         elapsed = int((now - target.started) * 1e6)
+        if passed and before == thresholds.top and not target.suspected:
+            # Nothing new, as nearly always.
+            table.set_check(at, before, millis, verdict.status, elapsed, True)
+            target.slow = False
+            note_pass(words, record)
+            note_time(words, table.halves, record, elapsed)
+            if self._log.level >= DEBUG:
+                self._events.passed(target.name)
+            return
+        health, transition = thresholds.observe(before, passed)
         # The first verdict tells more than the initial state does, even if it does not change it (peers/panic.py).
         publish = not words[at + CHECK_AT] and not thresholds.is_up(health)
         table.set_check(at, health, millis, verdict.status, elapsed, passed)

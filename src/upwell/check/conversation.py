@@ -260,6 +260,9 @@ class Conversation(Target):
         if isinstance(answer, Verdict):
             if self._reused and answer.kind == "closed":
                 return self._connect_again(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
+            if probe.finished and not answer.farewell:
+                self._rest()
+                return answer
             return self._finish(answer, now)
         if probe.receiving is not operation and not self.whole:
             self.deadline = now + self.timeout

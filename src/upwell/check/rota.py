@@ -1,8 +1,10 @@
 """The course of every check but lua-resty's: each target has its own times, so that thousands never march in step.
 
 The first probe is made at once; the second falls due after a random part of the interval, and from then on they follow
-each other by the interval (and a random part of `jitter`). Between up and down `fast_interval` holds, while down
-`down_interval`. How many may be probed at once is the gate's business (`gate.py`). Pure: no socket, no clock.
+each other by the interval (and a random part of `jitter`). Random times are multiples of some milliseconds, so that
+several of thousands are due together: one look at the clock and at what was answered does for all of them. Between up
+and down `fast_interval` holds, while down `down_interval`. How many may be probed at once is the gate's business
+(`gate.py`). Pure: no socket, no clock.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from upwell.peers.health import Thresholds
 _SOON = 1.0  # seconds: a suspected target is not probed more often than this, unless its check says so itself
 
 
+_GRAIN = 0.02  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
+
+
 class Rota:
     """`timetable` takes a time and a target, to have it probed then; a later word of an earlier time counts."""
 
@@ -24,6 +29,9 @@ class Rota:
         "_down",
         "_fast",
         "_fresh",
+        "_grain",
+        "_interval",
+        "_jitter",
         "_random",
         "_soon",
         "_timetable",
@@ -40,6 +48,9 @@ class Rota:
         self.thresholds = Thresholds(spec.rise, spec.fall)
         self.targets = targets
         self.changed = False
+        self._interval = spec.interval
+        self._jitter = max(spec.jitter, 0.0)
+        self._grain = min(_GRAIN, spec.interval / 10) or _GRAIN
         self._fast = spec.fast_interval or spec.interval
         self._down = spec.down_interval or spec.interval
         self._soon = spec.fast_interval or min(spec.interval, _SOON)
@@ -63,19 +74,27 @@ class Rota:
     def over(self, target: Target, health: int, now: float) -> None:
         thresholds = self.thresholds
         if health >= thresholds.top:
-            period = self._soon if target.suspected else self.spec.interval
+            period = self._soon if target.suspected else self._interval
         elif health <= 0:
             period = self._down
         else:
             period = self._fast
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
-            period *= 0.5 + 0.5 * self._random.random()
-        elif self.spec.jitter > 0:
-            period += self._random.random() * self.spec.jitter
-        # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
-        due = target.due + period
-        self._place(due if due > now else now, target)
+            period *= self._random.random()
+            # The same times for all checks, whenever each of them began.
+            due = (target.due + period) // self._grain * self._grain
+        else:
+            # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
+            due = target.due + period
+            if self._jitter:
+                due += min(
+                    self._random.random() * (self._jitter + self._grain) // self._grain * self._grain, self._jitter
+                )
+        if due <= now:
+            due = now
+        target.due = due
+        self._timetable(due, target)
 
     def suspect(self, target: Target, now: float) -> None:
         soon = target.started + self._soon

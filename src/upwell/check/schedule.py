@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from itertools import count
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class Schedule(Generic[Item]):
-    """Items by the time they are due; those due at the same time come out in the order they went in."""
+    """Items by the time they are due; those due at the same time come out together, in the order they went in."""
 
-    __slots__ = ("_heap", "_serial")
+    __slots__ = ("_at", "_dues")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Item]] = []
-        self._serial = count()
+        self._at: dict[float, list[Item]] = {}
+        self._dues: list[float] = []
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return sum(map(len, self._at.values()))
 
     def add(self, due: float, item: Item) -> None:
-        heappush(self._heap, (due, next(self._serial), item))
+        items = self._at.get(due)
+        if items is None:
+            self._at[due] = [item]
+            heappush(self._dues, due)
+        else:
+            items.append(item)
 
     def next_due(self) -> float | None:
         """When the first item is due, None when there is none."""
-        return self._heap[0][0] if self._heap else None
+        return self._dues[0] if self._dues else None
 
-    def pop(self, now: float) -> tuple[float, Item] | None:
-        """The first item and its time if it is due at `now`."""
-        if not self._heap or self._heap[0][0] > now:
+    def take(self, now: float, most: int) -> tuple[float, list[Item]] | None:
+        """The first time that has come at `now`, and what is due then, but `most` items at a time."""
+        if not self._dues or self._dues[0] > now:
             return None
-        due, _, item = heappop(self._heap)
-        return due, item
+        due = self._dues[0]
+        items = self._at[due]
+        if len(items) > most:
+            self._at[due] = items[most:]
+            return due, items[:most]
+        heappop(self._dues)
+        del self._at[due]
+        return due, items
 
 
 def slices(peers: int, concurrency: int) -> list[range]:

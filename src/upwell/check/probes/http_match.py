@@ -61,7 +61,18 @@ _UNKNOWN: Final = Head(b"", 0, 0, False, None)
 class HttpCheck:
     """What all peers of one check share: the question, the rules, and the heads that were read before."""
 
-    __slots__ = ("_dated", "_fields", "_heads", "_keep", "_no_content", "request", "rules")
+    __slots__ = (
+        "_dated",
+        "_fields",
+        "_heads",
+        "_keep",
+        "_no_content",
+        "last",
+        "last_keep",
+        "last_verdict",
+        "request",
+        "rules",
+    )
 
     def __init__(self, spec: CheckSpec) -> None:
         """Raises ValueError for a rule that cannot be."""
@@ -76,6 +87,10 @@ class HttpCheck:
         self._no_content = head.startswith(b"HEAD ")
         self._dated = self.rules.reads_date
         self._heads: dict[bytes, Head] = {}
+        # The last whole answer that came at once, and what it meant: peers of one kind say the same within a second.
+        self.last: bytes | None = None
+        self.last_keep = False
+        self.last_verdict = _NOTHING
         self._fields = FieldReader(ignore_invalid=False, max_line=MAX_HEAD, request=False)
 
     def __repr__(self) -> str:
@@ -157,21 +172,29 @@ class HttpMatchProbe:
         return self._check.request
 
     def again(self) -> bytes:
-        return self.open()
+        if self._reader is not None or self._buffer:
+            return self.open()
+        self.finished = False
+        return self._check.request
 
     def feed(self, data: bytes) -> bytes | Verdict:
         if self._reader is not None:
             return self._take(data) if data else self._closed()
         if not data:
             return self._closed()
+        check = self._check
         searched = len(self._buffer)
         if searched:
             data = self._buffer + data
+        elif data == check.last:
+            self.finished = True
+            self.reusable = check.last_keep
+            return check.last_verdict
+        start = data
         while True:
             end = data.find(b"\r\n\r\n", searched - 3 if searched > 3 else 0) + 4
             if end < 4:
                 return self._wait(data, searched)
-            check = self._check
             head = self._head
             whole = data[:end]
             key = check.key(whole)
@@ -199,7 +222,11 @@ class HttpMatchProbe:
             # The whole answer came at once, which is the rule.
             self.finished = True
             self.reusable = head.keep
-            return verdict or self._judge(head, data[end:])
+            if verdict is None:
+                verdict = self._judge(head, data[end:])
+            if data is start and len(data) <= _LARGEST_HEAD:
+                check.last, check.last_keep, check.last_verdict = data, head.keep, verdict
+            return verdict
         self._buffer = b""
         self.doing = _CONTENT
         if length >= 0:
