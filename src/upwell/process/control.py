@@ -35,7 +35,7 @@ class Control:
     with `master_process off`. `flush()` is to be called now and then (the worker does, several times a second).
     """
 
-    __slots__ = ("_checks", "_clock", "_deliver", "_epoch", "_suspected", "_table", "_waiting", "specs")
+    __slots__ = ("_checks", "_clock", "_deliver", "_epoch", "_later", "_suspected", "_table", "_waiting", "specs")
 
     def __init__(
         self, table: PeerTable, deliver: Callable[[Message], bool], clock: Callable[[], float] = time.monotonic
@@ -48,6 +48,7 @@ class Control:
         """The checks that this worker asked for, by identity."""
         self._waiting: dict[tuple[object, ...], Message] = {}
         self._clock = clock
+        self._later: dict[tuple[object, ...], Message] = {}  # suspicions that are still to be said
         self._suspected: dict[tuple[object, ...], float] = {}  # when each was last said, the oldest first
 
     def __repr__(self) -> str:
@@ -75,17 +76,11 @@ class Control:
         self.flush()
 
     def suspect(self, upstream: str, backup: bool, index: int) -> None:
-        """Requests failed at peer `index`: have it probed soon. Said once a second of one peer at most, however many
-        requests fail; of which no more are kept in mind than were said in the last second."""
+        """Requests failed at peer `index`: have it probed soon. Said of one peer once a second at most, however many
+        requests fail; what has to wait for that is said later, as the peer may get no request that would say it again.
+        """
         key = ("suspect", upstream, backup, index)
-        now = self._clock()
-        said = self._suspected
-        while said and now - next(iter(said.values())) >= _AGAIN:
-            del said[next(iter(said))]
-        if key in said:
-            return
-        said[key] = now
-        self._waiting[key] = {"op": "suspect", "upstream": upstream, "backup": backup, "index": index}
+        self._later[key] = {"op": "suspect", "upstream": upstream, "backup": backup, "index": index}
         self.flush()
 
     def flush(self) -> None:
@@ -93,12 +88,23 @@ class Control:
         if self._epoch != self._table.checker_epoch:
             self._epoch = self._table.checker_epoch
             self._waiting = {("add_check", identity): m for identity, m in self._checks.items()} | self._waiting
+        if self._later:
+            self._suspect(self._clock())
         while self._waiting:
             key = next(iter(self._waiting))
             message = self._waiting.pop(key)
             if not self._deliver(message):
                 self._waiting = {key: message} | self._waiting
                 return
+
+    def _suspect(self, now: float) -> None:
+        """Have those suspicions sent whose peer was not spoken of in the last second."""
+        said = self._suspected
+        while said and now - next(iter(said.values())) >= _AGAIN:
+            del said[next(iter(said))]
+        for key in [key for key in self._later if key not in said]:
+            said[key] = now
+            self._waiting[key] = self._later.pop(key)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:

@@ -47,6 +47,7 @@ def run_single(generation: Generation, journal: Journal, boot: ErrorLog, parts: 
 
     def beat() -> None:
         table.beat(0, time.monotonic())
+        control.flush()
         probing.run()
         loop.call_later(BEAT, beat)
 
