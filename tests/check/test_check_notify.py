@@ -372,7 +372,8 @@ def test_flapping_is_told_as_what_came_of_it(hook: Hook) -> None:
         ("gone", "up", "down", "last"),
         ("other", "down", "up", ""),
     ]
-    assert hook.got[0]["at"] == "1970-01-01T00:16:45.000Z"
+    # From the state that was told last to the one that came of it.
+    assert (hook.got[0]["since"], hook.got[0]["at"]) == ("1970-01-01T00:16:41.000Z", "1970-01-01T00:16:45.000Z")
     assert one.said == []
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.check.probing import LIMIT, Probing
+from upwell.check.probes import OTHERS, TARGETS
 from upwell.check.probes import exec as exec_probe
 from upwell.check.probes.exec import ExecTarget
+from upwell.check.spec import PLUS, CheckSpec
+from upwell.check.target import Loop, Place
 from upwell.peers.peer import PeerSpec
 from upwell.zone.table import Counts
 
@@ -359,3 +363,35 @@ def test_not_all_run_at_once(probing: Make, tmp_path: Path) -> None:
     for _ in range(5):
         p.checker.step(0.01)
     assert len(children()) == exec_probe.AT_ONCE, p.lines()
+
+
+@pytest.mark.parametrize("spawns", [True, False])
+def test_a_closed_socket_that_a_new_process_still_has_is_not_heard_of(spawns: bool) -> None:
+    """Between its birth and its program a process has all descriptors; a duplicate stands for it here."""
+    loop = Loop()
+    loop.spawns = spawns
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = PeerSpec("app", listener.getsockname())
+        spec = CheckSpec("u", "http", b"GET / HTTP/1.0\r\n\r\n", dialect=PLUS)
+        target = TARGETS["http"](spec, peer, Place(0, 0, 0), loop)
+        assert target.start(0.0) is None
+        [fd] = loop.targets
+        copy = os.dup(fd)
+        target.close()
+        sock, _ = listener.accept()
+        sock.close()
+        # Without the rule it is heard of, under a number that is free for another.
+        assert [event[0] for event in loop.epoll.poll(0.1)] == ([] if spawns else [fd])
+        os.close(copy)
+    loop.epoll.close()
+
+
+def test_whoever_starts_processes_says_so(probing: Make) -> None:
+    loop = Loop()
+    assert not loop.spawns
+    for name in OTHERS:
+        fresh = Loop()
+        OTHERS[name](CheckSpec("u", name, command=("x",), function="os:getpid"), PEER, Place(0, 0, 0), fresh)
+        assert fresh.spawns
+        fresh.epoll.close()
+    loop.epoll.close()
