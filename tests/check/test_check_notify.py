@@ -377,6 +377,19 @@ def test_flapping_is_told_as_what_came_of_it(hook: Hook) -> None:
     assert one.said == []
 
 
+def test_flapping_for_ever_is_told_of_too(hook: Hook) -> None:
+    """The time of holding back begins with the first transition, and not with each."""
+    one = Spoken(url=hook.url(), debounce=0.05)
+    limit = time.monotonic() + LIMIT
+    while not hook.got:
+        assert time.monotonic() < limit
+        one.turn(up=False)
+        time.sleep(0.01)
+        one.turn(up=True)
+    assert hook.got[0]["to"] == "down"
+    one.end()
+
+
 def test_the_time_of_holding_back_comes_to_an_end(hook: Hook) -> None:
     one = Spoken(url=hook.url(), debounce=0.01)
     one.turn(up=False)

@@ -141,11 +141,9 @@ class Channel:
                 key: object = (turn.key, turn.identity)
                 earlier = self._waiting.get(key)
                 if earlier is not None:
-                    if earlier.was_up == turn.up:
-                        del self._waiting[key]
-                    else:
-                        earlier.turn = turn._replace(since=earlier.turn.since)
-                        earlier.wall = wall
+                    # What is told in the end is the step from the state that was told last.
+                    earlier.turn = turn._replace(since=earlier.turn.since)
+                    earlier.wall = wall
                     return
             else:
                 key = self._serial = self._serial + 1
@@ -210,9 +208,12 @@ class Channel:
                     continue
                 first = next(iter(self._waiting.values()))
                 pause = first.due - time.monotonic()
-                if pause <= 0 or self._closing:
-                    return self._waiting.popitem(last=False)[1]
-                self._news.wait(pause)
+                if pause > 0 and not self._closing:
+                    self._news.wait(pause)
+                    continue
+                self._waiting.popitem(last=False)
+                if first.turn.up != first.was_up:
+                    return first
 
     def _try(self, document: Mapping[str, Any]) -> None:
         """Deliver, with retries. Raises NotDelivered."""
