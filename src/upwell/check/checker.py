@@ -52,7 +52,7 @@ from upwell.zone.table import CheckState, PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
 _STARTS = 256  # probes begun in one round at most, so that a burst delays no answer that is there
-_OVERS = 1024  # probes whose end is seen to in one round at most, each of which may let another one begin
+_OVERS = 256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _LAG = "the checker was late"
 _SPARED = float("inf")
@@ -273,7 +273,7 @@ class Checker:
             # Else answers are still waiting to be read, and a time-out would be unjust.
             self._expire(now)
         self._begin(now)
-        for _ in range(_OVERS):
+        for _ in range(max(len(self._continue), _OVERS)):
             if not self._continue:
                 break
             course, target = self._continue.popleft()
