@@ -190,7 +190,7 @@ def test_little_is_held_of_a_client_that_sends_on_while_it_waits() -> None:
 
         worker.until(stopped)
         assert client.exchange is not None
-        assert len(client._buffer) <= 3 * 16_384
+        assert len(client._buffer) <= 2 * 16_384
         client.transport.abort()
         client.exchange.fail(ClientClosed())
         sock.close()

@@ -18,8 +18,8 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _FIRST_READ: Final = 16_384
 _MOST_READ: Final = 65_536
-"""How much is read at once: little at first and whenever somebody has asked to pause, for he will hold what comes; more
-as long as more comes.
+"""How much is read at once: little the first two times and whenever somebody has asked to pause, for he holds what
+comes; more when more goes on to come.
 """
 _MOST_EVENTS: Final = 512
 _MOST_PIECES: Final = 64  # of what waits to be sent, for one call (the kernel takes 1024)
@@ -129,6 +129,7 @@ class Transport(Watched):
         "_fd",
         "_high",
         "_low",
+        "_more",
         "_most",
         "_paused",
         "_pieces",
@@ -159,6 +160,7 @@ class Transport(Watched):
         self._high = _HIGH
         self._low = _HIGH // 4
         self._most = _FIRST_READ
+        self._more = False  # as much has come as was asked for
         self._socket: socket.socket | None = None
 
     def __repr__(self) -> str:
@@ -195,8 +197,10 @@ class Transport(Watched):
             self._lose(error)
             return
         if data:
-            if len(data) == self._most < _MOST_READ:
-                self._most *= 2
+            if len(data) == self._most:
+                if self._more:
+                    self._most = _MOST_READ
+                self._more = True
             self._receiver.data_received(data)
             return
         self._at_end = True
@@ -340,6 +344,7 @@ class Transport(Watched):
     def pause_reading(self) -> None:
         self._reading = False
         self._most = _FIRST_READ
+        self._more = False
         self._see_to_events()
 
     def resume_reading(self) -> None:
