@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from upwell.log import CRIT, ERROR, ErrorLog
+from upwell.log import ALERT, CRIT, ERROR, ErrorLog
 from upwell.proxy.client import Endpoint
 from upwell.proxy.transport import Poll, Transport, Watched
 
@@ -56,15 +56,21 @@ class Listener(Watched):
 
     def _failed(self, error: OSError) -> None:
         short = error.errno in _SHORT
-        self._log.write(CRIT if short else ERROR, f"accept4() failed ({error.errno}: {error.strerror})")
+        level = CRIT if short else ERROR if error.errno == errno.ECONNABORTED else ALERT
+        self._log.write(level, f"accept4() failed ({error.errno}: {error.strerror})")
         if short:
             # There is no use in trying again until somebody has gone.
             self._poll.change(self._fd, select.EPOLLIN, 0)
             self._pausing = self._loop.call_later(_PAUSE, self._go_on)
 
     def _go_on(self) -> None:
-        self._pausing = None
-        self._poll.change(self._fd, 0, select.EPOLLIN)
+        try:
+            self._poll.change(self._fd, 0, select.EPOLLIN)
+        except OSError as error:
+            self._log.write(CRIT, f"epoll_ctl() failed ({error.errno}: {error.strerror})")
+            self._pausing = self._loop.call_later(_PAUSE, self._go_on)
+        else:
+            self._pausing = None
 
     def close(self) -> None:
         """Accept no more."""

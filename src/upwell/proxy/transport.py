@@ -59,16 +59,18 @@ class Poll:
 
     def watch(self, fd: int, events: int, one: Watched) -> None:
         self._watched[fd] = one
-        self._epoll.register(fd, events)
+        self.change(fd, 0, events)
 
     def change(self, fd: int, before: int, events: int) -> None:
+        """Ask for `events` of `fd` instead of `before`; raises OSError when the kernel has no room for it."""
         # Out of the set rather than in it with no events: a hang-up is always told, again and again.
-        if not events:
-            self._epoll.unregister(fd)
-        elif before:
+        if not before:
+            if events:
+                self._epoll.register(fd, events)
+        elif events:
             self._epoll.modify(fd, events)
         else:
-            self._epoll.register(fd, events)
+            self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
         """Tell nothing of `fd` any more; closing it takes it out of the set."""
@@ -168,14 +170,13 @@ class Transport(Watched):
 
     def begin(self) -> None:
         """Tell the receiver, then read."""
+        self._poll.watch(self._fd, 0, self)
         try:
             self._receiver.connection_made(self)
         except Exception as error:
             self._fault(error)
-            return
-        if not self._ended:
-            self._events = _IN if self._reading else 0
-            self._poll.watch(self._fd, self._events, self)
+        else:
+            self._see_to_events()
 
     # What the socket says
 
@@ -243,8 +244,12 @@ class Transport(Watched):
         """Have the set ask for what is wanted now."""
         if self._ended or (events := (_IN if self._reading else 0) | (_OUT if self._unsent else 0)) == self._events:
             return
-        self._poll.change(self._fd, self._events, events)
-        self._events = events
+        try:
+            self._poll.change(self._fd, self._events, events)
+        except OSError as error:
+            self._fault(error)  # nothing would ever be told of it again
+        else:
+            self._events = events
 
     # Ends
 
@@ -269,10 +274,11 @@ class Transport(Watched):
     def finish(self) -> None:
         """Tell the receiver that it is over, and let go of everything."""
         receiver, self._receiver = self._receiver, _NOBODY
+        error, self._error = self._error, None  # whose traceback knows this transport
         try:
-            receiver.connection_lost(self._error)
-        except Exception as error:
-            self._poll.report(self, error)
+            receiver.connection_lost(error)
+        except Exception as raised:
+            self._poll.report(self, raised)
         if self._socket is not None:
             self._socket.detach()
             self._socket = None
