@@ -426,28 +426,20 @@ class ClientConnection(Receiver):
             exchange.start_failing(failure)
             return
         section = head.section
-        if not section.plain and not self._take_in(exchange, section):
-            return
+        if not section.plain:
+            if section.ignored:
+                _tell_of_ignored(exchange, section)
+            if section.chunked or section.content_length:
+                body = exchange.body = self.body = RequestBody(exchange, section.content_length)
+                if self._buffer:
+                    rest, self._buffer = self._buffer, b""
+                    self._feed(rest)
+                    if self.refused:
+                        return  # it has its answer, or an error page is on its way
+                else:
+                    body.expects = head.version == 11 and section.values.get(b"expect", b"").lower() == b"100-continue"
+                body.limit = exchange.server.fallback.max_body_size
         endpoint.begin(exchange)
-
-    def _take_in(self, exchange: Exchange, section: FieldSection) -> bool:
-        """See to what a head has besides what most have; false if the exchange has its answer, or it is on its way."""
-        for line in section.ignored:
-            exchange.location = exchange.server.fallback
-            exchange.log(INFO, f'client sent invalid header line: "{printable(line)}" {_IN_HEADERS}')
-        if not section.chunked and not section.content_length:
-            return True
-        body = exchange.body = self.body = RequestBody(exchange, section.content_length)
-        if self._buffer:
-            rest, self._buffer = self._buffer, b""
-            self._feed(rest)
-            if self.refused:
-                return False
-        else:
-            expected = section.values.get(b"expect", b"").lower()
-            body.expects = exchange.head.version == 11 and expected == b"100-continue"
-        body.limit = exchange.server.fallback.max_body_size
-        return True
 
     def _begin_head(self) -> None:
         """Some of a head has come: `header_timeout` is for all of it, on a new connection from its start on (nginx)."""
@@ -771,6 +763,12 @@ class ClientConnection(Receiver):
                 self.endpoint.timers.arm(self, left)
             else:
                 self._close(self.endpoint.default.fallback)
+
+
+def _tell_of_ignored(exchange: Exchange, section: FieldSection) -> None:
+    exchange.location = exchange.server.fallback
+    for line in section.ignored:
+        exchange.log(INFO, f'client sent invalid header line: "{printable(line)}" {_IN_HEADERS}')
 
 
 def _tell_of_closing(exchange: Exchange, error: Exception | None) -> None:
