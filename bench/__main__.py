@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import checks, measure, memory, steady, tools
+from bench import checks, measure, memory, scale, steady, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
@@ -28,6 +28,7 @@ from bench.report import (
     latency_section,
     probes_section,
     report,
+    scale_section,
     workers_section,
 )
 from bench.stage import cores_here
@@ -36,7 +37,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -105,8 +106,9 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "workers": lambda: workers_section(steady.workers(plan, say), cores_here()),
         "probes": lambda: probes_section(measure.measure_probes(plan, say)),
         "checks": lambda: checks_section(checks.measure_checks(plan, say)),
+        "scale": lambda: scale_section(scale.measure_scale(plan, say)),
     }
-    needs_upwell = {"probes", "checks"} if "upwell" not in plan.names else set()
+    needs_upwell = {"probes", "checks", "scale"} if "upwell" not in plan.names else set()
     sections = [cpu_section(measure.measure(plan, say))] if plan.cases else []
     wanted = [name for name in chosen.cases or _BEYOND if name in beyond and name not in needs_upwell]
     return [*sections, *(beyond[name]() for name in wanted)]

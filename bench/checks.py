@@ -207,14 +207,15 @@ CHECKERS: tuple[tuple[str, str, str, Callable[[Site, Tool], Balancer]], ...] = (
 """What it is called, how it probes, the program, and what makes its process (not yet started)."""
 
 
-def _answering(prefix: Path, port: int, tool: Tool, paths: list[str]) -> Balancer:
+def answering(prefix: Path, port: int, tool: Tool, paths: list[str]) -> Balancer:
     """All peers as one nginx; what each path was asked for stands in a file of its own, two bytes each time."""
     places = "\n".join(
         f'        location = {path} {{ access_log {prefix}{path} count; return 200 "ok\\n"; }}' for path in paths
     )
     text = f"""
 worker_processes 1;
-events {{ worker_connections 16384; }}
+worker_rlimit_nofile 20000;
+events {{ worker_connections 19000; }}
 http {{
     default_type text/plain;
     access_log off;
@@ -258,7 +259,7 @@ def measure_checks(plan: Plan, progress: Progress) -> dict[tuple[str, str], Cost
         counts = {one: folder / "peers" / f"probe{at}" for at, one in enumerate(chosen)}
         with on_cores(other_cores):
             started.enter_context(
-                _answering(folder / "peers", port, nginx, [f"/{path.name}" for path in counts.values()])
+                answering(folder / "peers", port, nginx, [f"/{path.name}" for path in counts.values()])
             )
         running: dict[tuple[str, str], tuple[int, Path]] = {}
         for at, one in enumerate(chosen):

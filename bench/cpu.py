@@ -29,6 +29,11 @@ def nanoseconds(pid: int) -> int:
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
+def waiting(pid: int) -> int:
+    """Nanoseconds that one process, with all its threads, was ready to run and another had its processor."""
+    return sum(int(path.read_text().split()[1]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 def tree(pid: int) -> list[int]:
     """`pid` and all its living descendants."""
     found = [pid]

@@ -11,6 +11,7 @@ from bench.checks import CHECKED_PEERS, STAND_IN, Cost
 from bench.checks import GOALS as CHECK_GOALS
 from bench.measure import PROBED_PEERS, Cell, Figures, Results
 from bench.memory import BULK, Growth, Idle
+from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, Scale
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 
 _OURS = ("upwell", "upwell compiled")
@@ -130,6 +131,30 @@ def checks_section(found: Mapping[tuple[str, str], Cost | str]) -> Section:
         rows.append([name, way.split()[0], *figures])
     text = f"{table(rows)}\n\nAll at the same time, each in its own process. {STAND_IN}"
     return Section("checks", f"{table(goals)}\n\n{text}" if goals[1:] else text, _data(found))
+
+
+def scale_section(found: Scale) -> Section:
+    """Lateness, memory, and how soon a dead peer is out."""
+    rows = [
+        ["checks", "probes/s", "of a core", "waited for it", "CPU us/probe", "late p50 ms", "late p99 ms", "failed"]
+    ]
+    for title, one in found.crowds.items():
+        if isinstance(one, str):
+            rows.append([title, one, *"------"])
+        else:
+            core = f"{one.core:.2f}"
+            late = (f"{one.p50:.0f}", f"{one.p99:.0f}")
+            rows.append([title, f"{one.rate:,.0f}", core, f"{one.waited:.2f}", f"{one.cpu:.1f}", *late, str(one.fails)])
+    weight, out = found.weight, found.out
+    each = f"{weight.rss / 1024:.2f} KB resident, {weight.pss / 1024:.2f} KB proportional"
+    lines = [
+        f"- goal: p99 of lateness under {LATENESS_GOAL_MS:g} ms for 10,000 peers every second, and beside black holes",
+        f"- memory a peer in the checker (the zone's part included): {each} (goal {MEMORY_GOAL_KB:g})",
+        f"- the last request to a peer came {out.refused:.1f} ms after the answer that turned it down, and"
+        f" {out.silent:.1f} ms after the time-out that did (goal {OUT_GOAL_MS:g}; two workers, the worst of five)",
+    ]
+    data = {"crowds": _data(found.crowds), "weight": asdict(weight), "out": asdict(out)}
+    return Section("scale", f"{table(rows)}\n\n" + "\n".join(lines), data)
 
 
 def _data(found: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -52,11 +52,12 @@ from upwell.zone.table import CheckState, PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
 _STARTS = 256  # probes begun in one round at most, so that a burst delays no answer that is there
+_EXPIRIES = 512  # time-outs looked at in one round at most, for the same reason
 _OVERS = 256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _LAG = "the checker was late"
 _SPARED = float("inf")
-_DEADLINES = 128.0  # how many different ones there are in a second
+_DEADLINES = 256.0  # how many different ones there are in a second
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
 MOST_AT_ONCE = 8192
 """Probes at once of all checks together, unless the caller has descriptors for fewer."""
@@ -371,7 +372,12 @@ class Checker:
         self._deadlines.add(ceil(target.deadline * _DEADLINES) / _DEADLINES, target)
 
     def _expire(self, now: float) -> None:
-        while (batch := self._deadlines.take(now, _EVENTS)) is not None:
+        room = _EXPIRIES
+        while room > 0:
+            batch = self._deadlines.take(now, room)
+            if batch is None:
+                return
+            room -= len(batch[1])
             self._expire_all(batch[1], now)
 
     def _expire_all(self, targets: Sequence[Target], now: float) -> None:

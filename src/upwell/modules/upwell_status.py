@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.location import Content
 
-_AT_ONCE: Final = 128
+_AT_ONCE: Final = 48
 """Pieces of a page (a peer, mostly) that are made before everybody else in the worker has a turn."""
 
 _NO_STORE: Final = ((b"Cache-Control", b"no-store"),)

@@ -23,7 +23,7 @@ class View:
     moment: `now` and `wall` are the two clocks' seconds then.
     """
 
-    __slots__ = ("_offset", "checks", "now", "report", "state", "upstream", "wall")
+    __slots__ = ("_offset", "_seconds", "checks", "now", "report", "state", "upstream", "wall")
 
     def __init__(
         self, report: Report, upstream: str = "", state: str = "", now: float | None = None, wall: float | None = None
@@ -34,6 +34,7 @@ class View:
         self.now = time.monotonic() if now is None else now
         self.wall = time.time() if wall is None else wall
         self._offset = self.wall - self.now
+        self._seconds: dict[int, str] = {}  # most moments are of the last few seconds
         self.checks: Mapping[int, CheckSpec] = report.checks()
 
     @property
@@ -99,7 +100,13 @@ class View:
 
     def moment(self, millis: int) -> str | None:
         """A moment in the zone as RFC 3339 says it, in UTC; None for 0, which is none."""
-        return rfc3339(self.unix(millis)) if millis else None
+        if not millis:
+            return None
+        whole, part = divmod(round(millis + self._offset * 1000), 1000)
+        second = self._seconds.get(whole)
+        if second is None:
+            second = self._seconds[whole] = rfc3339(whole)[:-4]
+        return f"{second}{part:03d}Z"
 
 
 def rfc3339(seconds: float) -> str:
