@@ -60,6 +60,16 @@ def test_then_the_interval_is_kept_from_due_to_due() -> None:
     assert told[-1] == (first + 35.0, target)
 
 
+def test_who_began_late_keeps_his_turn_and_who_took_long_goes_at_once() -> None:
+    course, (target,), _ = rota(jitter=0.0)
+    target.due, target.started = 100.0, 100.1
+    course.over(target, 4, 112.0)
+    assert target.due == 112.0
+    target.due, target.started = 100.0, 108.0
+    course.over(target, 4, 131.0)
+    assert target.due == 140.0
+
+
 def test_trouble_is_looked_into_fast_and_the_dead_are_left_in_peace() -> None:
     course, (target,), _ = rota(fast_interval=1.0, down_interval=60.0, jitter=0.0)
     for health, period in ((4, 10.0), (3, 1.0), (2, 1.0), (0, 60.0), (1, 1.0)):

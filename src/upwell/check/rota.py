@@ -81,9 +81,8 @@ class Rota:
             period = self._fast
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
-            period *= self._random.random()
             # The same times for all checks, whenever each of them began.
-            due = (target.due + period) // self._grain * self._grain
+            due = (target.due + period * self._random.random()) // self._grain * self._grain
         else:
             # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
             due = target.due + period
@@ -92,7 +91,10 @@ class Rota:
                     self._random.random() * (self._jitter + self._grain) // self._grain * self._grain, self._jitter
                 )
         if due <= now:
-            due = now
+            # A probe that began late is one of many: if all of them were made now, and so from now on, they would be
+            # late again and again. One that only took long is repeated at once.
+            late = target.started - target.due > period / 2
+            due = due + period * ((now - due) // period + 1) if late else now
         target.due = due
         self._timetable(due, target)
 
