@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import threading
@@ -65,6 +66,20 @@ def test_an_error_inside_disarms() -> None:
         pcre.bounded(find, TEXT)
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     signal.raise_signal(signal.SIGVTALRM)
+
+
+@pytest.mark.parametrize(
+    "pattern", [b"^((a+)+)+$", b"^(a+)+$", b"^(?:(a|aa)+)+$", b"^(?=((a*)*)*b)", b"^a*a*a*a*a*a*a*a*a*a*$"]
+)
+def test_a_short_subject_is_no_way_round_the_limit(pattern: bytes) -> None:
+    regex = pcre.compile_pattern(pattern, 0)
+    began = time.process_time()
+    for text in (b"a" * 19 + b"b", b"a" * 15 + b"b"):
+        with contextlib.suppress(pcre.PatternTimeout):
+            pcre.search(regex, text)
+        with contextlib.suppress(pcre.PatternTimeout):
+            pcre.bounded(regex.match, text)
+    assert time.process_time() - began < 5.0  # four bounds of 0.1 s, where one match took minutes
 
 
 def test_there_is_no_limit_in_other_threads() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from re import _parser  # type: ignore[attr-defined]  # typeshed lacks it; how else to see what a pattern repeats?
 from typing import Any, Final
 
 _POSIX: Final[dict[bytes, bytes]] = {
@@ -313,17 +314,49 @@ def compile_pattern(pattern: bytes, flags: int) -> re.Pattern[bytes]:
     if len(pattern) > _LONGEST:
         raise PatternError("regular expression is too large")
     try:
-        return re.compile(translate(pattern), flags)
+        translated = translate(pattern)
+        regex = re.compile(translated, flags)
+        if _repeats_repeats(_parser.parse(translated.decode("latin-1"), regex.flags & ~re.UNICODE | re.ASCII)):
+            _wild.add(id(regex))
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(str(error)) from None
+    return regex
+
+
+def _repeats_repeats(pattern: Any, inside: bool = False) -> bool:
+    """Whether a part that may repeat has such parts in it, as in `(a+)+`, or there are many of them: then even a short
+    subject can take longer than anybody waits. `pattern` is what Python's own parser made of it."""
+    repeats = 0
+    for operation, operand in pattern:
+        if operation in _REPEATS and operand[1] > 1:
+            repeats += 1
+            if inside or repeats > _MOST_REPEATS or _repeats_repeats(operand[2], inside=True):
+                return True
+        else:
+            for part in _parts(operand):
+                if _repeats_repeats(part, inside):
+                    return True
+    return False
+
+
+def _parts(operand: Any) -> Iterator[Any]:
+    """The patterns within an operand."""
+    if isinstance(operand, _parser.SubPattern):
+        yield operand
+    elif isinstance(operand, tuple | list):
+        for one in operand:
+            yield from _parts(one)
 
 
 # The bound on a match: `re` looks for signals every few thousand steps, so a handler that raises ends it. The timer is
 # that of the process's own CPU time: it does not run while a busy machine keeps the process waiting.
 
-_SHORT: Final = (
-    20  # bytes; on a subject this short even a bad pattern ends soon, and arming the timer would cost the most
-)
+_SHORT: Final = 20
+"""Bytes: a subject this short ends soon unless the pattern is `_wild`, and arming the timer would cost the most."""
+_MOST_REPEATS: Final = 4
+_REPEATS: Final = frozenset((_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE_REPEAT))
+
+_wild: set[int] = set()  # the identities of patterns that are never let off; a dead one's successor is not either
 _LONGEST_MATCH: Final = 0.1  # seconds
 _PER_BYTE: Final = (
     0.2e-6  # seconds more for each byte of the subject: a long one takes its time under a good pattern as well
@@ -339,7 +372,7 @@ class PatternTimeout(Exception):
 
 def search(regex: re.Pattern[bytes], text: bytes) -> re.Match[bytes] | None:
     """`regex.search(text)`, bounded. Raises PatternTimeout."""
-    if len(text) <= _SHORT:
+    if len(text) <= _SHORT and id(regex) not in _wild:
         return regex.search(text)
     return bounded(regex.search, text)
 
@@ -351,7 +384,8 @@ def bounded(find: Callable[..., re.Match[bytes] | None], text: bytes, place: int
     that one gets signals.
     """
     global _armed
-    if len(text) - place <= _SHORT or threading.get_ident() != (_main_thread or _install()):
+    short = len(text) - place <= _SHORT and id(getattr(find, "__self__", None)) not in _wild
+    if short or threading.get_ident() != (_main_thread or _install()):
         return find(text, place)
     try:
         _armed = True
