@@ -164,3 +164,11 @@ def test_sentences_fit_and_are_printable() -> None:
     assert len(wrong[1]) <= 246
     odd = MatchSpec(headers=(HeaderRule("X", "=", "\udcff"),))
     assert Rules(odd).head(200, READER.read(b"X: \xff\r\n")) is None
+
+
+def test_an_expression_is_tried_on_so_many_lines_of_one_name_only() -> None:
+    lines = [f"X-A: {number}" for number in range(17)]
+    rule = HeaderRule("X-A", "~", "^no$")
+    assert head(fields=section(*lines), headers=(rule,)) == ("header", "header X-A has more than 16 lines")
+    assert head(fields=section(*lines[:16]), headers=(rule,)) == ("header", 'header X-A is "0", want ~ "^no$"')
+    assert head(fields=section(*lines), headers=(HeaderRule("X-A", "=", "16"),)) is None
