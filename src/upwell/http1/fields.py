@@ -95,6 +95,7 @@ class FieldSection:
         self.fields = fields
         self.wires = wires
         self.ignored = ignored
+        self.plain: bool = len(ignored) == 0
         self.values: dict[bytes, bytes] = dict(fields)
         self.content_length: int | None = None
         self.chunked = False
@@ -110,7 +111,6 @@ class FieldSection:
         host = self.host = self.values.get(b"host")
         if host is not None and request:
             self.host_name = check_host(host)[0]
-        self.plain: bool = not (ignored or self.chunked or self.content_length)
 
     def __repr__(self) -> str:
         return f"<FieldSection {len(self.fields)} fields>"
@@ -153,6 +153,8 @@ class FieldSection:
                 shown = "" if request else f': "Content-Length: {printable(length)}"'
                 raise MessageError(400, f'invalid "Content-Length" header{shown}')
             self.content_length = int(length)
+            if self.content_length:
+                self.plain = False
         coding = values.get(b"transfer-encoding")
         if coding is not None:
             if length is not None:
@@ -160,6 +162,7 @@ class FieldSection:
             if coding.lower() != b"chunked":
                 raise MessageError(501, f'unknown "Transfer-Encoding": "{printable(coding)}"')
             self.chunked = True
+            self.plain = False
         connection = values.get(b"connection")
         if connection is not None:
             options = frozenset(item.strip(b" \t").lower() for item in connection.split(b","))
