@@ -18,7 +18,17 @@ from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import UpstreamSpec, peer_keys
 from upwell.peers.slow_start import SlowStart
-from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKS_NONE, CHECKS_UP, GENERATION
+from upwell.zone.layout import (
+    ADMIN_DOWN,
+    ADMIN_UP,
+    CHECKS_NONE,
+    CHECKS_UP,
+    GENERATION,
+    PEER_ADMIN,
+    PEER_CHECKS,
+    PEER_CLEARED,
+    PEER_STARTED,
+)
 from upwell.zone.table import Counts, PeerTable, may_serve
 
 __all__ = ["Peer", "Upstream"]
@@ -39,6 +49,7 @@ class Upstream:
         "_generation",
         "_local",
         "_log",
+        "_places",
         "_primary",
         "_primary_balancer",
         "_slowly",
@@ -79,6 +90,7 @@ class Upstream:
             number[peer_spec.role] += 1
         self.peers = tuple(peers)
         """All peers in configuration order; their `current_weight` is true after `primary` or `backup` was read."""
+        self._places = [table.layout.row(peer.row) for peer in peers]
         self._primary = tuple(peer for peer in peers if not peer.spec.backup)
         self._backup = tuple(peer for peer in peers if peer.spec.backup)
         self.single = len(peers) == 1 and not self._backup
@@ -160,14 +172,15 @@ class Upstream:
         # Before the rows: what changes while they are read comes with another generation.
         self._generation = self._words[GENERATION]
         table = self._table
+        words = self._words
         changed = False
         policy = self.spec.all_down != FAIL
         counted: list[Peer] = []
-        for peer in self.peers:
-            admin = table.admin(peer.row)
+        for peer, at in zip(self.peers, self._places, strict=True):
+            admin = words[at + PEER_ADMIN]
             if self._local:
                 admin = self._local_admin(peer, admin)
-            summary = table.summary(peer.row)
+            summary = words[at + PEER_CHECKS]
             up = may_serve(admin & 3, summary, peer.spec.down)
             if up != peer.healthy:
                 peer.healthy = up
@@ -176,14 +189,14 @@ class Upstream:
                     forgotten(peer)
             if policy and may_count(table, peer.row, admin & 3, peer.spec.down):
                 counted.append(peer)
-            cleared = table.cleared(peer.row)
+            cleared = words[at + PEER_CLEARED]
             if cleared != peer.cleared:
                 peer.cleared = cleared
                 if self._slowly and 0 < peer.max_fails <= peer.fails:
                     self._start(peer, cleared / 1000)
                 forgotten(peer)
-            if self._slowly and table.started(peer.row) / 1000 > peer.started:
-                self._start(peer, table.started(peer.row) / 1000)
+            if self._slowly and words[at + PEER_STARTED] / 1000 > peer.started:
+                self._start(peer, words[at + PEER_STARTED] / 1000)
         if policy:
             self._choose(counted)
         elif changed:
