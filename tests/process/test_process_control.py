@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import CheckSpec, from_message, to_message
 from upwell.process.control import Control, Message, apply, receive, socket_pair, to_checker, to_socket
 from upwell.zone.table import PeerTable
 
@@ -196,3 +196,39 @@ def test_suspicions_that_cannot_be_sent_do_not_pile_up(table: PeerTable) -> None
     open_ = True
     control.flush()
     assert sorted(message["index"] for message in sent) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": "exec", "command": ["/bin/true"]},
+        {"type": "python", "function": "os:system"},
+        {"dialect": "plus"},
+        {"command": ["/bin/true"]},
+        {"interval": float("nan")},
+        {"interval": float("inf")},
+        {"timeout": "1"},
+        {"timeout": True},
+        {"concurrency": "a"},
+        {"port": 65536},
+        {"statuses": ["200"]},
+        {"statuses": 5},
+        {"upstream": ["u"]},
+        {"request": "\ud800"},
+        {"jitter": float("inf")},
+        {"match": {"name": "x"}},
+        {"unheard": 1},
+    ],
+)
+def test_only_what_lua_resty_s_checks_can_be_comes_from_workers(changes: dict[str, object]) -> None:
+    assert from_message(to_message(SPEC)) == SPEC
+    with pytest.raises((TypeError, ValueError)):
+        from_message(to_message(SPEC) | changes)
+
+
+def test_a_message_that_goes_too_deep_is_a_complaint() -> None:
+    workers, checker = socket_pair()
+    with workers, checker:
+        workers.send(b'{"op": "add_check", "check": ' + b"[" * 20000 + b"]" * 20000 + b"}")
+        (complaint,) = receive(checker, Recorder())
+        assert complaint.startswith("control message could not be used")

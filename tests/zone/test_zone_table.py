@@ -62,7 +62,8 @@ def test_no_word_is_written_by_two() -> None:
         blocks.append(range(layout.row(row), layout.row(row) + 5))
         blocks += [range(layout.check(row, s), layout.check(row, s) + 10) for s in range(CHECKS_PER_PEER)]
         blocks += [range(layout.count(row, w), layout.count(row, w) + 10) for w in range(-1, 3)]
-    blocks += [range(layout.record(r), layout.record(r) + RECORD_WORDS) for r in range(len(KEYS) * CHECKS_PER_PEER)]
+    records = [layout.record(row, slot) for row in range(len(KEYS)) for slot in range(CHECKS_PER_PEER)]
+    blocks += [range(at, at + RECORD_WORDS) for at in records]
     words = [word for block in blocks for word in block]
     assert len(words) == len(set(words))
     assert min(words) == 16

@@ -37,7 +37,6 @@ from upwell.zone.layout import (
     CHECK_AT,
     CHECK_HEALTH,
     CHECK_IDENTITY,
-    CHECK_RECORD,
     CHECK_RISE,
     CHECK_SINCE,
     CHECKER_HEARTBEAT,
@@ -502,14 +501,16 @@ class Checker:
         if self._listeners:
             state = table.check(row, slot)
             if not (known or state.at or state.since):
-                self._recall(spec, key, identity, thresholds, table.layout.check(row, slot))
+                self._recall(spec, key, thresholds, row, slot)
             self._begun(spec, key, row, slot)
         place = Place(row, table.layout.check(row, slot), table.record_at(row, slot))
         return TARGETS[spec.type](spec, peer, place, self._loop)
 
-    def _recall(self, spec: CheckSpec, key: PeerKey, identity: int, thresholds: Thresholds, at: int) -> None:
-        """Begin a check, whose slot at word `at` is new, as a listener knows it from before."""
+    def _recall(self, spec: CheckSpec, key: PeerKey, thresholds: Thresholds, row: int, slot: int) -> None:
+        """Begin a check, whose slot is new, as a listener knows it from before."""
         words = self._table.words
+        identity = self._table.check(row, slot).identity
+        at = self._table.layout.check(row, slot)
         for listener in self._listeners:
             found = listener.recall(key, identity)
             # "checking" promises that no peer is used before it has passed, whatever was long ago.
@@ -519,7 +520,7 @@ class Checker:
             words[at + CHECK_HEALTH] = thresholds.initial(found.up)
             words[at + CHECK_SINCE] = since
             if not found.up:
-                record = self._table.layout.record(words[at + CHECK_RECORD])
+                record = self._table.record_at(row, slot)
                 words[record + RECORD_KIND] = 1 + KIND_NUMBERS.get(found.kind, _OTHER)
                 words[record + RECORD_WHY] = self._table.phrases.keep(found.why)
                 words[record + RECORD_FAILED_AT] = since

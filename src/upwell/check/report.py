@@ -20,7 +20,6 @@ from upwell.zone.layout import (
     CHECK_IDENTITY,
     CHECK_LATENCY,
     CHECK_PASSES,
-    CHECK_RECORD,
     CHECK_RISE,
     CHECK_SINCE,
     CHECK_STATUS,
@@ -132,10 +131,10 @@ class Report:
         start = table.layout.row(row)
         words = table.words[start : start + _WORDS].tolist()
         found = []
-        for at in range(PEER_WORDS, _WORDS, CHECK_WORDS):
+        for slot, at in enumerate(range(PEER_WORDS, _WORDS, CHECK_WORDS)):
             check = checks.get(words[at + CHECK_IDENTITY]) if words[at + CHECK_IDENTITY] else None
             if check is not None:
-                found.append(self._check(check, words[at : at + CHECK_WORDS]))
+                found.append(_check(check, words[at : at + CHECK_WORDS], table.record(row, slot)))
         admin = words[PEER_ADMIN] & 3
         if may_serve(admin, words[PEER_CHECKS], spec.down):
             state, why = UP, ""
@@ -145,22 +144,23 @@ class Report:
         since, changes = words[PEER_SINCE], words[PEER_CHANGES]
         return PeerReport(spec, label, row, state, why, said, since, changes, tuple(found))
 
-    def _check(self, spec: CheckSpec, words: list[int]) -> CheckReport:
-        if words[CHECK_HEALTH] >= words[CHECK_RISE]:
-            state = UP
-        else:
-            state = CHECKING if not words[CHECK_AT] and spec.initial == "checking" else DOWN
-        return CheckReport(
-            spec,
-            state,
-            words[CHECK_SINCE],
-            words[CHECK_AT],
-            words[CHECK_STATUS],
-            words[CHECK_LATENCY],
-            words[CHECK_PASSES],
-            words[CHECK_FAILS],
-            self.table.record_of(words[CHECK_RECORD]),
-        )
+
+def _check(spec: CheckSpec, words: list[int], record: Record) -> CheckReport:
+    if words[CHECK_HEALTH] >= words[CHECK_RISE]:
+        state = UP
+    else:
+        state = CHECKING if not words[CHECK_AT] and spec.initial == "checking" else DOWN
+    return CheckReport(
+        spec,
+        state,
+        words[CHECK_SINCE],
+        words[CHECK_AT],
+        words[CHECK_STATUS],
+        words[CHECK_LATENCY],
+        words[CHECK_PASSES],
+        words[CHECK_FAILS],
+        record,
+    )
 
 
 def _label(key: PeerKey) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ DEFAULT_TIMEOUT = 60.0
 RESTY: Final = "resty"
 PLUS: Final = "plus"
 TENGINE: Final = "tengine"
+
+RESTY_TYPES: Final = ("http", "https", "tcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +171,48 @@ def to_message(spec: CheckSpec) -> dict[str, Any]:
 
 
 def from_message(message: Mapping[str, Any]) -> CheckSpec:
-    """The spec that `to_message` wrote. Raises TypeError, AttributeError or KeyError for anything else."""
-    fields = {name: _frozen(value) for name, value in message.items()}
-    fields["request"] = fields["request"].encode("latin-1")
-    match = fields.get("match")
-    if match is not None:
-        rules = {name: _frozen(value) for name, value in match.items()}
-        rules["headers"] = tuple(HeaderRule(**rule) for rule in rules["headers"])
-        fields["match"] = MatchSpec(**rules)
-    return CheckSpec(**fields)
+    """The spec that `to_message` wrote of one of lua-resty's checks: only these come as messages, from workers, which
+    could be somebody's who broke into one. Raises TypeError or ValueError for anything else.
+    """
+    known = {one.name for one in fields(CheckSpec)}
+    values: dict[str, Any] = {}
+    for name, value in message.items():
+        if name not in known:
+            raise ValueError(f"a check has no {name}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    values["request"] = str(values.get("request", "")).encode("latin-1")
+    spec = CheckSpec(**values)
+    for name in ("upstream", "type", "host", "label"):
+        if not isinstance(getattr(spec, name), str):
+            raise TypeError(f"{name} is not a text")
+    for name, most in _NUMBERS.items():
+        number = getattr(spec, name)
+        if type(number) not in (int, float) or not 0 <= number <= most:
+            raise ValueError(f"{name} is {number!r}")
+    if not all(type(status) is int and 0 <= status < _MOST for status in spec.statuses):
+        raise ValueError(f"statuses are {spec.statuses!r}")
+    plain = CheckSpec(spec.upstream, **{name: getattr(spec, name) for name in _RESTY})
+    if plain != spec or spec.type not in RESTY_TYPES:
+        raise ValueError("that is no check of lua-resty's")
+    return spec
 
 
-def _frozen(value: Any) -> Any:
-    """`value` with tuples for lists, as it was before JSON."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+_MOST: Final = 1 << 31
+_NUMBERS: Final = {
+    "interval": _MOST,
+    "timeout": _MOST,
+    "fall": _MOST,
+    "rise": _MOST,
+    "port": 65535,
+    "concurrency": _MOST,
+}
+_RESTY: Final = (
+    *_NUMBERS,
+    "type",
+    "request",
+    "statuses",
+    "host",
+    "verify",
+    "revives_down",
+)
+"""What lua-resty's checks have; the rest is other dialects', and as it begins in theirs."""

@@ -18,9 +18,7 @@ CHECKER_PID: Final = 5  # checker
 CHECKER_HEARTBEAT: Final = 6  # checker: its clock in milliseconds
 CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers send their checks again
 CHECKER_LATENESS: Final = 8  # checker: how late the last probe began that had not to wait for others, microseconds
-RECORDS_USED: Final = 9  # checker: how many records were ever taken
-RECORD_FREE: Final = 10  # checker: 1 + the first record that was given back, 0: none; its first word says the next
-CONFIGURATIONS: Final = 11  # master: how many configurations were in use, this one included
+CONFIGURATIONS: Final = 9  # master: how many configurations were in use, this one included
 CHECKER_VOIDS: Final = 12  # checker: how many probes got no verdict, for trouble of this machine's own
 CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
@@ -66,7 +64,6 @@ CHECK_LATENCY: Final = 5  # how long the last probe took, microseconds
 CHECK_PASSES: Final = 6
 CHECK_FAILS: Final = 7
 CHECK_SINCE: Final = 8  # when it last turned up or down, milliseconds
-CHECK_RECORD: Final = 9  # the number of its record
 CHECK_WORDS: Final = 10
 
 # One record per check in use, written by the checker: what pages tell of it beyond its state (zone/records.py).
@@ -106,7 +103,7 @@ WORD_BYTES: Final = 8
 class Layout:
     """The offsets for one number of rows, upstreams and workers."""
 
-    __slots__ = ("counts", "record_count", "records", "row_words", "rows", "size", "upstreams", "worker_count")
+    __slots__ = ("counts", "records", "row_count", "row_words", "rows", "size", "upstreams", "worker_count")
 
     def __init__(self, rows: int, upstreams: int, workers: int) -> None:
         self.worker_count = workers
@@ -115,8 +112,8 @@ class Layout:
         self.counts = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
         self.row_words = self.counts + (workers + 1) * COUNT_WORDS
         self.records = self.rows + rows * self.row_words
-        self.record_count = rows * CHECKS_PER_PEER
-        self.size = self.records + self.record_count * RECORD_WORDS
+        self.row_count = rows
+        self.size = self.records + rows * CHECKS_PER_PEER * RECORD_WORDS
 
     def worker(self, worker: int) -> int:
         """First word of the block of `worker` (0 .. workers-1). Raises IndexError for any other number."""
@@ -133,9 +130,9 @@ class Layout:
     def check(self, row: int, slot: int) -> int:
         return self.rows + row * self.row_words + PEER_WORDS + slot * CHECK_WORDS
 
-    def record(self, record: int) -> int:
-        """First word of a record. Records are taken one after the other, so those that nobody uses cost no memory."""
-        return self.records + record * RECORD_WORDS
+    def record(self, row: int, slot: int) -> int:
+        """First word of the record of a check. Those of one slot lie together: unused slots cost no memory."""
+        return self.records + (slot * self.row_count + row) * RECORD_WORDS
 
     def count(self, row: int, worker: int) -> int:
         """First counter of `worker` for the peer at `row`; worker -1 is what earlier generations counted."""

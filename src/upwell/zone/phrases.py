@@ -45,7 +45,7 @@ class Phrases:
         if reference and self._next - reference <= _SLOTS // 2:
             return reference
         reference = self._next
-        content = text.encode("utf-8", "surrogateescape")[:_TEXT]
+        content = text.encode("utf-8", "replace")[:_TEXT]
         at = reference % _SLOTS * _BYTES
         memory = self._memory
         memory[at : at + 8] = bytes(8)  # nobody reads half a sentence

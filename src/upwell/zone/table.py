@@ -20,7 +20,6 @@ from upwell.zone.layout import (
     CHECK_IDENTITY,
     CHECK_LATENCY,
     CHECK_PASSES,
-    CHECK_RECORD,
     CHECK_RISE,
     CHECK_SINCE,
     CHECK_STATUS,
@@ -53,9 +52,7 @@ from upwell.zone.layout import (
     PEER_SINCE,
     PEER_STARTED,
     PEER_WORDS,
-    RECORD_FREE,
     RECORD_WORDS,
-    RECORDS_USED,
     ROWS,
     UPSTREAM_VERSION,
     UPSTREAMS,
@@ -68,6 +65,8 @@ from upwell.zone.layout import (
 )
 from upwell.zone.phrases import Phrases
 from upwell.zone.records import Record, read_record
+
+_NOTHING = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
 
 RowKey = tuple[str, str, str, int]
 """(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
@@ -193,7 +192,7 @@ class PeerTable:
                 continue
             start, old_start = layout.row(row), old.layout.row(old_row)
             words[start : start + carried] = old.words[old_start : old_start + carried]
-            self._adopt_records(old, row)
+            self._adopt_records(old, row, old_row)
             base = layout.count(row, -1)
             for worker in range(-1, old.workers):
                 counts = old.layout.count(old_row, worker)
@@ -205,26 +204,11 @@ class PeerTable:
                 version = old.words[old.layout.upstream(old_at) + UPSTREAM_VERSION]
                 words[layout.upstream(at) + UPSTREAM_VERSION] = version
 
-    def _adopt_records(self, old: PeerTable, row: int) -> None:
+    def _adopt_records(self, old: PeerTable, row: int, old_row: int) -> None:
         for slot in range(CHECKS_PER_PEER):
-            at = self.layout.check(row, slot)
-            if self.words[at + CHECK_IDENTITY]:
-                source = old.layout.record(self.words[at + CHECK_RECORD])
-                number = self.words[at + CHECK_RECORD] = self._take_record()
-                record = self.layout.record(number)
+            if self.words[self.layout.check(row, slot) + CHECK_IDENTITY]:
+                source, record = old.layout.record(old_row, slot), self.layout.record(row, slot)
                 self.words[record : record + RECORD_WORDS] = old.words[source : source + RECORD_WORDS]
-
-    def _take_record(self) -> int:
-        """A record that nobody uses, all zero. There are as many as check slots."""
-        free = self.words[RECORD_FREE]
-        if free:
-            at = self.layout.record(free - 1)
-            self.words[RECORD_FREE] = self.words[at]
-            self.words[at] = 0
-            return free - 1
-        used = self.words[RECORDS_USED]
-        self.words[RECORDS_USED] = used + 1
-        return used
 
     # Header
 
@@ -395,33 +379,23 @@ class PeerTable:
             self.words[at + word] = 0
         self.words[at + CHECK_RISE] = rise
         self.words[at + CHECK_HEALTH] = health
-        self.words[at + CHECK_RECORD] = self._take_record()
+        record = self.layout.record(row, slot)
+        self.words[record : record + RECORD_WORDS] = _NOTHING
         # Last: until it is there, the slot is free for whoever continues after this process was killed.
         self.words[at + CHECK_IDENTITY] = identity
         return slot
 
     def drop_check(self, row: int, slot: int) -> None:
-        """Free a slot and its record; the caller works out the summary again."""
-        words = self.words
-        at = self.layout.check(row, slot)
-        number = words[at + CHECK_RECORD]
-        words[at + CHECK_IDENTITY] = 0
-        record = self.layout.record(number)
-        words[record : record + RECORD_WORDS] = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
-        words[record] = words[RECORD_FREE]
-        words[RECORD_FREE] = number + 1
+        """Free a slot; the caller works out the summary again."""
+        self.words[self.layout.check(row, slot) + CHECK_IDENTITY] = 0
 
     def record_at(self, row: int, slot: int) -> int:
-        """First word of the record of a check that is in use."""
-        return self.layout.record(self.words[self.layout.check(row, slot) + CHECK_RECORD])
+        """First word of the record of a check."""
+        return self.layout.record(row, slot)
 
     def record(self, row: int, slot: int) -> Record:
         """What is kept of a check beyond its state."""
         return read_record(self.words, self.halves, self.phrases, self.record_at(row, slot))
-
-    def record_of(self, number: int) -> Record:
-        """The record that a check's CHECK_RECORD names."""
-        return read_record(self.words, self.halves, self.phrases, self.layout.record(number))
 
     def check(self, row: int, slot: int) -> CheckState:
         at = self.layout.check(row, slot)

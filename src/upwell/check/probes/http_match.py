@@ -175,6 +175,7 @@ class HttpMatchProbe:
         if self._reader is not None or self._buffer:
             return self.open()
         self.finished = False
+        self._skipped = 0
         return self._check.request
 
     def feed(self, data: bytes) -> bytes | Verdict:
