@@ -5,7 +5,8 @@ lua-resty's metric is on lua-resty's page, Tengine's are on Tengine's: each wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 from upwell.check.pages.view import View
@@ -13,32 +14,37 @@ from upwell.check.probe import KINDS
 from upwell.check.report import CHECKING, DOWN, UP, CheckReport, PeerReport
 from upwell.version import VERSION
 from upwell.zone.layout import BUCKETS
-from upwell.zone.table import Counts
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _BOUNDS: Final = (*(f"{bound / 1e6:g}" for bound in BUCKETS), "+Inf")
 _STATES: Final = (UP, DOWN, CHECKING)
 
-_PEER: Final[tuple[tuple[str, str, str, Callable[[PeerReport, Counts], float]], ...]] = (
-    ("up", "gauge", "Whether the peer may get traffic.", lambda peer, _: int(peer.state == UP)),
-    ("transitions_total", "counter", "How often its checks together changed.", lambda peer, _: peer.changes),
-    ("connections", "gauge", "Connections of workers to the peer.", lambda _, counts: counts.connections),
-    ("requests_total", "counter", "Requests sent to the peer.", lambda _, counts: counts.requests),
-    ("failed_requests_total", "counter", "Requests that failed at the peer.", lambda _, counts: counts.fails),
-    ("sent_bytes_total", "counter", "Bytes sent to the peer.", lambda _, counts: counts.sent),
-    ("received_bytes_total", "counter", "Bytes received from the peer.", lambda _, counts: counts.received),
+_PREFIX: Final = "upwell_upstream_peer_"
+_TOGETHER: Final = 32  # lines that are one piece
+_ALWAYS: Final = ("connect", "timeout")  # reasons that are told before there is one
+
+_PEER: Final = (
+    ("up", "gauge", "Whether the peer may get traffic."),
+    ("transitions_total", "counter", "How often its checks together changed."),
+    ("connections", "gauge", "Connections of workers to the peer."),
+    ("requests_total", "counter", "Requests sent to the peer."),
+    ("failed_requests_total", "counter", "Requests that failed at the peer."),
+    ("sent_bytes_total", "counter", "Bytes sent to the peer."),
+    ("received_bytes_total", "counter", "Bytes received from the peer."),
+    ("responses_total", "counter", "Answers of the peer by class of status."),
 )
-_CHECK: Final[tuple[tuple[str, str, str, Callable[[View, CheckReport], float]], ...]] = (
-    ("up", "gauge", "Whether the check says that the peer is up.", lambda _, check: int(check.state == UP)),
-    ("passes_total", "counter", "Probes that passed.", lambda _, check: check.passes),
+_CHECK: Final = (
+    ("check_up", "gauge", "Whether the check says that the peer is up."),
+    ("check_passes_total", "counter", "Probes that passed."),
     (
-        "last_timestamp_seconds",
+        "check_last_timestamp_seconds",
         "gauge",
         "When the last probe ended, in seconds since 1970; 0: none has.",
-        lambda view, check: round(view.unix(check.at), 3) if check.at else 0,
     ),
-    ("transitions_total", "counter", "How often the check turned up or down.", lambda _, check: check.record.changes),
+    ("check_transitions_total", "counter", "How often the check turned up or down."),
+    ("check_failures_total", "counter", "Probes that failed, by reason."),
+    ("check_duration_seconds", "histogram", "How long answered probes took."),
 )
 
 
@@ -57,48 +63,67 @@ def pieces(view: View) -> Iterator[str]:
     yield f"upwell_checker_void_probes_total {table.voids.probes}\n"
     yield _family("upwell_configurations_total", "counter", "Configurations in use since the start, reloads included.")
     yield f"upwell_configurations_total {table.configurations}\n"
-    seen = []
+    states: list[str] = []
+    panics: list[str] = []
+    # Every peer is read once, and has its line in each family; a family is one after the other on the page.
+    lines: list[list[str]] = [[] for _ in (*_PEER, *_CHECK)]
     for upstream in view.upstreams:
-        peers = [(_peer_labels(upstream.name, peer), peer) for peer in view.peers(upstream)]
-        seen.append((f'upstream="{_escaped(upstream.name)}"', peers))
-        yield ""
+        label = f'upstream="{_escaped(upstream.name)}"'
+        count = dict.fromkeys(_STATES, 0)
+        for peer in view.peers(upstream):
+            count[peer.state] += 1
+            _add(lines, view, label, peer)
+            yield ""
+        states += [f'upwell_upstream_peers{{{label},state="{state}"}} {count[state]}\n' for state in _STATES]
+        panics.append(f"upwell_upstream_panic{{{label}}} {int(view.panics(upstream))}\n")
     yield _family("upwell_upstream_peers", "gauge", "Peers of the upstream by state.")
-    for labels, peers in seen:
-        for state in _STATES:
-            count = sum(peer.state == state for _, peer in peers)
-            yield f'upwell_upstream_peers{{{labels},state="{state}"}} {count}\n'
+    yield "".join(states)
     yield _family("upwell_upstream_panic", "gauge", "Whether all_down has health ignored now.")
-    for upstream in view.upstreams:
-        yield f'upwell_upstream_panic{{upstream="{_escaped(upstream.name)}"}} {int(view.panics(upstream))}\n'
-    everyone = [one for _, peers in seen for one in peers]
-    counted = [(labels, peer, view.counts(peer)) for labels, peer in everyone]
-    for name, kind, words, value in _PEER:
-        yield _family(f"upwell_upstream_peer_{name}", kind, words)
-        for labels, peer, counts in counted:
-            yield f"upwell_upstream_peer_{name}{{{labels}}} {value(peer, counts)}\n"
-    yield _family("upwell_upstream_peer_responses_total", "counter", "Answers of the peer by class of status.")
-    for labels, _, counts in counted:
-        yield "".join(
-            f'upwell_upstream_peer_responses_total{{{labels},class="{digit}xx"}} {count}\n'
-            for digit, count in enumerate(counts.responses, 1)
+    yield "".join(panics)
+    for (name, kind, words), family in zip((*_PEER, *_CHECK), lines, strict=True):
+        yield _family(f"{_PREFIX}{name}", kind, words)
+        for start in range(0, len(family), _TOGETHER):
+            yield "".join(family[start : start + _TOGETHER])
+
+
+def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) -> None:
+    """Append the lines of one peer to each family, in the order of _PEER and _CHECK."""
+    (up, turns, connections, requests, failed, sent, received, responses, *rest) = lines
+    labels = f'{upstream},peer="{_escaped(peer.label)}",role="{peer.spec.role}"'
+    counts = view.counts(peer)
+    up.append(f"{_PREFIX}up{{{labels}}} {int(peer.state == UP)}\n")
+    turns.append(f"{_PREFIX}transitions_total{{{labels}}} {peer.changes}\n")
+    connections.append(f"{_PREFIX}connections{{{labels}}} {counts.connections}\n")
+    requests.append(f"{_PREFIX}requests_total{{{labels}}} {counts.requests}\n")
+    failed.append(f"{_PREFIX}failed_requests_total{{{labels}}} {counts.fails}\n")
+    sent.append(f"{_PREFIX}sent_bytes_total{{{labels}}} {counts.sent}\n")
+    received.append(f"{_PREFIX}received_bytes_total{{{labels}}} {counts.received}\n")
+    name = f"{_PREFIX}responses_total{{{labels},class="
+    ones, twos, threes, fours, fives = counts.responses
+    responses.append(
+        f'{name}"1xx"}} {ones}\n{name}"2xx"}} {twos}\n{name}"3xx"}} {threes}\n{name}"4xx"}} {fours}\n'
+        f'{name}"5xx"}} {fives}\n'
+    )
+    (check_up, passes, stamp, turned, failures, durations) = rest
+    for place, check in enumerate(peer.checks):
+        of = _check_labels(labels, peer, place)
+        at = round(view.unix(check.at), 3) if check.at else 0
+        record = check.record
+        check_up.append(f"{_PREFIX}check_up{{{of}}} {int(check.state == UP)}\n")
+        passes.append(f"{_PREFIX}check_passes_total{{{of}}} {check.passes}\n")
+        stamp.append(f"{_PREFIX}check_last_timestamp_seconds{{{of}}} {at}\n")
+        turned.append(f"{_PREFIX}check_transitions_total{{{of}}} {record.changes}\n")
+        name = f"{_PREFIX}check_failures_total{{{of},reason="
+        failures.append(
+            "".join(
+                [
+                    f'{name}"{kind}"}} {count}\n'
+                    for kind, count in zip(KINDS, record.kinds, strict=True)
+                    if count or kind in _ALWAYS
+                ]
+            )
         )
-    checks = [
-        (_check_labels(labels, peer, at), check) for labels, peer in everyone for at, check in enumerate(peer.checks)
-    ]
-    for name, kind, words, of in _CHECK:
-        yield _family(f"upwell_upstream_peer_check_{name}", kind, words)
-        for labels, check in checks:
-            yield f"upwell_upstream_peer_check_{name}{{{labels}}} {of(view, check)}\n"
-    yield _family("upwell_upstream_peer_check_failures_total", "counter", "Probes that failed, by reason.")
-    for labels, check in checks:
-        yield "".join(
-            f'upwell_upstream_peer_check_failures_total{{{labels},reason="{kind}"}} {count}\n'
-            for kind, count in zip(KINDS, check.record.kinds, strict=True)
-            if count or kind in ("connect", "timeout")
-        )
-    yield _family("upwell_upstream_peer_check_duration_seconds", "histogram", "How long answered probes took.")
-    for labels, check in checks:
-        yield _histogram(labels, check)
+        durations.append(_histogram(of, check))
 
 
 def _family(name: str, kind: str, words: str) -> str:
@@ -106,29 +131,27 @@ def _family(name: str, kind: str, words: str) -> str:
 
 
 def _histogram(labels: str, check: CheckReport) -> str:
-    name = "upwell_upstream_peer_check_duration_seconds"
-    total = 0
-    lines = []
-    for bound, count in zip(_BOUNDS, check.record.buckets, strict=True):
-        total += count
-        lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total}\n')
-    lines.append(f"{name}_sum{{{labels}}} {check.record.time / 1e6:.6f}\n")
-    lines.append(f"{name}_count{{{labels}}} {total}\n")
+    bucket = f"{_PREFIX}check_duration_seconds_bucket{{{labels},le="
+    sums = accumulate(check.record.buckets)
+    lines = [f'{bucket}"{bound}"}} {total}\n' for bound, total in zip(_BOUNDS, sums, strict=True)]
+    total = sum(check.record.buckets)
+    lines.append(f"{_PREFIX}check_duration_seconds_sum{{{labels}}} {check.record.time / 1e6:.6f}\n")
+    lines.append(f"{_PREFIX}check_duration_seconds_count{{{labels}}} {total}\n")
     return "".join(lines)
-
-
-def _peer_labels(upstream: str, peer: PeerReport) -> str:
-    return f'upstream="{_escaped(upstream)}",peer="{_escaped(peer.label)}",role="{peer.spec.role}"'
 
 
 def _check_labels(labels: str, peer: PeerReport, at: int) -> str:
     """With the check's title, and its place where two have the same."""
     title = peer.checks[at].spec.title
+    if not at:
+        return f'{labels},check="{_escaped(title)}"'
     before = sum(check.spec.title == title for check in peer.checks[:at])
     return f'{labels},check="{_escaped(f"{title} #{before + 1}" if before else title)}"'
 
 
 def _escaped(text: str) -> str:
     """`text` as the value of a label."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
