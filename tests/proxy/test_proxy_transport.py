@@ -20,6 +20,8 @@ from upwell.proxy.intake import Receiver
 from upwell.proxy.listener import Listener
 from upwell.proxy.transport import Poll, Transport
 
+pytestmark = pytest.mark.pure_only(reason="a receiver written here, in Python, cannot be a compiled one's heir")
+
 
 class Noting(Receiver):
     """Does `first` when it is told of its transport; notes what it is told."""
