@@ -20,6 +20,8 @@ _SOON = 1.0  # seconds: a suspected target is not probed more often than this, u
 
 
 _GRAIN = 0.02  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
+_COARSE = 5  # times as many where no more than _CALM probes are due in a second; checks differ in where these times lie
+_CALM = 1000
 
 
 class Rota:
@@ -32,6 +34,7 @@ class Rota:
         "_grain",
         "_interval",
         "_jitter",
+        "_offset",
         "_random",
         "_soon",
         "_timetable",
@@ -50,7 +53,9 @@ class Rota:
         self.changed = False
         self._interval = spec.interval
         self._jitter = max(spec.jitter, 0.0)
-        self._grain = min(_GRAIN, spec.interval / 10) or _GRAIN
+        calm = len(targets) <= _CALM * spec.interval
+        self._grain = min(_GRAIN * _COARSE if calm else _GRAIN, spec.interval / 10) or _GRAIN
+        self._offset = _GRAIN * random.randrange(_COARSE) if calm else 0.0
         self._fast = spec.fast_interval or spec.interval
         self._down = spec.down_interval or spec.interval
         self._soon = spec.fast_interval or min(spec.interval, _SOON)
@@ -82,7 +87,9 @@ class Rota:
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
             # The same times for all checks, whenever each of them began.
-            due = (target.due + period * self._random.random()) // self._grain * self._grain
+            due = (
+                target.due + period * self._random.random()
+            ) // self._grain * self._grain + self._offset % self._grain
         else:
             # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
             due = target.due + period
