@@ -266,6 +266,35 @@ def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        ("grpc_pass grpc://app;", '"grpc_pass" is not supported by upwell'),
+        ("proxy_pass https://app;", '"proxy_pass" to "https://" is not supported by upwell'),
+    ],
+)
+def test_a_refused_pass_directive_is_one_error(refused: str, message: str, tmp_path: Path) -> None:
+    server = f"location /other {{ {refused} health_check; health_check uri=/2; }}"
+    with pytest.raises(ConfigErrors) as caught:
+        _load(tmp_path, "", server=server)
+    assert [error.message for error in caught.value.errors] == [message]
+    with pytest.raises(ConfigErrors) as caught:
+        _load(tmp_path, "", server=f"{server} location /without {{ health_check; }}")
+    assert len(caught.value.errors) == 2
+
+
+def test_no_more_checks_than_there_is_room_for(tmp_path: Path) -> None:
+    checks = "".join(f"health_check uri=/{number};\n" for number in range(8))
+    assert len(_specs(tmp_path, checks)) == 8
+    with pytest.raises(ConfigErrors) as caught:
+        _load(tmp_path, f"{checks}health_check uri=/8;")
+    (error,) = caught.value.errors
+    assert error.message == 'upstream "app" has more than 8 health checks'
+    assert error.position is not None
+    lines = (tmp_path / "nginx.conf").read_text().splitlines()
+    assert "uri=/8" in lines[error.position.line - 1]
+
+
 def test_every_parameter_and_type_is_in_the_reference() -> None:
     text = (Path(__file__).parents[2] / "docs" / "health-checks.md").read_text()
     assert [name for name in PARAMETERS if f"`{name}=" not in text] == []

@@ -15,6 +15,8 @@ from upwell.errors import ConfigErrors
 from upwell.modules.load import load
 from upwell.runtime.build import Plan, plan
 
+FORMS = 'a receiver is "http://host/path" or "https://...", "exec:/path argument ..." or "python:module:function"'
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -102,9 +104,12 @@ def test_a_title_has_no_secrets(spec: NotifySpec, title: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("timeout=5s", '"health_check_notify" needs "http://...", "exec:/path" or "python:module:function"'),
-        ("ftp://x/", 'invalid parameter "ftp://x/"'),
-        ("mailto:x", 'invalid parameter "mailto:x"'),
+        ("timeout=5s", f'"health_check_notify" tells nobody, {FORMS}'),
+        ("ftp://x/", f'invalid parameter "ftp://x/", {FORMS}'),
+        ("mailto:x", f'invalid parameter "mailto:x", {FORMS}'),
+        ("/bin/true", f'invalid parameter "/bin/true", {FORMS}'),
+        ("command=/bin/true", f'invalid parameter "command=/bin/true", {FORMS}'),
+        ("pager:call", f'invalid parameter "pager:call", {FORMS}'),
         ("http://", "invalid URL"),
         ("http://:80/", "invalid URL"),
         ("http://x:99999/", "invalid URL"),
@@ -122,7 +127,7 @@ def test_a_title_has_no_secrets(spec: NotifySpec, title: str) -> None:
         ("http://x/ timeout=0", 'invalid timeout value "0"'),
         ("http://x/ timeout=often", 'invalid timeout value "often"'),
         ("http://x/ debounce=", 'invalid debounce value ""'),
-        ("http://x/ interval=5", 'invalid parameter "interval=5"'),
+        ("http://x/ interval=5", f'invalid parameter "interval=5", {FORMS}'),
         ("exec:", 'the command "" is no absolute path'),
         ("exec:true", 'the command "true" is no absolute path'),
         ("exec:/no/such", 'the command "/no/such" cannot be run'),

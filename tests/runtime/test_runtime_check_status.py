@@ -184,6 +184,24 @@ def test_an_empty_list_is_valid_json_too(serving: Serving) -> None:
     assert json.loads(page(serving, "/?format=json")[2])["servers"]["server"] == []
 
 
+NAME = 'q"<script>&\\x'
+
+
+def test_names_are_escaped_as_each_format_wants(tmp_path: Path) -> None:
+    text = """
+        upstream 'q"<script>&\\\\x' { server 10.0.0.4:3306; check type=tcp; }
+        server { listen 127.0.0.1:8080; location / { check_status; } }
+    """
+    with Serving(tmp_path, text) as serving:
+        (spec,) = serving.checks
+        serving.table.add_check(0, spec.identity, spec.rise, spec.rise)
+        assert spec.upstream == NAME
+        (server,) = json.loads(page(serving, "/?format=json")[2])["servers"]["server"]
+        assert server["upstream"] == NAME
+        assert "<td>q&quot;&lt;script&gt;&amp;\\x</td>" in page(serving, "/")[2]
+        assert 'upstream="q\\"<script>&\\\\x",' in page(serving, "/?format=prometheus")[2]
+
+
 def test_only_get_and_head_are_allowed(serving: Serving) -> None:
     assert page(serving, "/", "POST")[0] == 405
     assert page(serving, "/", "HEAD")[::2] == (200, "")

@@ -99,6 +99,7 @@ class Table:
                     found.setter(block, directive)
             except ConfigError as error:
                 errors.append(error)
+                block.loading.refused.add((block.position, directive.name))
 
     def close(self, block: Block) -> None:
         """Check a complete block."""

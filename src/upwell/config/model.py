@@ -24,8 +24,9 @@ class Load:
 
     `prefix` is nginx's `-p`; `folder` the directory of the main file. `uses` are the variables that templates name,
     with their places; they are checked when the whole file is known. `forgiven` are variables that a refused directive
-    would have made. `idle` are the directives that change nothing, as written. `broken`: braces do not fit, so that
-    checks over whole blocks would find nonsense.
+    would have made; `refused` are the directives that were, by the place of the block they stand in. `idle` are the
+    directives that change nothing, as written. `broken`: braces do not fit, so that checks over whole blocks would find
+    nonsense.
     """
 
     prefix: str
@@ -35,6 +36,7 @@ class Load:
     warnings: list[ConfigError] = field(default_factory=list)
     uses: list[tuple[str, Position]] = field(default_factory=list)
     forgiven: set[str] = field(default_factory=set)
+    refused: set[tuple[Position, str]] = field(default_factory=set)
     idle: list[tuple[str, Position]] = field(default_factory=list)
     broken: bool = False
 

@@ -1,15 +1,19 @@
 """`check_status`: the page of Tengine's health checks, in its four formats, byte for byte.
 
-One thing differs on purpose: a JSON page with `?status=` is valid JSON in every version here. Only the peers of
+Two things differ on purpose: a JSON page with `?status=` is valid JSON in every version here, and names with characters
+that mean something in a format are escaped as it wants. Only the peers of
 upstreams with a `check` are on it, as there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from upwell.check.pages.prometheus_page import escaped
 from upwell.check.report import UP, Report
 from upwell.check.spec import TENGINE
 from upwell.config.command import Module, command
@@ -29,6 +33,7 @@ class CheckStatusSettings:
     format: str = field(default="html", metadata=LOCAL)
 
 
+_text: Final = json.encoder.encode_basestring
 _RED: Final = ' bgcolor="#FF0000"'
 
 
@@ -53,8 +58,8 @@ def _html(lines: Sequence[Line], generation: int) -> str:
     rows = "".join(
         f"  <tr{'' if line.up else _RED}>\n"
         f"    <td>{line.number}</td>\n"
-        f"    <td>{line.upstream}</td>\n"
-        f"    <td>{line.name}</td>\n"
+        f"    <td>{escape(line.upstream, True)}</td>\n"
+        f"    <td>{escape(line.name, True)}</td>\n"
         f"    <td>{line.status}</td>\n"
         f"    <td>{line.rise}</td>\n"
         f"    <td>{line.fall}</td>\n"
@@ -87,7 +92,7 @@ def _csv(lines: Sequence[Line], generation: int) -> str:
 def _json(lines: Sequence[Line], generation: int) -> str:
     up = sum(line.up for line in lines)
     servers = ",\n".join(
-        f'    {{"index": {line.number}, "upstream": "{line.upstream}", "name": "{line.name}", '
+        f'    {{"index": {line.number}, "upstream": {_text(line.upstream)}, "name": {_text(line.name)}, '
         f'"status": "{line.status}", "rise": {line.rise}, "fall": {line.fall}, "type": "{line.type}", '
         f'"port": {line.port}}}'
         for line in lines
@@ -122,7 +127,7 @@ def _prometheus(lines: Sequence[Line], generation: int) -> str:
         for line in lines:
             status = f'status="{line.status}",' if name != "active" else ""
             page.append(
-                f'nginx_upstream_server_{name}{{index="{line.number}",upstream="{line.upstream}",name="{line.name}",'
+                f'nginx_upstream_server_{name}{{index="{line.number}",upstream="{escaped(line.upstream)}",name="{escaped(line.name)}",'
                 f'{status}type="{line.type}",port="{line.port}"}} {value(line)}\n'
             )
     return "".join(page)

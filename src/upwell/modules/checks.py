@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from upwell.check.spec import CheckSpec
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.errors import Position
+from upwell.errors import ConfigError, Position
+from upwell.zone.layout import CHECKS_PER_PEER
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,16 @@ class _Known:
 
 
 def add_check(http: Block, spec: CheckSpec, place: Position | None = None) -> CheckSpec:
-    """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it."""
+    """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it.
+
+    Raises ConfigError for one more than the zone has room for.
+    """
     known = http.own(_Known).setdefault("identities", {}).setdefault(spec.upstream, set())
     while (identity := spec.identity) in known:
         spec = replace(spec, ordinal=spec.ordinal + 1)
+    if len(known) == CHECKS_PER_PEER:
+        what = f'upstream "{spec.upstream}" has more than {CHECKS_PER_PEER} health checks'
+        raise ConfigError(what, place)
     known.add(identity)
     http.append(ChecksSettings, "specs", spec)
     http.append(ChecksSettings, "places", place)

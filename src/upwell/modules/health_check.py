@@ -348,21 +348,22 @@ def _close_http(http: Block) -> None:
         for wish in location[_Wishes].all:
             try:
                 target = _target(location, wish)
-                if target.upstream not in upstreams:
+                if target is None or target.upstream not in upstreams:
                     continue  # an error that has been told
                 spec = _spec(http, location, target, wish, upstreams[target.upstream].implicit)
                 if spec is not None:
                     _read_files(wish, spec)
+                    add_check(http, spec, wish.directive.position)
             except ConfigError as error:
                 http.loading.errors.append(error)
-                continue
-            if spec is not None:
-                add_check(http, spec, wish.directive.position)
 
 
-def _target(location: Block, wish: _Wish) -> ProxyPass:
+def _target(location: Block, wish: _Wish) -> ProxyPass | None:
     target = location[ProxySettings].pass_
     if target is None:
+        refused = location.loading.refused
+        if any(place == location.position and name.endswith("_pass") for place, name in refused):
+            return None
         raise wish.directive.error('"health_check" must be in a location with "proxy_pass"')
     if target.template is not None:
         raise wish.directive.error('"health_check" cannot be used with "proxy_pass" directive with variables')

@@ -27,6 +27,9 @@ from upwell.modules.upstream import UpstreamSettings, UpstreamsSettings
 from upwell.units import parse_time
 
 _URL: Final = re.compile(r"https?://[!-~]+")
+_FORMS: Final = (
+    'a receiver is "http://host/path" or "https://...", "exec:/path argument ..." or "python:module:function"'
+)
 _RETRIES: Final = 5  # of a webhook: half a minute in all
 
 
@@ -61,12 +64,12 @@ def _health_check_notify(block: Block, directive: Directive) -> None:
         else:
             name, _, value = text.partition("=")
             if name not in ("timeout", "retries", "debounce"):
-                raise directive.error(f'invalid parameter "{text}"', index)
+                raise directive.error(f'invalid parameter "{text}", {_FORMS}', index)
         if name in given or (name in ("url", "function") and given.keys() & {"url", "function"}):
             raise directive.error(f'duplicate parameter "{text}"', index)
         given[name] = value if name in ("url", "function") else _option(directive, index, name, value)
     if not given.keys() & {"url", "function", "command"}:
-        raise directive.error('"health_check_notify" needs "http://...", "exec:/path" or "python:module:function"')
+        raise directive.error(f'"health_check_notify" tells nobody, {_FORMS}')
     if "url" in given:
         given.setdefault("retries", _RETRIES)
     block.append(NotifySettings, "targets", NotifySpec(**given))

@@ -68,7 +68,7 @@ def pieces(view: View) -> Iterator[str]:
     # Every peer is read once, and has its line in each family; a family is one after the other on the page.
     lines: list[list[str]] = [[] for _ in (*_PEER, *_CHECK)]
     for upstream in view.upstreams:
-        label = f'upstream="{_escaped(upstream.name)}"'
+        label = f'upstream="{escaped(upstream.name)}"'
         count = dict.fromkeys(_STATES, 0)
         for peer in view.peers(upstream):
             count[peer.state] += 1
@@ -89,7 +89,7 @@ def pieces(view: View) -> Iterator[str]:
 def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) -> None:
     """Append the lines of one peer to each family, in the order of _PEER and _CHECK."""
     (up, turns, connections, requests, failed, sent, received, responses, *rest) = lines
-    labels = f'{upstream},peer="{_escaped(peer.label)}",role="{peer.spec.role}"'
+    labels = f'{upstream},peer="{escaped(peer.label)}",role="{peer.spec.role}"'
     counts = view.counts(peer)
     up.append(f"{_PREFIX}up{{{labels}}} {int(peer.state == UP)}\n")
     turns.append(f"{_PREFIX}transitions_total{{{labels}}} {peer.changes}\n")
@@ -144,12 +144,12 @@ def _check_labels(labels: str, peer: PeerReport, at: int) -> str:
     """With the check's title, and its place where two have the same."""
     title = peer.checks[at].spec.title
     if not at:
-        return f'{labels},check="{_escaped(title)}"'
+        return f'{labels},check="{escaped(title)}"'
     before = sum(check.spec.title == title for check in peer.checks[:at])
-    return f'{labels},check="{_escaped(f"{title} #{before + 1}" if before else title)}"'
+    return f'{labels},check="{escaped(f"{title} #{before + 1}" if before else title)}"'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` as the value of a label."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
