@@ -361,6 +361,63 @@ def test_what_requests_held_against_a_peer_ends_with_an_active_pass() -> None:
     assert upstream.pick((), 101.0) is None
 
 
+def test_the_zone_knows_until_when_requests_keep_a_peer_out_of_use() -> None:
+    upstream, table = build(peer("a", max_fails=2), peer("b"))
+    add_checks(upstream, table)
+    a = upstream.peers[0]
+    upstream.refresh()
+    for until in ((), (110_000,)):
+        a.connections += 1
+        upstream.release(a, 100.0, failed=True)
+        assert table.counts(a.row).suspended == table.counts(a.row, 0).suspended == until
+    upstream.publish()
+    assert table.counts(a.row).suspended == (110_000,)
+    table.clear(a.row, 101_000)
+    table.publish()
+    upstream.refresh()
+    assert table.counts(a.row).suspended == ()
+    for _ in range(2):
+        a.connections += 1
+        upstream.release(a, 120.0, failed=True)
+    # Neither a worker that takes the number of one that died, nor a reload, has it from there.
+    assert table.counts(a.row).suspended == (130_000,)
+    successor = PeerTable.create(peer_keys(upstream.spec), 1)
+    successor.adopt(table)
+    assert successor.counts(a.row).suspended == ()
+    Upstream(upstream.spec, table)
+    assert table.counts(a.row).suspended == ()
+
+
+def test_an_active_pass_does_not_end_a_suspension_that_follows_on_one_that_it_ended() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    add_checks(upstream, table)
+    a = upstream.peers[0]
+
+    def fail(now: float) -> None:
+        a.connections += 1
+        upstream.release(a, now, failed=True)
+
+    def passes(now: float) -> bool:
+        """An active pass: whether the peer is in use after it."""
+        table.clear(a.row, int(now * 1000))
+        table.publish()
+        upstream.refresh()
+        return a.fails == 0
+
+    upstream.refresh()
+    fail(100.0)
+    assert passes(101.0)
+    fail(102.0)
+    assert not passes(103.0)
+    assert not passes(104.0)
+    assert names(upstream, 2, 112.0) == "bb"
+    assert "a" in names(upstream, 2, 112.5)  # its time is over
+    fail(120.0)
+    assert passes(121.0)  # the one before was ended by time, not by a pass
+    fail(131.5)
+    assert passes(132.0)  # requests went well for as long as its fail_timeout
+
+
 def test_a_new_worker_takes_over_no_old_word() -> None:
     upstream, table = build(peer("a"), peer("b"))
     table.clear(upstream.peers[0].row, 1000)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -110,6 +111,28 @@ def test_every_form_says_when_health_is_ignored(tmp_path: Path) -> None:
         serving.table.set_check(serving.table.layout.check(row, slot), 0, 5, 0, 0, False)
         serving.table.summarise(row, 5)
         assert told() == (True, True, True)
+
+
+def test_every_form_says_when_requests_keep_a_peer_out_of_use(serving: Serving) -> None:
+    def told() -> tuple[int, str | None, bool, bool]:
+        peer = found(serving, "/json")["upstreams"][0]["peers"][0]
+        assert peer["state"] == "up"
+        assert (peer["suspended_for"] > 0) == (peer["suspended_workers"] > 0)
+        name = b'upwell_upstream_peer_suspended_workers{upstream="app",peer="10.0.0.1:80",role="primary"} 1\n'
+        return (
+            peer["suspended_workers"],
+            peer["why"],
+            name in page(serving, "/prometheus").body,
+            b"requests failed: out of use in 1 of 1 workers for " in page(serving, "/").body,
+        )
+
+    assert told() == (0, None, False, False)
+    serving.table.set_suspended(0, 0, int(time.monotonic() * 1000) + 3_600_000)
+    workers, why, sample, row = told()
+    assert (workers, sample, row) == (1, True, True)
+    assert re.fullmatch(r"requests failed: out of use in 1 of 1 workers for 3\d\d\d\.\d s more", why or "")
+    serving.table.set_suspended(0, 0, int(time.monotonic() * 1000) - 1)
+    assert told() == (0, None, False, False)
 
 
 def test_a_part_can_be_asked_for(serving: Serving) -> None:

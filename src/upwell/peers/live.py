@@ -16,7 +16,8 @@ class Peer:
     whether it may get traffic as of the last `Upstream.refresh()`, `healthy` whether it might if its upstream did not
     ignore health just then (peers/panic.py). `accessed` (last failure) and `checked` (start of
     the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` says
-    as of then when its checks ended what requests held against it, in the zone's words; `started` when it began anew
+    as of then when its checks ended what requests held against it, in the zone's words; `relieved` (0.0: never) when
+    that last ended a suspension, and `relapsed` that the one after it may not end so; `started` when it began anew
     (0.0: never), which is kept only where somebody has a `slow_start`.
 
     `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow;
@@ -40,6 +41,8 @@ class Peer:
         "max_fails",
         "name",
         "received",
+        "relapsed",
+        "relieved",
         "requests",
         "responses",
         "row",
@@ -68,6 +71,8 @@ class Peer:
         self.checked = 0.0
         self.started = 0.0
         self.cleared = 0
+        self.relieved = 0.0
+        self.relapsed = False
         self.connections = 0
         self.requests = 0
         self.failures = 0

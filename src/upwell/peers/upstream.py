@@ -46,6 +46,7 @@ class Upstream:
     __slots__ = (
         "_backup",
         "_backup_balancer",
+        "_counted",
         "_generation",
         "_local",
         "_log",
@@ -78,6 +79,7 @@ class Upstream:
         self._table = table
         self._words = table.words
         self._worker = worker
+        self._counted = 0 <= worker < table.workers
         self._log = log
         self._suspect = suspect
         self._local: dict[Peer, tuple[int, int]] = {}
@@ -161,6 +163,10 @@ class Upstream:
             return False
         (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
         disabled = count_failure(peer, now)
+        if disabled:
+            peer.relapsed = peer.relieved > 0 and now - peer.relieved <= peer.fail_timeout
+            if self._counted:
+                self._table.set_suspended(peer.row, self._worker, int((now + peer.fail_timeout) * 1000))
         if disabled and self._log is not None:
             self._log.warn("upstream server temporarily disabled")
         if disabled and self._suspect is not None and self._table.summary(peer.row) != CHECKS_NONE:
@@ -186,15 +192,19 @@ class Upstream:
                 peer.healthy = up
                 changed = True
                 if up and summary == CHECKS_UP:
-                    forgotten(peer)
+                    self._forget(peer)
             if policy and may_count(table, peer.row, admin & 3, peer.spec.down):
                 counted.append(peer)
             cleared = words[at + PEER_CLEARED]
             if cleared != peer.cleared:
                 peer.cleared = cleared
-                if self._slowly and 0 < peer.max_fails <= peer.fails:
-                    self._start(peer, cleared / 1000)
-                forgotten(peer)
+                if not 0 < peer.max_fails <= peer.fails:
+                    self._forget(peer)
+                elif not peer.relapsed:
+                    peer.relieved = cleared / 1000
+                    if self._slowly:
+                        self._start(peer, peer.relieved)
+                    self._forget(peer)
             if self._slowly and words[at + PEER_STARTED] / 1000 > peer.started:
                 self._start(peer, words[at + PEER_STARTED] / 1000)
         if policy:
@@ -233,6 +243,12 @@ class Upstream:
             )
             self._table.set_counts(peer.row, self._worker, counts)
 
+    def _forget(self, peer: Peer) -> None:
+        """What requests held against the peer is over before its time."""
+        if peer.fails and self._counted:
+            self._table.set_suspended(peer.row, self._worker, 0)
+        forgotten(peer)
+
     def _start(self, peer: Peer, now: float) -> None:
         """The peer begins anew."""
         peer.started = now
@@ -253,9 +269,10 @@ class Upstream:
 
     def _resume_counts(self) -> None:
         """Go on from the counters of the worker that had this number before and died."""
-        if not 0 <= self._worker < self._table.workers:
+        if not self._counted:
             return
         for peer in self.peers:
+            self._table.set_suspended(peer.row, self._worker, 0)
             counts = self._table.counts(peer.row, self._worker)
             peer.requests = counts.requests
             peer.failures = counts.fails

@@ -24,7 +24,7 @@ CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 
 # One block per worker, written by that worker.
 WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
@@ -95,7 +95,8 @@ COUNT_FAILS: Final = 2
 COUNT_1XX: Final = 3  # 4..7: 2xx to 5xx
 COUNT_SENT: Final = 8
 COUNT_RECEIVED: Final = 9
-COUNT_WORDS: Final = 10
+COUNT_SUSPENDED: Final = 10  # until when requests keep the peer out of use there, milliseconds; never carried over
+COUNT_WORDS: Final = 11
 
 WORD_BYTES: Final = 8
 

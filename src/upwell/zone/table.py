@@ -42,6 +42,7 @@ from upwell.zone.layout import (
     COUNT_RECEIVED,
     COUNT_REQUESTS,
     COUNT_SENT,
+    COUNT_SUSPENDED,
     COUNT_WORDS,
     GENERATION,
     LAYOUT_VERSION,
@@ -111,7 +112,8 @@ class Voids(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What the workers counted for one peer. `responses` are 1xx to 5xx; `sent` and `received` are bytes."""
+    """What the workers counted for one peer. `responses` are 1xx to 5xx; `sent` and `received` are bytes.
+    `suspended` is until when (milliseconds) workers last kept it out of use for failed requests."""
 
     connections: int
     requests: int
@@ -119,6 +121,7 @@ class Counts(NamedTuple):
     responses: tuple[int, int, int, int, int]
     sent: int
     received: int
+    suspended: tuple[int, ...] = ()
 
 
 class PeerTable:
@@ -196,7 +199,7 @@ class PeerTable:
             base = layout.count(row, -1)
             for worker in range(-1, old.workers):
                 counts = old.layout.count(old_row, worker)
-                for word in range(COUNT_REQUESTS, COUNT_WORDS):
+                for word in range(COUNT_REQUESTS, COUNT_SUSPENDED):
                     words[base + word] += old.words[counts + word]
         for name, at in self._upstream_of.items():
             old_at = old._upstream_of.get(name)
@@ -422,10 +425,12 @@ class PeerTable:
             # The generations before, then worker after worker: one block.
             start = self.layout.count(row, -1)
             words = self.words[start : start + (self.workers + 1) * COUNT_WORDS].tolist()
-            total = [sum(words[word::COUNT_WORDS]) for word in range(COUNT_WORDS)]
+            total = [sum(words[word::COUNT_WORDS]) for word in range(COUNT_SUSPENDED)]
+            until = words[COUNT_WORDS + COUNT_SUSPENDED :: COUNT_WORDS]
         else:
             start = self.layout.count(row, worker)
             total = self.words[start : start + COUNT_WORDS].tolist()
+            until = total[COUNT_SUSPENDED:]
         one_xx, two_xx, three_xx, four_xx, five_xx = total[COUNT_1XX : COUNT_1XX + 5]
         return Counts(
             total[COUNT_CONNECTIONS],
@@ -434,7 +439,12 @@ class PeerTable:
             (one_xx, two_xx, three_xx, four_xx, five_xx),
             total[COUNT_SENT],
             total[COUNT_RECEIVED],
+            tuple(filter(None, until)),
         )
+
+    def set_suspended(self, row: int, worker: int, until: int) -> None:
+        """Say that `worker` keeps the peer out of use till `until` (milliseconds), 0: not any more. Only it may."""
+        self.words[self.layout.count(row, worker) + COUNT_SUSPENDED] = until
 
     def set_counts(self, row: int, worker: int, counts: Counts) -> None:
         """Write a worker's own counters. Only worker `worker` may. Raises IndexError for a worker that is not there."""

@@ -156,7 +156,8 @@ def _rows(view: View, place: str, peer: PeerReport) -> str:
         f" <small>{mark}</small>" for mark, is_so in (("backup", spec.backup), ("down", spec.down)) if is_so
     )
     since = f"<br><small>for {_span(view.age(peer.since))}</small>" if peer.since else ""
-    why = f"<br><small>{escape(peer.why)}</small>" if peer.why else ""
+    reason = peer.why or view.suspension(counts)
+    why = f"<br><small>{escape(reason)}</small>" if reason else ""
     span = f' rowspan="{len(peer.checks)}"' if len(peer.checks) > 1 else ""
     first = (
         f"<td{span}>{escape(peer.label)}{marks}</td>"

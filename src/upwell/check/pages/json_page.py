@@ -65,11 +65,14 @@ def _peer(view: View, peer: PeerReport, texts: dict[int, str]) -> str:
     server = name if spec.server == spec.name else _text(spec.server)
     label = name if peer.label == spec.name else _text(peer.label)
     checks = ", ".join([_check(view, check, texts) for check in peer.checks])
+    workers, seconds = view.suspended(counts)
+    why = peer.why or (view.suspension(counts) if workers else "")
     return (
         f'{{"name": {name}, "label": {label}, "server": {server}, "role": "{spec.role}", "weight": {spec.weight},'
-        f' "state": "{peer.state}", "why": {_text_or_null(peer.why)}, "admin": {_text_or_null(peer.admin)},'
+        f' "state": "{peer.state}", "why": {_text_or_null(why)}, "admin": {_text_or_null(peer.admin)},'
         f' "since": {_moment(view, peer.since)}, "changes": {peer.changes}, "connections": {counts.connections},'
-        f' "requests": {counts.requests}, "failed_requests": {counts.fails}, "responses": {{"1xx": {ones},'
+        f' "requests": {counts.requests}, "failed_requests": {counts.fails}, "suspended_workers": {workers},'
+        f' "suspended_for": {round(seconds, 3)}, "responses": {{"1xx": {ones},'
         f' "2xx": {twos}, "3xx": {threes}, "4xx": {fours}, "5xx": {fives}}}, "sent": {counts.sent},'
         f' "received": {counts.received}, "checks": [{checks}]}}'
     )

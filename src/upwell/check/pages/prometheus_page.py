@@ -30,6 +30,7 @@ _PEER: Final = (
     ("connections", "gauge", "Connections of workers to the peer."),
     ("requests_total", "counter", "Requests sent to the peer."),
     ("failed_requests_total", "counter", "Requests that failed at the peer."),
+    ("suspended_workers", "gauge", "Workers that keep the peer out of use for failed requests."),
     ("sent_bytes_total", "counter", "Bytes sent to the peer."),
     ("received_bytes_total", "counter", "Bytes received from the peer."),
     ("responses_total", "counter", "Answers of the peer by class of status."),
@@ -88,7 +89,7 @@ def pieces(view: View) -> Iterator[str]:
 
 def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) -> None:
     """Append the lines of one peer to each family, in the order of _PEER and _CHECK."""
-    (up, turns, connections, requests, failed, sent, received, responses, *rest) = lines
+    (up, turns, connections, requests, failed, suspended, sent, received, responses, *rest) = lines
     labels = f'{upstream},peer="{escaped(peer.label)}",role="{peer.spec.role}"'
     counts = view.counts(peer)
     up.append(f"{_PREFIX}up{{{labels}}} {int(peer.state == UP)}\n")
@@ -96,6 +97,7 @@ def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) ->
     connections.append(f"{_PREFIX}connections{{{labels}}} {counts.connections}\n")
     requests.append(f"{_PREFIX}requests_total{{{labels}}} {counts.requests}\n")
     failed.append(f"{_PREFIX}failed_requests_total{{{labels}}} {counts.fails}\n")
+    suspended.append(f"{_PREFIX}suspended_workers{{{labels}}} {view.suspended(counts)[0]}\n")
     sent.append(f"{_PREFIX}sent_bytes_total{{{labels}}} {counts.sent}\n")
     received.append(f"{_PREFIX}received_bytes_total{{{labels}}} {counts.received}\n")
     name = f"{_PREFIX}responses_total{{{labels},class="

@@ -53,6 +53,20 @@ class View:
     def counts(self, peer: PeerReport) -> Counts:
         return self.report.counts(peer)
 
+    def suspended(self, counts: Counts) -> tuple[int, float]:
+        """How many workers keep a peer out of use for failed requests, and for how many seconds more at most."""
+        now = self.now * 1000
+        ends = [until for until in counts.suspended if until > now]
+        return len(ends), max(ends) / 1000 - self.now if ends else 0.0
+
+    def suspension(self, counts: Counts) -> str:
+        """The same in words, "" if none does."""
+        workers, seconds = self.suspended(counts)
+        if not workers:
+            return ""
+        of = f"{workers} of {self.report.table.workers} workers"
+        return f"requests failed: out of use in {of} for {max(seconds, 0.1):.1f} s more"
+
     def panics(self, upstream: UpstreamSpec) -> bool:
         """Whether its `all_down` has health ignored now."""
         return ignores_health(upstream, self.report.table)
