@@ -20,6 +20,7 @@ import pytest
 
 from tests.check.probing import LIMIT, Probing
 from upwell.check import checker, notify
+from upwell.check.functions import Call
 from upwell.check.listener import Turn
 from upwell.check.notify import Channel, Command, Function, NotDelivered, Notifier, Webhook
 from upwell.check.spec import PLUS, CheckSpec, NotifySpec
@@ -540,6 +541,32 @@ def test_a_function_that_fails(module: ModuleType) -> None:
     with pytest.raises(NotDelivered, match=r"cannot import upwell\.nosuch") as caught:
         Function("upwell.nosuch:f")(DOCUMENT, LIMIT)
     assert caught.value.final
+
+
+def test_a_function_that_blocks_its_event_loop_holds_up_no_probe(module: ModuleType) -> None:
+    gate = threading.Event()
+    over = threading.Event()
+
+    async def hang(document: object) -> None:
+        gate.wait(LIMIT)
+
+    async def good(document: object) -> None:
+        over.set()
+
+    module.hang = hang  # type: ignore[attr-defined]
+    module.good = good  # type: ignore[attr-defined]
+    with pytest.raises(NotDelivered, match=r"timeout after 0\.01 s"):
+        Function(f"{module.__name__}:hang")(DOCUMENT, 0.01)
+    Function(f"{module.__name__}:good")(DOCUMENT, LIMIT)
+    assert over.is_set()
+    # Even a probe's function of the same name has a loop of its own.
+    over.clear()
+    fd = os.eventfd(0)
+    Call(good, None, fd, f"{module.__name__}:hang").start()
+    assert over.wait(LIMIT / 2)
+    gate.set()
+    os.eventfd_read(fd)
+    os.close(fd)
 
 
 def _delivers(function: Function) -> bool:

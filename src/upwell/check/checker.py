@@ -401,10 +401,17 @@ class Checker:
                 target.lagged = _SPARED
                 self._queue(target)
                 continue
-            verdict = target.expire(now)
+            try:
+                verdict = target.expire(now)
+            except NoSocket as error:
+                self._no_verdict(f"failed to {error.doing}: {error.word}", now)
+                self._continue.append((target.course, target))
+                continue
             if verdict is not None:
                 self._observe(target, verdict, now)
                 self._continue.append((target.course, target))
+            elif target.probing:
+                self._queue(target)  # it has more time
 
     def _no_verdict(self, why: str, now: float, late: float = 0.0) -> None:
         """A probe is over without a verdict, for trouble of this machine's own."""

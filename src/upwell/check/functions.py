@@ -1,8 +1,8 @@
 """Functions of the user's, "module:name": found, and run where they can hold up nobody. Knows no check and no peer.
 
-Ordinary ones run in threads, `async` ones in one event loop in a thread of its own. A thread cannot be ended from
-outside: a call that takes too long is given up, and its thread comes back when it does. All threads are daemons, so
-none of them keeps the process.
+Ordinary ones run in threads, `async` ones in event loops, of which each function has its own: one that blocks holds up
+no other. A thread cannot be ended from outside: a call that takes too long is given up, and its thread comes back when
+it does; a loop that such a call blocks is replaced. All threads are daemons, so none of them keeps the process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import importlib
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 512
 """Of a process, with those of calls that were given up."""
+MOST_LOOPS = 64
+"""Event loops of a process, with those that are blocked; more functions than that share them."""
+_HELD = 0.05  # seconds; a loop that one call holds for less has delayed nobody
 _LONGEST = 200  # letters of what a function says
 
 
@@ -69,23 +73,44 @@ def one_line(text: str) -> str:
 
 class Call:
     """One call of a function. Its `outcome` (what it returned, or raised) is there once it is over: then the eventfd
-    `fd` is written to, unless the call was given up before. `begun` says whether the function was reached yet."""
+    `fd` is written to, unless the call was given up before. `begun` says whether the function was reached yet. `title`
+    is the function's name; calls of one `kind` and title have one event loop."""
 
-    __slots__ = ("_fd", "_lock", "_task", "argument", "begun", "function", "outcome")
+    __slots__ = (
+        "_before",
+        "_fd",
+        "_lock",
+        "_loop",
+        "_own",
+        "_task",
+        "argument",
+        "begun",
+        "function",
+        "kind",
+        "outcome",
+        "title",
+    )
 
-    def __init__(self, function: Callable[..., Any], argument: object, fd: int) -> None:
+    def __init__(
+        self, function: Callable[..., Any], argument: object, fd: int, title: str = "", kind: str = ""
+    ) -> None:
         self.function = function
         self.argument = argument
+        self.title = title
+        self.kind = kind
         self.begun = False
         self.outcome: tuple[Any, BaseException | None] | None = None
         self._lock = threading.Lock()
         self._fd = fd
         self._task: asyncio.Task[None] | None = None
+        self._loop: EventLoop | None = None
+        self._before = 0.0  # how long the loop had been held in all when this call came to it
+        self._own = 0.0  # how long this call itself held it
 
     def start(self) -> None:
         """Raises NoThread."""
         if is_async(self.function):
-            _event_loop(os.getpid()).call_soon_threadsafe(self._begin)
+            self._enter().call(self._begin)
         else:
             _threads(os.getpid()).submit(self._run)
 
@@ -95,8 +120,33 @@ class Call:
             self._fd = -1
             if not self.begun:
                 self.outcome = (None, None)
-        if self._task is not None:
-            _event_loop(os.getpid()).call_soon_threadsafe(self._task.cancel)
+        if self._task is not None and self._loop is not None:
+            self._loop.call(self._task.cancel)
+
+    @property
+    def given_up(self) -> bool:
+        return self._fd < 0
+
+    @property
+    def blocker(self) -> str:
+        """The function of another call that blocks this one now; "" if there is none."""
+        held = self._loop.holder if self._loop is not None else None
+        return held.title if held is not None and held is not self else ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another call blocks its event loop, which was replaced: it is cancelled before it goes on."""
+        return self._loop is not None and self._loop.replaced and bool(self.blocker)
+
+    @property
+    def delayed(self) -> float:
+        """For how many seconds other calls have held the loop since this one was there."""
+        return self._loop.lag - self._before - self._own if self._loop is not None else 0.0
+
+    def _enter(self) -> EventLoop:
+        self._loop = loop = _event_loops(os.getpid()).of(self.kind, self.title)
+        self._before = loop.lag
+        return loop
 
     def _may_begin(self) -> bool:
         with self._lock:
@@ -110,35 +160,51 @@ class Call:
             return
         try:
             value = self.function(self.argument)
+            if inspect.isawaitable(value):
+                self._enter().call(self._go_on, value)
+                return
         except BaseException as error:
             self._over(None, error)
             return
-        if inspect.isawaitable(value):
-            _event_loop(os.getpid()).call_soon_threadsafe(self._go_on, value)
-        else:
-            self._over(value, None)
+        self._over(value, None)
 
     def _begin(self) -> None:
         """In the event loop."""
+        loop = self._loop
+        assert loop is not None
         if not self._may_begin():
+            loop.less()
             return
+        loop.hold(self)
         try:
             awaitable = self.function(self.argument)
         except BaseException as error:
             self._over(None, error)
+            loop.less()
         else:
             self._go_on(awaitable)
+        finally:
+            self._own += loop.release()
 
     def _go_on(self, awaitable: Awaitable[Any]) -> None:
-        self._task = _event_loop(os.getpid()).create_task(self._await(awaitable))
+        assert self._loop is not None
+        self._task = self._loop.loop.create_task(self._await(awaitable))
 
     async def _await(self, awaitable: Awaitable[Any]) -> None:
+        loop = self._loop
+        assert loop is not None
         try:
-            value = await awaitable
+            value = await _Steps(self, loop, awaitable)
         except BaseException as error:
             self._over(None, error)
         else:
             self._over(value, None)
+        finally:
+            loop.less()
+
+    def took(self, seconds: float) -> None:
+        """This call itself held the loop."""
+        self._own += seconds
 
     def _over(self, value: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -147,6 +213,174 @@ class Call:
             self.outcome = (value, error)
             if self._fd >= 0:
                 os.eventfd_write(self._fd, 1)
+
+
+class _Steps:
+    """An awaitable, of which each step is noted in the loop: who it is that holds it."""
+
+    __slots__ = ("_call", "_inner", "_loop")
+
+    def __init__(self, call: Call, loop: EventLoop, awaitable: Awaitable[Any]) -> None:
+        self._call = call
+        self._loop = loop
+        self._inner = _awaiting(awaitable).__await__()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self)
+
+    def __iter__(self) -> _Steps:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        self._loop.hold(self._call)
+        try:
+            return self._inner.send(value)
+        finally:
+            self._call.took(self._loop.release())
+
+    def throw(self, *error: Any) -> Any:
+        self._loop.hold(self._call)
+        try:
+            return self._inner.throw(*error)
+        finally:
+            self._call.took(self._loop.release())
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+async def _awaiting(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class EventLoop:
+    """An event loop in a thread of its own. `held` is the call that has it now; `lag` is for how many seconds calls
+    have held it in all, if it was for long. Once `replaced`, it ends with the last of its calls."""
+
+    __slots__ = ("_calls", "_lock", "_since", "held", "kind", "lag", "loop", "replaced")
+
+    def __init__(self, kind: str) -> None:
+        """Raises NoThread."""
+        import asyncio  # a checker without such functions does without it
+
+        self.kind = kind
+        self.loop = asyncio.new_event_loop()
+        self.held: Call | None = None
+        self.lag = 0.0
+        self.replaced = False
+        self._since = 0.0
+        self._calls = 0
+        self._lock = threading.Lock()
+        try:
+            threading.Thread(target=self._live, name="upwell-async", daemon=True).start()
+        except RuntimeError as error:
+            self.loop.close()
+            raise NoThread(str(error)) from error
+
+    def __repr__(self) -> str:
+        return f"<EventLoop {self._calls} calls>"
+
+    @property
+    def calls(self) -> int:
+        return self._calls
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a call holds it that nobody waits for any more."""
+        held = self.holder
+        return held is not None and held.given_up
+
+    @property
+    def holder(self) -> Call | None:
+        """The call that has held it for a while."""
+        held = self.held
+        return held if held is not None and time.monotonic() - self._since > _HELD else None
+
+    @property
+    def ended(self) -> bool:
+        return self.loop.is_closed()
+
+    def more(self) -> None:
+        """One more call."""
+        with self._lock:
+            self._calls += 1
+
+    def less(self) -> None:
+        """A call is over."""
+        with self._lock:
+            self._calls -= 1
+            last = self.replaced and not self._calls
+        if last:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def replace(self) -> None:
+        """Another one takes over from now on."""
+        with self._lock:
+            self.replaced = True
+            last = not self._calls
+        if last:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # it has ended, and so have all of its calls
+            self.loop.call_soon_threadsafe(function, *arguments)
+
+    def hold(self, call: Call) -> None:
+        self._since = time.monotonic()
+        self.held = call
+
+    def release(self) -> float:
+        """For how long it was held, 0.0 if it was for a moment."""
+        self.held = None
+        seconds = time.monotonic() - self._since
+        if seconds < _HELD:
+            return 0.0
+        self.lag += seconds
+        return seconds
+
+    def _live(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
+
+
+class EventLoops:
+    """One for each function (by kind and name), `most` in all; if there are more, those of one kind share."""
+
+    __slots__ = ("_all", "_by_name", "_lock", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._by_name: dict[tuple[str, str], EventLoop] = {}
+        self._all: list[EventLoop] = []
+
+    def __repr__(self) -> str:
+        return f"<EventLoops {len(self._all)}>"
+
+    def of(self, kind: str, title: str) -> EventLoop:
+        """The loop for one more call, which is counted in it. Raises NoThread."""
+        with self._lock:
+            loop = self._by_name.get((kind, title))
+            if loop is None or loop.replaced or loop.blocked:
+                loop = self._by_name[kind, title] = self._another(kind, loop)
+            loop.more()
+            return loop
+
+    def _another(self, kind: str, blocked: EventLoop | None) -> EventLoop:
+        self._all = [loop for loop in self._all if not loop.ended]
+        if len(self._all) < self._most:
+            loop = EventLoop(kind)
+            self._all.append(loop)
+            if blocked is not None:
+                blocked.replace()
+            return loop
+        others = [loop for loop in self._all if loop.kind == kind and not loop.replaced and not loop.blocked]
+        if not others:
+            raise NoThread(f"{self._most} event loops are blocked")
+        return min(others, key=lambda loop: loop.calls)
 
 
 class Threads:
@@ -190,9 +424,6 @@ class Threads:
             job = self._work.get()
 
 
-_STARTING = threading.Lock()
-
-
 # By process: after a fork neither threads nor a running loop are there.
 
 
@@ -201,22 +432,9 @@ def _threads(pid: int) -> Threads:
     return Threads(MOST_THREADS)
 
 
-def _event_loop(pid: int) -> asyncio.AbstractEventLoop:
-    with _STARTING:
-        return _running_loop(pid)
-
-
 @cache
-def _running_loop(pid: int) -> asyncio.AbstractEventLoop:
-    import asyncio  # a checker without such functions does without it
-
-    loop = asyncio.new_event_loop()
-    try:
-        threading.Thread(target=loop.run_forever, name="upwell-async", daemon=True).start()
-    except RuntimeError as error:
-        loop.close()
-        raise NoThread(str(error)) from error
-    return loop
+def _event_loops(pid: int) -> EventLoops:
+    return EventLoops(MOST_LOOPS)
 
 
 def import_trial(function: str, become: Callable[[], None], patience: float = 10.0) -> str:

@@ -409,9 +409,10 @@ class Function:
     It is imported when the checker starts. That it cannot be, is told at each transition.
     """
 
-    __slots__ = ("_call", "_function", "_wrong")
+    __slots__ = ("_call", "_function", "_title", "_wrong")
 
     def __init__(self, function: str) -> None:
+        self._title = function
         self._call: Call | None = None
         self._wrong = ""
         try:
@@ -426,7 +427,7 @@ class Function:
             raise NotDelivered("an earlier call is still running")
         fd = os.eventfd(0, os.EFD_CLOEXEC)
         try:
-            self._call = call = Call(self._function, dict(document), fd)
+            self._call = call = Call(self._function, dict(document), fd, self._title, "notify")
             call.start()
             waiting = select.poll()
             waiting.register(fd, select.POLLIN)

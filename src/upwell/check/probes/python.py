@@ -9,7 +9,8 @@
 It gets a `CheckedPeer`. Returning None or True passes, False or a text (the reason) fails, and so does raising. It is
 looked for where Python looks, and then in the prefix (`-p`), and imported by the checker when the check is made, as the
 user that workers run as; a reload (HUP) imports it anew. An ordinary function runs in a thread, an `async` one in an
-event loop that all such functions share, and which none of them may block. It shares the checker's processor time with
+event loop that all calls of this function share, and which it should not block: a call that was held up by another one
+says nothing about its peer. It shares the checker's processor time with
 all other probes: what needs much of it is better a command (`exec`).
 
 A function that is not back in time is given up (an `async` one is cancelled), and the peer has failed. As long as it is
@@ -47,7 +48,7 @@ class CheckedPeer:
 class PythonTarget(Target):
     """An eventfd tells the loop that a call is over; there is one for each call that is waited for."""
 
-    __slots__ = ("_call", "_fd", "_function", "_peer", "_title", "_wrong")
+    __slots__ = ("_call", "_fd", "_function", "_peer", "_spared", "_title", "_wrong")
 
     def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> None:
         super().__init__(spec, peer, place, loop)
@@ -64,6 +65,7 @@ class PythonTarget(Target):
             self._wrong = str(error)
         self._call: Call | None = None  # that goes on, waited for or not
         self._fd = -1
+        self._spared = False
 
     def __repr__(self) -> str:
         return f"<PythonTarget {self.name} {'running' if self._fd >= 0 else 'idle'}>"
@@ -78,10 +80,13 @@ class PythonTarget(Target):
 
     def start(self, now: float) -> Verdict | None:
         call = self._call
-        if call is not None and call.outcome is None:
+        if call is not None and call.outcome is None and not call.lost:
+            if call.blocker:
+                raise self._blocked(call)
             return Verdict(False, "timeout", f"still running since {now - self.started:.0f} s")
         self._call = None
         self.started = now
+        self._spared = False
         self.deadline = now + self.timeout
         if self._wrong:
             return Verdict(False, "function", self._wrong)
@@ -91,7 +96,7 @@ class PythonTarget(Target):
             raise NoSocket(os.strerror(error.errno or 0).lower(), "call a function") from error
         self.loop.targets[self._fd] = self
         self.loop.epoll.register(self._fd, EPOLLIN)
-        call = Call(self._function, self._peer, self._fd)
+        call = Call(self._function, self._peer, self._fd, self._title)
         try:
             call.start()
         except NoThread as error:
@@ -110,10 +115,24 @@ class PythonTarget(Target):
         return judge(value, error)
 
     def expire(self, now: float) -> Verdict | None:
-        begun = self._call is not None and self._call.begun
+        """Raises NoSocket if it was another call that took the time."""
+        call = self._call
+        if call is not None and call.blocker:
+            self.close()
+            raise self._blocked(call)
+        if call is not None and call.delayed > 0 and not self._spared:
+            # What others took away is given back, once.
+            self._spared = True
+            self.deadline = now + min(call.delayed, self.timeout)
+            return None
+        begun = call is not None and call.begun
         self.close()
-        doing = f"running {self._title}" if begun else f"before {self._title} could begin: another function blocks"
-        return Verdict(False, "timeout", timed_out(self.timeout, doing))
+        if not begun:
+            raise NoSocket("no thread came to it in time", f"call {self._title}")
+        return Verdict(False, "timeout", timed_out(self.timeout, f"running {self._title}"))
+
+    def _blocked(self, call: Call) -> NoSocket:
+        return NoSocket(f"{call.blocker} blocks the event loop", f"call {self._title}")
 
     def broken(self, error: Exception, now: float) -> Verdict | None:
         probing = self.probing
