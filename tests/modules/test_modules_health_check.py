@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.runtime.serving import Serving
 from upwell.check.probes import TARGETS
 from upwell.check.spec import PLUS, CheckSpec, to_message
 from upwell.config.model import Config
 from upwell.errors import ConfigErrors
+from upwell.modules import (
+    check_status,
+    health_check,
+    health_check_notify,
+    health_check_state,
+    health_policy,
+    match,
+    tengine_check,
+    upwell_status,
+)
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.health_check import PARAMETERS, TYPES
 from upwell.modules.load import load
@@ -299,3 +311,25 @@ def test_every_parameter_and_type_is_in_the_reference() -> None:
     text = (Path(__file__).parents[2] / "docs" / "health-checks.md").read_text()
     assert [name for name in PARAMETERS if f"`{name}=" not in text] == []
     assert [name for name in TYPES if f"`{name}`" not in text] == []
+
+
+def test_every_directive_metric_and_field_is_in_the_reference(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "health-checks.md").read_text()
+    modules = (check_status, health_check, health_check_notify, health_check_state, health_policy, match, tengine_check)
+    names = {item.name for module in (*modules, upwell_status) for item in module.MODULE.commands}
+    assert len(names) > 15
+    assert sorted(name for name in names if not re.search(rf"`{name}\b|## .*\b{name}\b", text)) == []
+    http = "upstream t { server 127.0.0.1:1; check type=tcp; } "
+    http += "server { listen 127.0.0.1:8080; location / { upwell_status; } }"
+    with Serving(tmp_path, http) as serving:
+        (spec,) = serving.checks
+        serving.table.add_check(0, spec.identity, spec.rise, spec.rise)
+        whole = json.loads(serving.ask(b"GET /?format=json HTTP/1.1\r\nHost: x\r\n\r\n").body)
+        metrics = serving.ask(b"GET /?format=prometheus HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+    peer = whole["upstreams"][0]["peers"][0]
+    fields = [*whole, *whole["checker"], *whole["upstreams"][0], *peer, *peer["checks"][0]]
+    assert [name for name in fields if f"`{name}`" not in text] == []
+    families = re.findall("# TYPE ([a-z_]+)", metrics)
+    assert len(families) > 15
+    told = text.replace("`_", "`upwell_upstream_peer_")
+    assert [name for name in families if f"`{name}`" not in told] == []
