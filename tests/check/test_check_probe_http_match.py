@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from upwell.check.probe import KINDS, Verdict
 from upwell.check.probes.http_match import MAX_HEAD, HttpMatchProbe
 from upwell.check.rules import MOST_CONTENT
-from upwell.check.spec import PLUS, CheckSpec, HeaderRule, MatchSpec
+from upwell.check.spec import PLUS, TENGINE, CheckSpec, HeaderRule, MatchSpec
 
 GET = b"GET / HTTP/1.1\r\nHost: app\r\n\r\n"
 GOOD = Verdict(True, status=200)
@@ -325,3 +325,44 @@ def test_a_check_without_a_request_asks_for_the_root() -> None:
 def test_a_check_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="bad regular expression"):
         HttpMatchProbe(spec(match=body("(")), "app:1")
+
+
+LENIENT = [
+    (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", GOOD),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", GOOD),
+    (b"HTTP/1.1 200 OK\r\n", GOOD),
+    (b"HTTP/1.1 200 OK\nup\n", GOOD),
+    (b"HTTP/1.1 503 Busy\nX: y\n\n", bad("status", "status 503, want 200-399", 503)),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\n\n", GOOD),
+]
+
+
+@pytest.mark.parametrize(("answer", "verdict"), LENIENT)
+@pytest.mark.parametrize("cuts", [[], [3], [12], [17, 20], list(range(90))])
+def test_tengine_s_checks_look_at_the_status_line_alone(answer: bytes, verdict: Verdict, cuts: list[int]) -> None:
+    probe = HttpMatchProbe(CheckSpec("u", "http", GET, dialect=TENGINE, keepalive_time=60), "t:80")
+    for _ in range(2):
+        probe.open()
+        told = Told(probe, split(answer, cuts), closes=False)
+        assert told.verdict == verdict
+        assert not told.finished  # what follows is read: the peer meets no reset
+        assert not told.reusable
+    strict = HttpMatchProbe(spec(), "t:80")
+    strict.open()
+    assert Told(strict, split(answer, cuts), closes=True).verdict != verdict
+
+
+@pytest.mark.parametrize("answer", [b"ICY 200 OK\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b""])
+def test_what_has_no_status_line_fails_in_tengine_s_dialect_too(answer: bytes) -> None:
+    probe = HttpMatchProbe(CheckSpec("u", "http", GET, dialect=TENGINE), "t:80")
+    probe.open()
+    told = Told(probe, split(answer, []), closes=True)
+    assert told.verdict is not None
+    assert not told.verdict.passed
+
+
+def test_a_good_answer_to_tengine_s_check_keeps_its_connection() -> None:
+    probe = HttpMatchProbe(CheckSpec("u", "http", GET, dialect=TENGINE, keepalive_time=60), "t:80")
+    probe.open()
+    told = Told(probe, [OK + b"Content-Length: 2\r\n\r\nok"], closes=False)
+    assert (told.verdict, told.finished, told.reusable) == (GOOD, True, True)

@@ -66,11 +66,18 @@ class Rules:
     def __repr__(self) -> str:
         return f"<Rules status {self._want or 'any'}>"
 
-    def head(self, status: int, section: FieldSection) -> Wrong | None:
-        """What is wrong with an answer that begins so; None if nothing is."""
+    def status(self, status: int) -> Wrong | None:
+        """What is wrong with this status; None if nothing is."""
         ranges = self._statuses
         if ranges and any(low <= status <= high for low, high in ranges) is self._status_not:
             return "status", f"status {status}, want {self._want}"
+        return None
+
+    def head(self, status: int, section: FieldSection) -> Wrong | None:
+        """What is wrong with an answer that begins so; None if nothing is."""
+        wrong = self.status(status)
+        if wrong is not None:
+            return wrong
         for test in self._headers:
             wrong = test(section)
             if wrong is not None:

@@ -1,5 +1,8 @@
 """The probe of type "http" but lua-resty's: a whole HTTP answer, read strictly and held against rules (`check.rules`).
 
+Tengine's checks look at the status line alone, as does the module, which people have in front of anything that begins
+with one: it decides as soon as it is there, unless the whole head is and can be read.
+
 Knows messages, no socket. The verdict comes as soon as it is certain: with the head, unless the content counts. What
 comes behind it is read on (`drain`), so that the peer is not met with a reset and the connection can be used again.
 """
@@ -10,9 +13,10 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from upwell.check.match import status_of
 from upwell.check.probe import Verdict
 from upwell.check.rules import MOST_CONTENT, Rules, quoted
-from upwell.check.spec import CheckSpec
+from upwell.check.spec import TENGINE, CheckSpec
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader
 from upwell.http1.framing import ChunkedReader, CloseReader, LengthReader, Reader
@@ -70,6 +74,7 @@ class HttpCheck:
         "last",
         "last_keep",
         "last_verdict",
+        "lenient",
         "request",
         "rules",
     )
@@ -78,6 +83,7 @@ class HttpCheck:
         """Raises ValueError for a rule that cannot be."""
         self.request = spec.request or default_request(spec)
         self.rules = Rules(spec.match)
+        self.lenient = spec.dialect == TENGINE
         head = self.request.partition(b"\r\n\r\n")[0]
         option = _CONNECTION.search(head)
         if option is None:
@@ -290,6 +296,10 @@ class HttpMatchProbe:
 
     def _wait(self, data: bytes, searched: int) -> bytes | Verdict:
         """The head is not over; refuse one that can no longer become a good one."""
+        if self._check.lenient:
+            decided = self._by_line(data)
+            if decided is not None:
+                return decided
         if not data.startswith(b"HTTP/1."[: len(data)]):
             return self._failed("protocol", f"bad status line: {quoted(_first_line(data))}")
         if BARE_LF.search(data, searched - 1 if searched else 0) is not None:
@@ -314,7 +324,24 @@ class HttpMatchProbe:
             where = "before the status line"
         return self._failed("closed", f"connection closed {where}")
 
+    def _by_line(self, data: bytes) -> Verdict | None:
+        """What the status line alone decides, None as long as it does not; what follows is read without looking."""
+        end = data.find(b"\n")
+        status = status_of(data[:end]) if end >= 0 else 0
+        if status < 200:
+            return None
+        self._buffer = b""
+        self.doing = _CONTENT
+        self.reusable = False
+        self._reader = CloseReader()
+        wrong = self._check.rules.status(status)
+        return Verdict(True, status=status) if wrong is None else Verdict(False, *wrong, status)
+
     def _malformed(self, head: bytes, error: MessageError) -> Verdict:
+        if self._check.lenient:
+            decided = self._by_line(head)
+            if decided is not None:
+                return decided
         if head.startswith(b"HTTP/1.") and BARE_LF.search(head) is not None:
             return self._failed("protocol", "bad answer: bare LF in header")
         if STATUS_LINE.match(head) is None:
