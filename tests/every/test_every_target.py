@@ -93,12 +93,21 @@ def test_it_ends_with_a_verdict_and_can_begin_again(name: str, loop: Loop) -> No
     assert descriptors() == before
 
 
+def begun(target: Target) -> None:
+    """A function must have been reached, or it has not had its time."""
+    call = getattr(target, "_call", None)
+    limit = time.monotonic() + LIMIT
+    while call is not None and not call.begun:
+        assert time.monotonic() < limit
+
+
 @targets
 def test_its_time_comes_to_an_end(name: str, loop: Loop) -> None:
     target = made(HANGING[name], name, loop)
     before = descriptors()
     assert target.start(1.0) is None
     assert not idle(target)
+    begun(target)
     verdict = target.expire(1.0 + LIMIT)
     assert verdict is not None
     assert is_sound(verdict)

@@ -15,6 +15,7 @@ from math import ceil
 from random import Random
 
 from upwell.check.course import Course
+from upwell.check.crowding import Crowding
 from upwell.check.cycle import Cycle
 from upwell.check.events import Events
 from upwell.check.gate import Gate
@@ -75,6 +76,7 @@ class Checker:
         "_clock",
         "_continue",
         "_courses",
+        "_crowding",
         "_deadlines",
         "_due",
         "_events",
@@ -130,6 +132,7 @@ class Checker:
             self._loop.spawns |= listener.spawns
         self._pruning: float | None = None
         self._trouble = Trouble()
+        self._crowding = Crowding()
         self._seen = clock()  # when the last round's waiting was over
         self._left = self._seen  # and when the round was
         self._lagged = 0.0  # how much later than it should this process came to look, in all its rounds
@@ -281,6 +284,8 @@ class Checker:
         self._wholes.settle(now)
         for words in self._trouble.settle(now):
             self._events.trouble(words)
+        if now >= self._crowding.due:
+            self._look_at_queues(now)
         if self._pruning is None or now >= self._pruning:
             self._prune(now)
         self._left = self._clock()
@@ -318,7 +323,7 @@ class Checker:
                 elif what.due == due and not what.waiting and not what.probing and self._admit(what.course, what):
                     self._launch(what)
                     began = what.started
-            self._table.words[CHECKER_LATENESS] = int((began - due) * 1e6)
+            self._table.words[CHECKER_LATENESS] = int(max(began - due, self._crowding.wait) * 1e6)
 
     def _admit(self, course: Course, target: Target) -> bool:
         gate = self._gates.get(course)
@@ -327,6 +332,14 @@ class Checker:
             return True
         target.waiting = True
         return False
+
+    def _look_at_queues(self, now: float) -> None:
+        for words in self._crowding.settle((self._gate, *self._gates.values()), now):
+            self._events.crowded(words)
+        if self._crowding.wait:
+            # Where all wait none begins, and says how late it is.
+            late = int(self._crowding.wait * 1e6)
+            self._table.words[CHECKER_LATENESS] = max(self._table.words[CHECKER_LATENESS], late)
 
     def _launch(self, target: Target) -> None:
         if not self.start(target):

@@ -35,6 +35,10 @@ class Events:
         """Something is wrong with this machine, for which probes get no verdict."""
         self._log.error(f"healthcheck: {words}")
 
+    def crowded(self, words: str) -> None:
+        """Probes of a check wait for each other."""
+        self._log.warn(f"healthcheck: {words}")
+
     def late(self, late: float) -> None:
         """The checker itself was late, and began to take time-outs for void (upwell's own line)."""
         self._log.error(f"healthcheck: the checker was {late:.3f}s late, time-outs that this explains do not count")

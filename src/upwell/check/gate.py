@@ -14,28 +14,39 @@ from upwell.check.target import Target
 class Gate:
     """`most` places (0: without end), handed out in the order of asking."""
 
-    __slots__ = ("_held", "_held_slow", "_most", "_slow", "_waiting")
+    __slots__ = ("_held", "_held_slow", "_slow", "_waiting", "most")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._held: set[Target] = set()
         self._held_slow: set[Target] = set()
         self._waiting: deque[Target] = deque()
         self._slow: deque[Target] = deque()
 
     def __repr__(self) -> str:
-        return f"<Gate {len(self._held)}/{self._most}, {len(self._waiting) + len(self._slow)} waiting>"
+        return f"<Gate {len(self._held)}/{self.most}, {self.waiting} waiting>"
+
+    @property
+    def waiting(self) -> int:
+        """How many targets wait."""
+        return len(self._waiting) + len(self._slow)
+
+    @property
+    def first(self) -> Target | None:
+        """The target that has waited longest."""
+        heads = [queue[0] for queue in (self._waiting, self._slow) if queue]
+        return min(heads, key=lambda target: target.due, default=None)
 
     def enter(self, target: Target) -> bool:
         """Take a place for `target`, or a place in the queue (false). One that holds a place already keeps it."""
-        if not self._most or target in self._held:
+        if not self.most or target in self._held:
             return True
         if target.slow:
-            if len(self._held_slow) * 2 >= self._most or len(self._held) >= self._most:
+            if len(self._held_slow) * 2 >= self.most or len(self._held) >= self.most:
                 self._slow.append(target)
                 return False
             self._held_slow.add(target)
-        elif len(self._held) >= self._most:
+        elif len(self._held) >= self.most:
             self._waiting.append(target)
             return False
         self._held.add(target)
@@ -49,7 +60,7 @@ class Gate:
         self._held_slow.discard(target)
         slow = len(self._held_slow)
         # A quarter is theirs even if others wait, or they would never be probed again.
-        if self._slow and (slow * 4 < self._most or (not self._waiting and slow * 2 < self._most)):
+        if self._slow and (slow * 4 < self.most or (not self._waiting and slow * 2 < self.most)):
             following = self._slow.popleft()
             self._held_slow.add(following)
         elif self._waiting:

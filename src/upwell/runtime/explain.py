@@ -179,11 +179,12 @@ def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, st
     # One slow peer delays lua-resty's whole round, so that nothing is certain there.
     until = "about {}" if spec.dialect == RESTY else "{} at the latest"
     failures, passes = count_of(spec.fall, "failure"), count_of(spec.rise, "pass")
+    silent = until.format(time_of(detection(spec, len(probed))))
+    yield "down", f"after {failures}{_row(spec.fall)}, {silent} after a peer falls silent"
     yield (
-        "down",
-        f"after {failures}{_row(spec.fall)}, {until.format(time_of(detection(spec)))} after a peer falls silent",
+        "up",
+        f"after {passes}{_row(spec.rise)}, {until.format(time_of(recovery(spec, len(probed))))} after it answers again",
     )
-    yield "up", f"after {passes}{_row(spec.rise)}, {until.format(time_of(recovery(spec)))} after it answers again"
     yield "begins", _beginning(spec)
     down = [peer.name for peer in peers if peer.down]
     if down:
@@ -382,22 +383,38 @@ def _patience(spec: CheckSpec) -> str:
     return f"{time_of(spec.timeout)} for the whole probe"
 
 
-def detection(spec: CheckSpec) -> float:
-    """Seconds from a peer's death right after a probe to its `fall`-th failure, each a time-out."""
+def detection(spec: CheckSpec, probed: int = 1) -> float:
+    """Seconds from a peer's death right after a probe to its `fall`-th failure, each a time-out; all `probed` ones may
+    have died."""
     if spec.dialect == RESTY:
         return spec.fall * (max(spec.interval, 0.002) + spec.timeout)
     spread = max(spec.jitter, 0.0)
-    between = max((spec.fast_interval or spec.interval) + spread, spec.timeout)
-    return spec.interval + spread + (spec.fall - 1) * between + spec.timeout
+    first, further = _queue(spec, probed)
+    between = max((spec.fast_interval or spec.interval) + spread, spec.timeout) + further
+    return spec.interval + spread + first + (spec.fall - 1) * between + spec.timeout
 
 
-def recovery(spec: CheckSpec) -> float:
-    """Seconds from a peer's return, right after a probe began that still times out, to its `rise`-th pass."""
+def recovery(spec: CheckSpec, probed: int = 1) -> float:
+    """Seconds from a peer's return, right after a probe began that still times out, to its `rise`-th pass; all others
+    of the `probed` ones may be dead."""
     if spec.dialect == RESTY:
         return spec.timeout + spec.rise * max(spec.interval, 0.002)
     spread = max(spec.jitter, 0.0)
-    first = max((spec.down_interval or spec.interval) + spread, spec.timeout)
+    _, further = _queue(spec, probed)
+    first = max((spec.down_interval or spec.interval) + spread, spec.timeout) + further
     return first + (spec.rise - 1) * ((spec.fast_interval or spec.interval) + spread)
+
+
+def _queue(spec: CheckSpec, probed: int) -> tuple[float, float]:
+    """Seconds that a probe waits for others (check/gate.py) if these all time out: the first time, and then."""
+    most = spec.concurrency or AT_ONCE.get(spec.type, 0)
+    if not most:
+        return 0.0, 0.0
+    # Those that timed out have half of the places, a quarter if others want them.
+    slow = -(-most // (4 if probed > most else 2))
+    first, further = ((-(-probed // places) - 1) * spec.timeout for places in (most, slow))
+    # Who began that late is due again by a multiple of the interval.
+    return first, further + spec.interval if further else 0.0
 
 
 def _beginning(spec: CheckSpec) -> str:

@@ -17,7 +17,9 @@ WORKERS: Final = 4  # master
 CHECKER_PID: Final = 5  # checker
 CHECKER_HEARTBEAT: Final = 6  # checker: its clock in milliseconds
 CHECKER_EPOCH: Final = 7  # checker: one more at each start, so that workers send their checks again
-CHECKER_LATENESS: Final = 8  # checker: how late the last probe began that had not to wait for others, microseconds
+CHECKER_LATENESS: Final = (
+    8  # checker: how late the last probe began, or for how long one waits for others, microseconds
+)
 CONFIGURATIONS: Final = 9  # master: how many configurations were in use, this one included
 CHECKER_VOIDS: Final = 12  # checker: how many probes got no verdict, for trouble of this machine's own
 CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds

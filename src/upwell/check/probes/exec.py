@@ -39,8 +39,8 @@ from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
 from upwell.log import printable
 from upwell.peers.peer import PeerSpec
 
-AT_ONCE = 2 * (os.cpu_count() or 1) + 2
-"""Commands of one check at once, unless it says otherwise: they take their time from the requests' processors."""
+AT_ONCE = max(32, 4 * (os.cpu_count() or 1))
+"""Commands of one check at once, unless it says otherwise: one that waits costs little, but not all of them wait."""
 
 _KEPT = 1024  # bytes of the output: its first line is told
 _LINE = 200
