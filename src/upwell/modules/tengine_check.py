@@ -5,6 +5,7 @@ The words of its errors are the module's. Its page is `check_status` (modules/ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,7 +43,7 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class TengineCheckSettings:
     """In an upstream; `place` is where its `check` stands, `alive` are the ranges of statuses that
-    check_http_expect_alive names."""
+    check_http_expect_alive names; `written` are the directives as they stand there."""
 
     check: Check | None = field(default=None, metadata=LOCAL)
     send: bytes = field(default=b"", metadata=LOCAL)
@@ -51,6 +52,7 @@ class TengineCheckSettings:
     params: tuple[tuple[str, str], ...] = field(default=(), metadata=LOCAL)
     shm_size: int = field(default=0, metadata=LOCAL)
     place: Position | None = field(default=None, metadata=LOCAL)
+    written: tuple[tuple[str, Position], ...] = field(default=(), metadata=LOCAL)
 
 
 def _check(block: Block, directive: Directive) -> None:
@@ -69,8 +71,35 @@ def _check(block: Block, directive: Directive) -> None:
             values[name] = _value(name, value)
         except ValueError:
             raise directive.error(f'invalid parameter "{argument}"', index) from None
+    _note(block, directive)
     block.set(TengineCheckSettings, "place", directive.position)
     block.set(TengineCheckSettings, "check", Check(**values))  # type: ignore[arg-type]  # names and types come from _value
+
+
+def _note(block: Block, directive: Directive) -> None:
+    text = " ".join((directive.name, *directive.args)).encode("unicode_escape").decode()
+    block.append(TengineCheckSettings, "written", (text, directive.position))
+
+
+_FOR: Final = {
+    "check_http_send": ("http",),
+    "check_http_expect_alive": ("http", "fastcgi"),
+    "check_fastcgi_param": ("fastcgi",),
+}
+"""Which types of checks these directives say something to; the others, to all."""
+
+
+def _unused(settings: TengineCheckSettings) -> Iterator[tuple[str, Position]]:
+    """What is written and changes nothing, and why."""
+    check = settings.check
+    for text, place in settings.written:
+        name = text.partition(" ")[0]
+        if check is None:
+            yield f"{text}, without a check", place
+        elif name == "check" and place != settings.place:
+            yield f"{text}, which a later check replaces", place
+        elif check.type not in _FOR.get(name, _TYPES):
+            yield f"{text}, for a check of type {check.type}", place
 
 
 def _value(name: str, value: str) -> int | str:
@@ -93,6 +122,7 @@ def _http_send(block: Block, directive: Directive) -> None:
         raise directive.error("invalid check_http_send should set [check] first")
     if directive.args[0] and check.type != "http":
         raise directive.error(f'invalid check_http_send for type "{check.type}"', 0)
+    _note(block, directive)
     block.set(TengineCheckSettings, "send", directive.args[0].encode("utf-8", "surrogateescape"))
 
 
@@ -100,6 +130,7 @@ def _expect_alive(block: Block, directive: Directive) -> None:
     for index, value in enumerate(directive.args):
         if value.lower() not in _ALIVE:
             raise directive.error(f'invalid value "{value}"', index)
+    _note(block, directive)
     block.set(TengineCheckSettings, "alive", tuple(dict.fromkeys(value.lower() for value in directive.args)))
 
 
@@ -110,10 +141,12 @@ def _keepalive_requests(block: Block, directive: Directive) -> None:
         count = 0
     if not count:
         raise directive.error('"check_keepalive_requests" directive invalid value', 0)
+    _note(block, directive)
     block.set(TengineCheckSettings, "keepalive_requests", count)
 
 
 def _fastcgi_param(block: Block, directive: Directive) -> None:
+    _note(block, directive)
     block.append(TengineCheckSettings, "params", (directive.args[0], directive.args[1]))
 
 
@@ -131,6 +164,7 @@ def _shm_size(block: Block, directive: Directive) -> None:
 def _close_upstream(block: Block) -> None:
     settings = block[TengineCheckSettings]
     check = settings.check
+    block.loading.idle.extend(_unused(settings))
     if check is None:
         return
     alive = settings.alive or ("http_2xx", "http_3xx")

@@ -16,6 +16,7 @@ from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, Match
 from upwell.config.model import Block
 from upwell.errors import Position
 from upwell.modules.checks import ChecksSettings
+from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.upstream import UpstreamSettings
@@ -66,10 +67,27 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     if plan.state_file:
         yield f"What is known of peers is kept over a restart in {plan.state_file}."
         yield ""
-    if plan.config.idle:
+    idle = list(plan.config.idle)
+    if http is not None:
+        idle += _policies_of_nobody(http, {spec.upstream for spec, _ in checks})
+    if idle:
         yield "Without effect:"
-        for text, position in plan.config.idle:
+        for text, position in idle:
             yield f"  {text} ({_place(position, folder)})"
+
+
+def _policies_of_nobody(http: Block, checked: set[str]) -> Iterator[tuple[str, Position]]:
+    """What is said of health in upstreams that nothing probes."""
+    names = {"all_down": "all_down", "mass_down": "mass_down_threshold"}
+    for block in http.of("upstream"):
+        name = block[UpstreamSettings].name
+        own = block.own(HealthPolicySettings)
+        if name not in checked:
+            yield from (
+                (f"{names[field]} of upstream {name}, which has no check", block.position)
+                for field in names
+                if field in own
+            )
 
 
 def _used(http: Block) -> set[str] | None:
@@ -110,7 +128,7 @@ def _upstream(
         yield "  No check: nothing probes these peers."
     elif len(checks) > 1:
         yield f"  A peer gets requests while it is up by {'both' if len(checks) == 2 else f'all {len(checks)}'} checks."
-    yield f"  {_passive(upstream)}"
+    yield f"  {_passive(upstream, any(spec.dialect != RESTY for spec, _ in checks))}"
     if checks:
         yield f"  {_policy(upstream)}"
 
@@ -133,20 +151,21 @@ def _wrapped(words: Iterable[str], width: int = 100) -> Iterator[str]:
         yield line
 
 
-def _passive(upstream: UpstreamSpec) -> str:
-    """What failed requests do (nginx: max_fails, fail_timeout)."""
+def _passive(upstream: UpstreamSpec, relieved: bool) -> str:
+    """What failed requests do (nginx: max_fails, fail_timeout); `relieved`: passes of a check end it."""
+    ended = "; a pass of its checks ends that, but not twice within that time" if relieved else ""
     primaries = [peer for peer in upstream.peers if not peer.backup]
     if len(upstream.peers) == 1:
         return "Failed requests: its only peer is never left out for them."
     rules = {(peer.max_fails, peer.fail_timeout) for peer in upstream.peers}
     if len(rules) > 1 or not primaries:
-        return "Failed requests: a peer is left out for a while by its own max_fails and fail_timeout."
+        return f"Failed requests: a peer is left out for a while by its own max_fails and fail_timeout{ended}."
     ((most, seconds),) = rules
     if not most or not seconds:
         return "Failed requests: no peer is left out for them (max_fails=0)."
     return (
         f"Failed requests: {count_of(most, 'failure')} within {time_of(seconds)} "
-        f"{'leaves' if most == 1 else 'leave'} a peer out for {time_of(seconds)}."
+        f"{'leaves' if most == 1 else 'leave'} a peer out for {time_of(seconds)}{ended}."
     )
 
 
@@ -186,6 +205,9 @@ def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, st
         f"after {passes}{_row(spec.rise)}, {until.format(time_of(recovery(spec, len(probed))))} after it answers again",
     )
     yield "begins", _beginning(spec)
+    sockets = [peer.name for peer in probed if isinstance(peer.address, str)]
+    if spec.port and sockets:
+        yield "but", f"{', '.join(sockets)} has no port {spec.port}, and is asked itself"
     down = [peer.name for peer in peers if peer.down]
     if down:
         what = "turned up all the same when it passes" if spec.revives_down else "not probed"
