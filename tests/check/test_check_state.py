@@ -20,6 +20,7 @@ from upwell.check import checker, state
 from upwell.check.spec import PLUS, CheckSpec
 from upwell.check.state import StateFile
 from upwell.peers.peer import PeerSpec
+from upwell.zone.layout import PEER_SINCE
 
 Make = Callable[..., Probing]
 LONG_AGO = "2020-02-02T20:20:20.000Z"
@@ -162,6 +163,29 @@ def test_only_the_very_same_check_of_the_very_same_peer_is_meant(
     p.check(type="tcp", initial=initial)
     assert p.up() is up
     assert p.lines() == []
+
+
+@pytest.mark.parametrize(("was", "persistent", "up"), [("up", True, True), ("up", False, False), ("down", True, False)])
+def test_a_pass_from_before_will_do_where_persistent_says_so(
+    probing: Make, file: Path, closed: PeerSpec, was: str, persistent: bool, up: bool
+) -> None:
+    file.write_text(document(entry(closed, state=was)))
+    p = probing(closed)
+    p.check(type="tcp", initial="checking", persistent=persistent)
+    assert p.up() is up
+    assert check_of(persistent=True).identity == check_of().identity
+
+
+@pytest.mark.parametrize("was", ["up", "down"])
+def test_a_peer_is_as_it_is_since_the_file_says_so(probing: Make, file: Path, closed: PeerSpec, was: str) -> None:
+    file.write_text(document(entry(closed, state=was)))
+    p = probing(closed)
+    p.check(type="tcp", initial="down" if was == "up" else "up")
+    assert p.up() is (was == "up")
+    assert p.table.words[p.table.layout.row(0) + PEER_SINCE] == p.state().since != 0
+    # Another check, which nothing is known of, makes it no younger.
+    p.check(type="tcp", port=1)
+    assert p.table.words[p.table.layout.row(0) + PEER_SINCE] == p.state().since
 
 
 def test_what_the_zone_knows_is_newer(probing: Make, file: Path, closed: PeerSpec) -> None:

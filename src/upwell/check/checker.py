@@ -91,6 +91,7 @@ class Checker:
         "_on_row",
         "_pruning",
         "_random",
+        "_recalled",
         "_seen",
         "_specs",
         "_table",
@@ -131,6 +132,7 @@ class Checker:
             self.watch(listener.fileno(), listener.tell)
             self._loop.spawns |= listener.spawns
         self._pruning: float | None = None
+        self._recalled: list[int] = []  # rows of which a listener knew something, in `add`
         self._trouble = Trouble()
         self._crowding = Crowding()
         self._seen = clock()  # when the last round's waiting was over
@@ -186,6 +188,9 @@ class Checker:
         rows = [target.place.row for target in course.targets]
         if self._summarise(rows, now):
             self._table.publish()
+        for row in self._recalled:
+            self._table.recalled(row)
+        self._recalled.clear()
         self._wholes.watch(spec.upstream, rows)
         course.begin(now)
 
@@ -533,9 +538,11 @@ class Checker:
         at = self._table.layout.check(row, slot)
         for listener in self._listeners:
             found = listener.recall(key, identity)
-            # "checking" promises that no peer is used before it has passed, whatever was long ago.
-            if found is None or (found.up and spec.initial == "checking"):
+            # "checking" promises that no peer is used before it has passed, whatever was long ago; unless a pass from
+            # then shall do ("persistent").
+            if found is None or (found.up and spec.initial == "checking" and not spec.persistent):
                 continue
+            self._recalled.append(self._table.row(key))
             since = int((self._clock() - found.age) * 1000) or 1
             words[at + CHECK_HEALTH] = thresholds.initial(found.up)
             words[at + CHECK_SINCE] = since

@@ -64,7 +64,8 @@ class CheckSpec:
     When: `interval`, `timeout`, `jitter`, `fast_interval` (in between up and down), `down_interval` are seconds; a
     `timeout` not above 0 stands for DEFAULT_TIMEOUT, an interval of 0 for `interval`, a negative `jitter` for a first
     probe at once and an even spread of the next ones. `fall` failures in a row turn a peer down, `rise` passes up;
-    `initial` is "up", "down" (`rise` passes needed), or "checking" (no traffic before the first pass, which suffices).
+    `initial` is "up", "down" (`rise` passes needed), or "checking" (no traffic before the first pass, which suffices;
+    one that a state file tells of will do if `persistent`).
     `concurrency`: RESTY's number of slices, else how many peers are probed at once at most (0: no bound of its own).
     `keepalive_time` (seconds) and `keepalive_requests` bound how long one connection is probed on; 0: one probe each,
     and no bound. `revives_down`: the check may turn up a peer that is configured `down` (lua-resty does, NGINX Plus
@@ -92,6 +93,7 @@ class CheckSpec:
     fast_interval: float = 0.0
     down_interval: float = 0.0
     initial: str = "up"
+    persistent: bool = False
     ca: str = ""
     certificate: str = ""
     certificate_key: str = ""
@@ -155,6 +157,7 @@ _TIMING: Final = (
     "fall",
     "rise",
     "initial",
+    "persistent",
     "concurrency",
     "keepalive_time",
     "keepalive_requests",

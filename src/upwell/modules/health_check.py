@@ -405,6 +405,7 @@ def _spec(http: Block, location: Block, target: ProxyPass, wish: _Wish, implicit
         fast_interval=given.get("fast_interval", 0.0),
         down_interval=given.get("down_interval", 0.0),
         initial="checking" if "mandatory" in given else "up",
+        persistent="persistent" in given,
         ca=given.get("ca", ""),
         certificate=given.get("certificate", ""),
         certificate_key=given.get("certificate_key", ""),

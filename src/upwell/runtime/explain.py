@@ -443,7 +443,8 @@ def _beginning(spec: CheckSpec) -> str:
     if spec.initial == "down":
         return f"down: no requests before {count_of(spec.rise, 'pass')}{_row(spec.rise)}"
     if spec.initial == "checking":
-        return "checking: no requests before the first pass; what is known of a peer is kept over a reload"
+        also = ", or one that the state file tells of" if spec.persistent else ""
+        return f"checking: no requests before the first pass{also}; what is known of a peer is kept over a reload"
     return "up: requests from the start; what is known of a peer is kept over a reload"
 
 

@@ -345,6 +345,20 @@ class PeerTable:
         words[start + PEER_CHECKS] = summary
         return True
 
+    def recalled(self, row: int) -> None:
+        """Checks were told how they stood before this table was made: so the peer's state is as old as theirs."""
+        words = self.words
+        start = self.layout.row(row)
+        up: list[int] = []
+        down: list[int] = []
+        for at in range(start + PEER_WORDS, start + PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS, CHECK_WORDS):
+            if words[at + CHECK_IDENTITY] and words[at + CHECK_SINCE]:
+                (up if words[at + CHECK_HEALTH] >= words[at + CHECK_RISE] else down).append(words[at + CHECK_SINCE])
+        if words[start + PEER_CHECKS] == CHECKS_DOWN and down:
+            words[start + PEER_SINCE] = min(down)
+        elif words[start + PEER_CHECKS] == CHECKS_UP and up:
+            words[start + PEER_SINCE] = max(up)
+
     def cleared(self, row: int) -> int:
         """When (milliseconds) an active pass last ended what requests held against the peer; never the same twice."""
         return self.words[self.layout.row(row) + PEER_CLEARED]
