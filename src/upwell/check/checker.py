@@ -38,8 +38,11 @@ from upwell.zone.layout import (
     CHECK_AT,
     CHECK_HEALTH,
     CHECK_IDENTITY,
+    CHECK_LATENCY,
+    CHECK_PASSES,
     CHECK_RISE,
     CHECK_SINCE,
+    CHECK_STATUS,
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
     RECORD_FAILED_AT,
@@ -47,7 +50,7 @@ from upwell.zone.layout import (
     RECORD_NEXT,
     RECORD_WHY,
 )
-from upwell.zone.records import note_change, note_failure, note_pass, note_time
+from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import CheckState, PeerTable
 
 _EVENTS = 1024  # taken from epoll at once
@@ -88,6 +91,7 @@ class Checker:
         "_listeners",
         "_log",
         "_loop",
+        "_most",
         "_on_row",
         "_pruning",
         "_random",
@@ -119,8 +123,9 @@ class Checker:
         self._wholes = Wholes(self._specs, table, self._events)
         self._keys = {spec.name: peer_keys(spec) for spec in upstreams}
         self._courses: dict[int, Course] = {}
-        self._gates: dict[Course, Gate] = {}
         self._gate = Gate(most)
+        self._gates = [self._gate]
+        self._most = most  # places in it, while it is not needed; then 0
         self._on_row: dict[int, list[Target]] = {}
         self._due: Schedule[Target | Cycle] = Schedule()
         self._deadlines: Schedule[Target] = Schedule()
@@ -179,11 +184,15 @@ class Checker:
         else:
             course = Rota(spec, [*roles[0], *roles[1]], self._timetable, self._random)
             most = spec.concurrency or AT_ONCE.get(spec.type, 0)
-            if most:
-                self._gates[course] = Gate(most)
+            if 0 < most < len(course.targets):
+                gate = Gate(most)
+                self._gates.append(gate)
+                for target in course.targets:
+                    target.gates = (gate,)
         self._courses[identity] = course
         for target in course.targets:
             self._on_row.setdefault(target.place.row, []).append(target)
+        self._bound()
         now = self._clock()
         rows = [target.place.row for target in course.targets]
         if self._summarise(rows, now):
@@ -193,6 +202,20 @@ class Checker:
         self._recalled.clear()
         self._wholes.watch(spec.upstream, rows)
         course.begin(now)
+
+    def _bound(self) -> None:
+        """Have all targets pass the gate of all checks, but for lua-resty's, once they could be too many at once."""
+        bounded = [
+            target for course in self._courses.values() if course.spec.dialect != RESTY for target in course.targets
+        ]
+        if len(bounded) <= self._most:
+            return
+        self._most = 0
+        for target in bounded:
+            if self._gate not in target.gates:
+                target.gates = (*target.gates, self._gate)
+                if target.probing:
+                    self._gate.enter(target)
 
     def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
         """An operator switches a peer off, or on again (ngx.upstream.set_peer_down); `index` counts within its role.
@@ -272,7 +295,7 @@ class Checker:
                     continue
                 except Exception as error:
                     verdict = target.broken(error, now)
-                if verdict is not None:
+                if verdict is not None and not (verdict.passed and self._usual(target, verdict, now)):
                     self._observe(target, verdict, now)
                     self._continue.append((target.course, target))
             elif fd in self._watchers:
@@ -325,21 +348,37 @@ class Checker:
             for what in items:
                 if isinstance(what, Cycle):
                     what.run()
-                elif what.due == due and not what.waiting and not what.probing and self._admit(what.course, what):
-                    self._launch(what)
-                    began = what.started
+                elif what.due == due and not what.waiting:
+                    if not what.gates:
+                        began = self._clock()
+                        try:
+                            repeated = what.repeat(began)
+                        except Exception as error:
+                            verdict = what.broken(error, began)
+                            if verdict is not None:
+                                self._observe(what, verdict, began)
+                                self._continue.append((what.course, what))
+                            continue
+                        if repeated:
+                            what.lagged = self._lagged
+                            if not what.queued:
+                                self._queue(what)
+                            continue
+                    if not what.probing and self._admit(what):
+                        self._launch(what)
+                        began = what.started
             self._table.words[CHECKER_LATENESS] = int(max(began - due, self._crowding.wait) * 1e6)
 
-    def _admit(self, course: Course, target: Target) -> bool:
-        gate = self._gates.get(course)
-        if (gate is None or gate.enter(target)) and self._gate.enter(target):
-            target.waiting = False
-            return True
-        target.waiting = True
-        return False
+    def _admit(self, target: Target) -> bool:
+        for gate in target.gates:
+            if not gate.enter(target):
+                target.waiting = True
+                return False
+        target.waiting = False
+        return True
 
     def _look_at_queues(self, now: float) -> None:
-        for words in self._crowding.settle((self._gate, *self._gates.values()), now):
+        for words in self._crowding.settle(self._gates, now):
             self._events.crowded(words)
         if self._crowding.wait:
             # Where all wait none begins, and says how late it is.
@@ -351,14 +390,9 @@ class Checker:
             self._continue.append((target.course, target))
 
     def _over(self, course: Course, target: Target, now: float) -> None:
-        following = self._gate.leave(target)
-        if following is not None:
-            following.waiting = False
-            self._launch(following)
-        gate = self._gates.get(course)
-        if gate is not None:
+        for gate in reversed(target.gates):
             following = gate.leave(target)
-            if following is not None and self._admit(course, following):
+            if following is not None and self._admit(following):
                 self._launch(following)
         course.over(target, self._table.words[target.place.at + CHECK_HEALTH], now)
 
@@ -440,6 +474,29 @@ class Checker:
             else:
                 self._events.trouble(why)
 
+    def _usual(self, target: Target, verdict: Verdict, now: float) -> bool:
+        """See to all that follows from a pass where nothing else was the case and nobody waits, as nearly always; false
+        if there is more to do, which is left to `_observe` and `_over`."""
+        course = target.course
+        table = self._table
+        words = table.words
+        at = target.place.at
+        health = words[at + CHECK_HEALTH]
+        if health != course.thresholds.top or target.suspected or target.gates or self._log.level >= DEBUG:
+            return False
+        due = course.next(target, now)
+        if not due:
+            return False
+        elapsed = int((now - target.started) * 1e6)
+        words[at + CHECK_AT] = int(now * 1000)
+        words[at + CHECK_STATUS] = verdict.status
+        words[at + CHECK_LATENCY] = elapsed
+        words[at + CHECK_PASSES] += 1
+        target.slow = False
+        note_usual(words, table.halves, target.place.record, elapsed, int(due * 1000))
+        self._due.add(due, target)
+        return True
+
     def _observe(self, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""
         table = self._table
@@ -452,7 +509,7 @@ class Checker:
         millis = int(now * 1000)
         elapsed = int((now - target.started) * 1e6)
         if passed and before == thresholds.top and not target.suspected:
-            # Nothing new, as nearly always.
+            # Nothing new.
             table.set_check(at, before, millis, verdict.status, elapsed, True)
             target.slow = False
             note_pass(words, record)

@@ -83,26 +83,33 @@ class Conversation(Target):
         return _IDLE < self._stage < _LINGERING
 
     def start(self, now: float) -> Verdict | None:
+        if self.repeat(now):
+            return None
         self.started = now
         self.deadline = now + self.timeout
-        if self._stage == _RESTING and now < self._until and (not self._most or self._uses < self._most):
-            sock = self._socket
-            assert sock is not None
-            self._uses += 1
-            first = self._probe.again()
-            try:
-                sent = sock.send(first)
-            except OSError:
-                return self._connect(now)
-            self.loop.kept -= 1
-            self._stage = _TALKING
-            self._reused = True
-            self._read = 0
-            if sent != len(first):
-                self._unsent = first[sent:]
-                self.loop.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
-            return None
         return self._connect(now)
+
+    def repeat(self, now: float) -> bool:
+        if self._stage != _RESTING or now >= self._until or 0 < self._most <= self._uses:
+            return False
+        sock = self._socket
+        assert sock is not None
+        first = self._probe.again()
+        try:
+            sent = sock.send(first)
+        except OSError:
+            return False
+        self.started = now
+        self.deadline = now + self.timeout
+        self._uses += 1
+        self.loop.kept -= 1
+        self._stage = _TALKING
+        self._reused = True
+        self._read = 0
+        if sent != len(first):
+            self._unsent = first[sent:]
+            self.loop.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
+        return True
 
     def _connect(self, now: float) -> Verdict | None:
         if self._socket is not None:
@@ -168,7 +175,37 @@ class Conversation(Target):
         if stage == _TALKING:
             if self._unsent and events & EPOLLOUT:
                 return self._send(sock, now, armed=EPOLLIN | EPOLLOUT)
-            return self._receive(sock, now)
+            probe = self._probe
+            try:
+                data = sock.recv(_READ)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                return self._unread(error, now)
+            if not data and self._reused and not self._read:
+                # Closed while the question was on its way: that says nothing, a new connection will.
+                return self._connect_again(now)
+            operation = probe.receiving
+            answer = probe.feed(data)
+            if isinstance(answer, Verdict):
+                if not (probe.finished and answer.passed) or answer.farewell:
+                    self._read += len(data)
+                    return self._ended(answer, now)
+                loop = self.loop
+                if self._keep and probe.reusable and not self._unsent and loop.kept < loop.most_kept:
+                    loop.kept += 1
+                    self._stage = _RESTING
+                else:
+                    self.close()
+                return answer
+            self._read += len(data)
+            if probe.receiving is not operation and not self.whole:
+                self.deadline = now + self.timeout
+            if answer:
+                armed = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+                self._unsent += answer
+                return self._send(sock, now, armed)
+            return None
         if stage == _LINGERING:
             self._drain(sock)
             return None
@@ -240,37 +277,19 @@ class Conversation(Target):
             self.loop.epoll.modify(self._fd, wanted)
         return None
 
-    def _receive(self, sock: SocketType, now: float) -> Verdict | None:
-        probe = self._probe
-        try:
-            data = sock.recv(_READ)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if self._reused and not self._read and error.errno in (ECONNRESET, EPIPE):
-                return self._connect_again(now)
-            word = _word(error.errno)
-            return self._failed(probe.receiving, word, "closed", f"{word} {probe.doing}")
-        if not data and self._reused and not self._read:
-            # Closed while the question was on its way: that says nothing, a new connection will.
+    def _unread(self, error: OSError, now: float) -> Verdict | None:
+        """Reading failed."""
+        if self._reused and not self._read and error.errno in (ECONNRESET, EPIPE):
             return self._connect_again(now)
-        self._read += len(data)
-        operation = probe.receiving
-        answer = probe.feed(data)
-        if isinstance(answer, Verdict):
-            if self._reused and answer.kind == "closed":
-                return self._connect_again(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
-            if probe.finished and not answer.farewell:
-                self._rest()
-                return answer
-            return self._finish(answer, now)
-        if probe.receiving is not operation and not self.whole:
-            self.deadline = now + self.timeout
-        if answer:
-            armed = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
-            self._unsent += answer
-            return self._send(sock, now, armed)
-        return None
+        probe = self._probe
+        word = _word(error.errno)
+        return self._failed(probe.receiving, word, "closed", f"{word} {probe.doing}")
+
+    def _ended(self, verdict: Verdict, now: float) -> Verdict | None:
+        """The probe has its verdict, not the usual one."""
+        if self._reused and verdict.kind == "closed":
+            return self._connect_again(now)  # the same, in the protocol's own way (HTTP/2's GOAWAY)
+        return self._finish(verdict, now)
 
     def _drain(self, sock: SocketType) -> None:
         """Read on, so that a peer which writes its answer in pieces is not met with a reset, but not for ever."""

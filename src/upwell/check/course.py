@@ -36,6 +36,11 @@ class Course(Protocol):
         """The check is new: have the first probes made at once."""
         ...
 
+    def next(self, target: Target, now: float) -> float:
+        """The time at which a target is due again (noted by the caller) whose probe passed as the ones before, instead
+        of `over`; 0.0: `over` has to be called."""
+        ...
+
     def over(self, target: Target, health: int, now: float) -> None:
         """The probe of `target` is over (or void); `health` is the word after it."""
         ...

@@ -76,6 +76,16 @@ class Rota:
         for target in self.targets:
             self._place(now, target)
 
+    def next(self, target: Target, now: float) -> float:
+        """When `target` is due again, whose probe is over and who is well; 0.0: that is for `over` to say."""
+        if self._jitter or self._fresh:
+            return 0.0
+        due = target.due + self._interval
+        if due <= now:
+            return 0.0
+        target.due = due
+        return due
+
     def over(self, target: Target, health: int, now: float) -> None:
         thresholds = self.thresholds
         if health >= thresholds.top:

@@ -16,6 +16,7 @@ from upwell.peers.peer import PeerSpec
 
 if TYPE_CHECKING:
     from upwell.check.course import Course
+    from upwell.check.gate import Gate
 
 
 class NoSocket(Exception):
@@ -68,14 +69,15 @@ class Target:
     While `busy`, `deadline` says when the present operation has taken too long; the owner then calls `expire`.
     `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
     requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `lagged`
-    (how late the owner had been in all when this probe began), `waiting` (for its turn) and `course` belong to the
-    owner.
+    (how late the owner had been in all when this probe began), `waiting` (for its turn), `gates` (what it needs a place
+    of before it is probed) and `course` belong to the owner.
     """
 
     __slots__ = (
         "course",
         "deadline",
         "due",
+        "gates",
         "lagged",
         "loop",
         "name",
@@ -105,6 +107,7 @@ class Target:
         self.slow = False
         self.lagged = 0.0
         self.waiting = False
+        self.gates: tuple[Gate, ...] = ()
 
     @property
     def busy(self) -> bool:
@@ -119,6 +122,11 @@ class Target:
     def start(self, now: float) -> Verdict | None:
         """Begin a probe. Raises NoSocket, with `started` set and nothing begun."""
         raise NotImplementedError
+
+    def repeat(self, now: float) -> bool:
+        """Begin a probe as the last one was, on what is left of it, which nearly always works; false: nothing is begun,
+        `start` has to be asked."""
+        return False
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:
         """epoll reported `events` for this target's descriptor `fd`. Raises NoSocket, with nothing left."""
