@@ -90,6 +90,16 @@ def test_equal_checks_of_two_locations_are_two(tmp_path: Path) -> None:
     assert one.identity != two.identity
 
 
+def test_checks_of_one_name_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    """In logs and on all pages; their identities, and so what is known of them, do not depend on it."""
+    one, two, other, three = "uri=/ header=A:1", "uri=/ header=A:2", "uri=/x", "uri=/ header=A:3"
+    specs = _specs(tmp_path, "".join(f"health_check {text};" for text in (one, two, other, three)))
+    assert [spec.title for spec in specs] == ["http GET /", "http GET / #2", "http GET /x", "http GET / #3"]
+    alone = _specs(tmp_path, f"health_check {two};")
+    assert alone[0].title == "http GET /"
+    assert alone[0].identity == specs[1].identity
+
+
 def test_another_interval_is_the_same_check_and_another_uri_is_not(tmp_path: Path) -> None:
     (one,) = _specs(tmp_path, "health_check uri=/a;")
     (two,) = _specs(tmp_path, "health_check uri=/a interval=1s fails=3 timeout=1s;")

@@ -69,7 +69,8 @@ class CheckSpec:
     `concurrency`: RESTY's number of slices, else how many peers are probed at once at most (0: no bound of its own).
     `keepalive_time` (seconds) and `keepalive_requests` bound how long one connection is probed on; 0: one probe each,
     and no bound. `revives_down`: the check may turn up a peer that is configured `down` (lua-resty does, NGINX Plus
-    does not). `label` is what pages call the check, `ordinal` tells equal checks of one upstream apart.
+    does not). `label` is what pages call the check, `ordinal` tells equal checks of one upstream apart, `number` (2,
+    3...) those of one name.
     """
 
     upstream: str
@@ -105,6 +106,7 @@ class CheckSpec:
     function: str = ""
     params: tuple[tuple[str, str], ...] = ()
     ordinal: int = 0
+    number: int = 0
 
     @property
     def identity(self) -> int:
@@ -123,7 +125,8 @@ class CheckSpec:
     @property
     def title(self) -> str:
         """What pages and logs call this check: its label, or what can be said from its type and port."""
-        return self.label or (f"{self.type} port {self.port}" if self.port else self.type)
+        name = self.label or (f"{self.type} port {self.port}" if self.port else self.type)
+        return f"{name} #{self.number}" if self.number > 1 else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ _TIMING: Final = (
     "keepalive_time",
     "keepalive_requests",
     "label",
+    "number",
 )
 """What says when and how often, not what: no part of a check's identity."""
 

@@ -21,13 +21,15 @@ class ChecksSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """On the http block while it is read: the identities of each upstream's checks."""
+    """On the http block while it is read: the identities and titles of each upstream's checks."""
 
     identities: dict[str, set[int]] = field(default_factory=dict, metadata=LOCAL)
+    titles: dict[str, list[str]] = field(default_factory=dict, metadata=LOCAL)
 
 
 def add_check(http: Block, spec: CheckSpec, place: Position | None = None) -> CheckSpec:
-    """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same; returns it.
+    """Add `spec`, made distinct (`ordinal`) from those of the same upstream that probe the same, and (`number`) from
+    those with the same title; returns it.
 
     Raises ConfigError for one more than the zone has room for.
     """
@@ -38,6 +40,11 @@ def add_check(http: Block, spec: CheckSpec, place: Position | None = None) -> Ch
         what = f'upstream "{spec.upstream}" has more than {CHECKS_PER_PEER} health checks'
         raise ConfigError(what, place)
     known.add(identity)
+    titles: list[str] = http.own(_Known).setdefault("titles", {}).setdefault(spec.upstream, [])
+    before = titles.count(spec.title)
+    titles.append(spec.title)
+    if before:
+        spec = replace(spec, number=before + 1)
     http.append(ChecksSettings, "specs", spec)
     http.append(ChecksSettings, "places", place)
     return spec
