@@ -362,6 +362,20 @@ _PER_BYTE: Final = (
     0.2e-6  # seconds more for each byte of the subject: a long one takes its time under a good pattern as well
 )
 
+_LONG: Final = 0.01  # seconds
+
+
+class Spent:
+    """`seconds` of processor that matches took which took long; who reads it sets it back."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+SPENT: Final = Spent()
+
 _armed = False
 _main_thread = 0  # the identity of the thread that gets the signals; 0: the handler is not installed
 
@@ -387,14 +401,17 @@ def bounded(find: Callable[..., re.Match[bytes] | None], text: bytes, place: int
     short = len(text) - place <= _SHORT and id(getattr(find, "__self__", None)) not in _wild
     if short or threading.get_ident() != (_main_thread or _install()):
         return find(text, place)
+    longest = _LONGEST_MATCH + len(text) * _PER_BYTE
     try:
         _armed = True
-        signal.setitimer(signal.ITIMER_VIRTUAL, _LONGEST_MATCH + len(text) * _PER_BYTE)
+        signal.setitimer(signal.ITIMER_VIRTUAL, longest)
         return find(text, place)
     finally:
         # In this order: from here on an alarm that has just gone off finds nothing to end.
         _armed = False
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        took = longest - signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)[0]
+        if took > _LONG:
+            SPENT.seconds += took
 
 
 def _install() -> int:

@@ -11,16 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.check.scripted import Scripted
 from upwell.check import conversation
 from upwell.check.checker import Checker
 from upwell.check.probe import Verdict
 from upwell.check.probes.http import HttpProbe
-from upwell.check.spec import PLUS, RESTY, CheckSpec
+from upwell.check.spec import PLUS, RESTY, CheckSpec, MatchSpec
 from upwell.log import DEBUG, INFO, ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
@@ -891,6 +893,36 @@ def test_one_round_sees_to_a_bounded_number_of_probes(origin: Origins, bench: Be
         done = now
     assert max(counts) <= 257
     assert 0 not in counts[counts.index(max(counts)) :]  # and none goes by idle
+
+
+def test_peers_whose_answers_take_long_to_match_have_a_part_of_the_time_together(
+    scripted: Callable[..., Scripted], bench: Benches
+) -> None:
+    """What the peer says makes the expression run into its bound of 0.1 s; every 10 ms that would stop all else."""
+    numbers = count()
+
+    def script(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n%bb%d" % (b"a" * 40, next(numbers)))
+
+    def well(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\naaa")
+
+    evil = [scripted(script) for _ in range(3)]
+    good = scripted(well)
+    b = bench(*(one.spec for one in evil), good.spec)
+    b.check(dialect=PLUS, match=MatchSpec(body="^(a+)+$"), jitter=0.0, timeout=5.0, fall=1)
+    b.until(lambda: all(b.table.checks(row)[0].fails > 1 for row in range(3)))
+    records = [b.table.record(row, 0) for row in range(4)]
+    turns = sorted(record.next for record in records[:3])
+    # Each waits for its own turn, behind those of the others.
+    assert all(later - sooner > 400 for sooner, later in pairwise(turns))
+    assert turns[-1] - max(record.failed_at for record in records[:3]) > 400
+    state = b.table.checks(3)[0]
+    assert (state.fails, b.checker._on_row[3][0].not_before) == (0, 0.0)
+    said = [line for line in b.lines() if "to match, it is probed less often" in line]
+    assert len(said) == 3
 
 
 def test_lateness_is_that_of_the_probe_s_beginning(origin: Origins, bench: Benches) -> None:

@@ -366,3 +366,16 @@ def test_a_good_answer_to_tengine_s_check_keeps_its_connection() -> None:
     probe.open()
     told = Told(probe, [OK + b"Content-Length: 2\r\n\r\nok"], closes=False)
     assert (told.verdict, told.finished, told.reusable) == (GOOD, True, True)
+
+
+def test_interim_answers_count_for_their_own_probe() -> None:
+    """Many probes of one kept connection, each answered with a 103 first."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n"
+    probe = HttpMatchProbe(spec(), "app")
+    probe.open()
+    for _ in range(2 * MAX_HEAD // len(early)):
+        assert probe.feed(early + OK + b"Content-Length: 2\r\n\r\nok") == GOOD
+        assert probe.reusable
+        assert probe.again() == GET
+    # Within one probe they are bounded.
+    assert probe.feed(early * (MAX_HEAD // len(early) + 1)) == bad("protocol", "interim answers without end")

@@ -20,6 +20,7 @@ from tests.check.probing import LIMIT, Probing
 from upwell.check import functions
 from upwell.check.functions import EventLoops, NoThread, Threads, import_trial, one_line, resolve, words_of
 from upwell.check.probes.python import CheckedPeer
+from upwell.check.report import Report
 from upwell.peers.peer import PeerSpec
 
 PEER = PeerSpec("127.0.0.1:8080", ("127.0.0.1", 8080), server="app:8080")
@@ -189,6 +190,9 @@ def test_one_that_hangs_is_given_up_and_never_joined_by_itself(probing: Make, na
     p.skew += 12.0
     assert p.why() == "still running since 32 s"
     assert p.why() == "still running since 32 s"
+    # The probe that could not begin took no time, and was not late by as much as the one before takes.
+    assert p.state().latency < 1_000_000
+    assert p.table.checker_lateness >= 0
     assert (calls, most) == (1, 1)
     assert len(os.listdir("/proc/self/fd")) == before
     gate.release(1000)
@@ -347,12 +351,59 @@ def test_without_threads_nothing_is_known(probing: Make, named: Named, monkeypat
     monkeypatch.setattr(functions, "_threads", lambda pid: full)
     p = probing()
     before = len(os.listdir("/proc/self/fd"))
-    p.check(type="python", function=named(returning("bad")))
+    spec = p.check(type="python", function=named(returning("bad")))
     p.until(lambda: sum("0 threads are busy" in line for line in p.lines()) > 1)
     assert p.state().fails == 0
+    # The peer's own line tells of it, as long as it is so.
+    [peer] = Report(p.table, [p.spec], [spec], dict).peers(p.spec, {spec.identity: spec})
+    assert peer.checks[0].void == "failed to call a function: 0 threads are busy"
     assert len(os.listdir("/proc/self/fd")) == before
     monkeypatch.undo()
     assert p.why() == "bad"
+    [peer] = Report(p.table, [p.spec], [spec], dict).peers(p.spec, {spec.identity: spec})
+    assert peer.checks[0].void == ""
+
+
+def test_calls_that_hang_leave_threads_to_others() -> None:
+    threads = Threads(8)
+    gate = threading.Event()
+
+    def job() -> None:
+        gate.wait()
+
+    for whose, share in (("one", 4), ("another", 2), ("a third", 1)):
+        for _ in range(share):
+            threads.submit(job, whose)
+        with pytest.raises(NoThread, match="calls that have not come back hold its share of the threads"):
+            threads.submit(job, whose)
+    gate.set()
+    limit = time.monotonic() + LIMIT
+    while "0 busy" not in repr(threads):
+        assert time.monotonic() < limit
+    threads.submit(job, "one")
+
+
+def test_a_check_whose_functions_hang_takes_no_thread_from_another(
+    probing: Make, named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Threads(4)
+    monkeypatch.setattr(functions, "_threads", lambda pid: few)
+    gate = threading.Event()
+
+    def check(peer: CheckedPeer) -> str | None:
+        if peer.address[1] != 7:
+            gate.wait()
+        return "bad"
+
+    peers = [PeerSpec(f"127.0.0.1:{port}", ("127.0.0.1", port)) for port in range(81, 87)]
+    p = probing(*peers)
+    name = named(check)
+    p.check(type="python", function=name, timeout=0.1)
+    p.until(lambda: sum(p.state(row).fails > 0 for row in range(6)) == 2 and p.record(5).void_at > 0)
+    p.check(type="python", function=name, port=7)
+    p.until(lambda: all(p.table.checks(row)[1].fails > 0 for row in range(6)))
+    assert {p.table.record(row, 1).why for row in range(6)} == {"bad"}
+    gate.set()
 
 
 def test_threads_are_used_again_and_bounded() -> None:

@@ -185,6 +185,24 @@ def test_a_pattern_without_end_is_a_failure() -> None:
     assert probe.feed(b"a" * 64 + b"b") == Verdict(False, "body", '~ "(a+)+$": match limit exceeded')
 
 
+def test_an_expensive_search_is_not_begun_anew_for_ever() -> None:
+    """A peer that sends byte by byte has all that came searched for each byte."""
+    probe = ExpectProbe(CheckSpec("u", "tcp", expect="OK.*ready", dialect=PLUS), "app:1")
+    for _ in range(2):  # a probe has its time for itself
+        probe.open()
+        told = probe.feed(b"OK" * 2000)
+        assert told == b""
+        for _ in range(1000):
+            told = probe.feed(b"O")
+            if told:
+                break
+        assert isinstance(told, Verdict)
+        assert re.fullmatch(
+            r'~ "OK\.\*ready": searching it piece by piece takes too long, after 4\d+ bytes "(OK)+O\.\.\."', told.why
+        )
+        assert (told.kind, probe.finished) == ("body", True)
+
+
 def test_what_cannot_be_is_refused() -> None:
     for name in ("tcp", "tls"):
         with pytest.raises(ValueError, match="bad regular expression"):

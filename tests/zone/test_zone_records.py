@@ -135,8 +135,50 @@ def test_a_sentence_in_use_survives_many_others() -> None:
     phrases = Phrases()
     for number in range(20000):
         last = phrases.keep("always there")
-        phrases.keep(f"number {number}")
+        phrases.keep(f"number {number}", lambda: (last,))  # noqa: B023  # called at once
         assert phrases.read(last) == "always there"
+
+
+def test_one_that_always_finds_new_words_wipes_out_nobody_else_s(table: PeerTable) -> None:
+    quiet = table.record_at(0, table.add_check(0, 7, rise=1, health=1))
+    loud = table.record_at(1, table.add_check(1, 7, rise=1, health=1))
+    for number in range(HISTORY):
+        note_change(table.words, quiet, number, number % 2 == 1, table.keep(f"quiet {number}"))
+    note_failure(table.words, quiet, 0, table.keep("quiet at last"), 0)
+    table.note_void(1, "no file", quiet)
+    for number in range(10_000):
+        why = table.keep(f"loud {number}")
+        note_failure(table.words, loud, 0, why, number)
+        if number % 7 == 0:
+            note_change(table.words, loud, number, number % 2 == 1, why)
+        if number == 5000:  # another checker goes on
+            after = PeerTable.create(KEYS, workers=1)
+            after.adopt(table)
+            table.close()
+            table = after
+    record = table.record(0, 0)
+    assert [change.why for change in record.history] == [f"quiet {number}" for number in range(HISTORY)]
+    assert (record.why, record.void_why, table.voids.why) == ("quiet at last", "no file", "no file")
+    record = table.record(1, 0)
+    assert record.why == "loud 9999"
+    last = 9999 // 7 * 7
+    assert [change.why for change in record.history] == [
+        f"loud {number}" for number in range(last - 7 * (HISTORY - 1), last + 1, 7)
+    ]
+
+
+def test_when_all_sentences_are_in_use_the_oldest_go() -> None:
+    phrases = Phrases()
+    kept: dict[str, int] = {}
+    for number in range(5000):
+        kept[f"number {number}"] = phrases.keep(f"number {number}", kept.values)
+        kept["always there"] = phrases.keep("always there", kept.values)
+    assert phrases.read(kept["always there"]) == "always there"
+    assert phrases.read(kept["number 4999"]) == "number 4999"
+    assert phrases.read(kept["number 0"]) == FORGOTTEN
+    gone = [number for number in range(5000) if phrases.read(kept[f"number {number}"]) == FORGOTTEN]
+    assert gone == list(range(len(gone)))
+    assert 900 < len(gone) < 2000
 
 
 def test_long_and_odd_sentences_are_cut_not_broken() -> None:

@@ -30,6 +30,7 @@ from upwell.check.target import MOST_KEPT, Loop, NoSocket, Place, Target
 from upwell.check.trouble import Trouble
 from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
+from upwell.pcre import SPENT
 from upwell.peers.health import Thresholds, Transition
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.zone.layout import (
@@ -60,6 +61,7 @@ _OVERS = 256  # ends of probes seen to in one round if there are no more at its 
 _LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
 _LAG = "the checker was late"
 _SPARED = float("inf")
+_DEAR = 5.0  # of the time that long matches take, so many times as much is left to all other probes and more
 _DEADLINES = 256.0  # how many different ones there are in a second
 _GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
 MOST_AT_ONCE = 8192
@@ -81,6 +83,7 @@ class Checker:
         "_courses",
         "_crowding",
         "_deadlines",
+        "_dear_until",
         "_due",
         "_events",
         "_gate",
@@ -143,6 +146,7 @@ class Checker:
         self._seen = clock()  # when the last round's waiting was over
         self._left = self._seen  # and when the round was
         self._lagged = 0.0  # how much later than it should this process came to look, in all its rounds
+        self._dear_until = 0.0  # how far times are given away to probes whose answers take long to match
         self._random = Random()  # for the spread of times, no secret
         for check in checks:
             self.add(check)
@@ -283,6 +287,7 @@ class Checker:
                 ready = self._loop.epoll.poll(0.0, _EVENTS)
         self._table.words[CHECKER_HEARTBEAT] = int(now * 1000)
         targets = self._loop.targets
+        SPENT.seconds = 0.0
         for fd, events in ready:
             target = targets.get(fd)
             if target is not None:
@@ -290,11 +295,13 @@ class Checker:
                 try:
                     verdict = target.ready(fd, events, now)
                 except NoSocket as error:
-                    self._no_verdict(f"failed to {error.doing}: {error.word}", now)
+                    self._no_verdict(target, f"failed to {error.doing}: {error.word}", now)
                     self._continue.append((target.course, target))
                     continue
                 except Exception as error:
                     verdict = target.broken(error, now)
+                if SPENT.seconds:
+                    self._space(target, now)
                 if verdict is not None and not (verdict.passed and self._usual(target, verdict, now)):
                     self._observe(target, verdict, now)
                     self._continue.append((target.course, target))
@@ -332,7 +339,18 @@ class Checker:
 
     # Courses
 
+    def _space(self, target: Target, now: float) -> None:
+        """The peer's answer took long to match (a peer can see to it that it does): it is probed in its turn among all
+        such peers, so that they have a bounded part of this processor together, however many they are."""
+        if not target.not_before:
+            self._events.dear(target.name, SPENT.seconds)
+        self._dear_until = max(self._dear_until, now) + SPENT.seconds * _DEAR
+        SPENT.seconds = 0.0
+        target.not_before = self._dear_until
+
     def _timetable(self, due: float, target: Target) -> None:
+        if due < target.not_before:
+            target.due = due = target.not_before
         self._table.words[target.place.record + RECORD_NEXT] = int(due * 1000)
         self._due.add(due, target)
 
@@ -405,7 +423,7 @@ class Checker:
         try:
             verdict = target.start(now)
         except NoSocket as error:
-            self._no_verdict(f"failed to {error.doing}: {error.word}", now)
+            self._no_verdict(target, f"failed to {error.doing}: {error.word}", now)
             return False
         except Exception as error:
             verdict = target.broken(error, now)
@@ -443,7 +461,7 @@ class Checker:
             if target.probing and late > max(target.timeout, _LATE):
                 # Not again at once: that would be a flood as long as the lag lasts. Its course comes back to it.
                 target.close()
-                self._no_verdict(_LAG, now, late)
+                self._no_verdict(target, _LAG, now, late)
                 self._events.void(target.name, late)
                 self._continue.append((target.course, target))
                 continue
@@ -465,9 +483,9 @@ class Checker:
             elif target.probing:
                 self._queue(target)  # it has more time
 
-    def _no_verdict(self, why: str, now: float, late: float = 0.0) -> None:
+    def _no_verdict(self, target: Target, why: str, now: float, late: float = 0.0) -> None:
         """A probe is over without a verdict, for trouble of this machine's own."""
-        self._table.note_void(int(now * 1000), why)
+        self._table.note_void(int(now * 1000), why, target.place.record)
         if self._trouble.met(why, now):
             if late:
                 self._events.late(late)
@@ -482,7 +500,9 @@ class Checker:
         words = table.words
         at = target.place.at
         health = words[at + CHECK_HEALTH]
-        if health != course.thresholds.top or target.suspected or target.gates or self._log.level >= DEBUG:
+        if health != course.thresholds.top or target.suspected or target.gates or target.not_before:
+            return False
+        if self._log.level >= DEBUG:
             return False
         due = course.next(target, now)
         if not due:
@@ -526,7 +546,7 @@ class Checker:
         if passed:
             note_pass(words, record)
         else:
-            why = table.phrases.keep(verdict.why)
+            why = table.keep(verdict.why)
             note_failure(words, record, KIND_NUMBERS.get(verdict.kind, _OTHER), why, millis)
         if passed or verdict.status:
             # How long a refusal took says nothing about how fast the peer answers.
@@ -606,7 +626,7 @@ class Checker:
             if not found.up:
                 record = self._table.record_at(row, slot)
                 words[record + RECORD_KIND] = 1 + KIND_NUMBERS.get(found.kind, _OTHER)
-                words[record + RECORD_WHY] = self._table.phrases.keep(found.why)
+                words[record + RECORD_WHY] = self._table.keep(found.why)
                 words[record + RECORD_FAILED_AT] = since
 
     def _begun(self, spec: CheckSpec, key: PeerKey, row: int, slot: int) -> None:

@@ -47,6 +47,12 @@ class Events:
         """A time-out that does not count, because the checker was `late` (seconds) itself (upwell's own line)."""
         self._log.info(f"healthcheck: time-out of peer {name} is void, the checker was {late:.3f}s late")
 
+    def dear(self, name: str, seconds: float) -> None:
+        """An answer took long to match, for the first time at this peer (upwell's own line)."""
+        self._log.warn(
+            f"healthcheck: the answer of peer {name} took {seconds:.3f}s to match, it is probed less often for that"
+        )
+
     def passed(self, name: str) -> None:
         self._debug(f"peer {name} was checked to be ok")
 
@@ -99,6 +105,5 @@ class Events:
 
 
 def _quoted(text: str) -> str:
-    """`text` as the value of a field in a log line."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{printable(escaped.encode())}"'
+    """`text` as the value of a field in a log line, escaped once."""
+    return f'"{printable(text.encode("utf-8", "surrogateescape"))}"'

@@ -72,9 +72,9 @@ def one_line(text: str) -> str:
 
 
 class Call:
-    """One call of a function. Its `outcome` (what it returned, or raised) is there once it is over: then the eventfd
-    `fd` is written to, unless the call was given up before. `begun` says whether the function was reached yet. `title`
-    is the function's name; calls of one `kind` and title have one event loop."""
+    """One call of a function, for `whose` sake (a check's). Its `outcome` (what it returned, or raised) is there once
+    it is over: then the eventfd `fd` is written to, unless the call was given up before. `begun` says whether the
+    function was reached yet. `title` is the function's name; calls of one `kind` and title have one event loop."""
 
     __slots__ = (
         "_before",
@@ -89,15 +89,23 @@ class Call:
         "kind",
         "outcome",
         "title",
+        "whose",
     )
 
     def __init__(
-        self, function: Callable[..., Any], argument: object, fd: int, title: str = "", kind: str = ""
+        self,
+        function: Callable[..., Any],
+        argument: object,
+        fd: int,
+        title: str = "",
+        kind: str = "",
+        whose: object = None,
     ) -> None:
         self.function = function
         self.argument = argument
         self.title = title
         self.kind = kind
+        self.whose = whose
         self.begun = False
         self.outcome: tuple[Any, BaseException | None] | None = None
         self._lock = threading.Lock()
@@ -112,7 +120,7 @@ class Call:
         if is_async(self.function):
             self._enter().call(self._begin)
         else:
-            _threads(os.getpid()).submit(self._run)
+            _threads(os.getpid()).submit(self._run, self.whose)
 
     def give_up(self) -> None:
         """Nobody waits any more: an `async` function is cancelled, one that has not begun never will."""
@@ -384,44 +392,63 @@ class EventLoops:
 
 
 class Threads:
-    """Threads that wait for work; another one begins when all are busy, up to `most`."""
+    """Threads that wait for work; another one begins when all are busy, up to `most`.
 
-    __slots__ = ("_count", "_idle", "_lock", "_most", "_work")
+    The jobs of one (`whose`) may hold as many threads as are left to all others. Jobs that never end so take half of
+    them and not all, those of the next one half of the rest: who has a few is always let in.
+    """
+
+    __slots__ = ("_busy", "_count", "_idle", "_lock", "_most", "_work")
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._busy: dict[object, int] = {}
         self._count = 0
         self._idle = 0
         self._lock = threading.Lock()
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[[], None], object]] = SimpleQueue()
 
     def __repr__(self) -> str:
         return f"<Threads {self._count - self._idle} busy, {self._idle} idle>"
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None], whose: object = None) -> None:
         """Have `job`, which raises nothing, run now. Raises NoThread."""
         with self._lock:
+            mine = self._busy.get(whose, 0)
+            free = self._most - self._count + self._idle
+            if not free:
+                raise NoThread(f"{self._most} threads are busy")
+            if whose is not None and mine >= free:
+                raise NoThread("calls that have not come back hold its share of the threads")
+            self._busy[whose] = mine + 1
             if self._idle:
                 self._idle -= 1
-                self._work.put(job)
+                self._work.put((job, whose))
                 return
-            if self._count >= self._most:
-                raise NoThread(f"{self._most} threads are busy")
             self._count += 1
         try:
-            threading.Thread(target=self._live, args=(job,), name="upwell-function", daemon=True).start()
+            threading.Thread(target=self._live, args=(job, whose), name="upwell-function", daemon=True).start()
         except RuntimeError as error:
             with self._lock:
                 self._count -= 1
+                self._over(whose)
             raise NoThread(str(error)) from error
 
-    def _live(self, job: Callable[[], None]) -> None:
+    def _live(self, job: Callable[[], None], whose: object) -> None:
         while True:
             job()
             del job  # what it was about is not kept while waiting
             with self._lock:
                 self._idle += 1
-            job = self._work.get()
+                self._over(whose)
+            job, whose = self._work.get()
+
+    def _over(self, whose: object) -> None:
+        left = self._busy[whose] - 1
+        if left:
+            self._busy[whose] = left
+        else:
+            del self._busy[whose]
 
 
 # By process: after a fork neither threads nor a running loop are there.

@@ -62,6 +62,12 @@ class CheckReport(NamedTuple):
         return self.record.streak > 0 if self.at else None
 
     @property
+    def void(self) -> str:
+        """Why the last probe got no verdict, for trouble of the checker's machine; "" if it got one."""
+        record = self.record
+        return record.void_why if record.void_at and record.void_at >= self.at else ""
+
+    @property
     def kind(self) -> str:
         """The kind of the last failure, "" without one."""
         return KINDS[self.record.kind] if self.record.kind >= 0 else ""

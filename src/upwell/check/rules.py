@@ -12,7 +12,7 @@ from typing import Final
 
 from upwell.check.spec import HeaderRule, MatchSpec
 from upwell.http1.fields import FieldSection
-from upwell.pcre import PatternError, PatternTimeout, compile_pattern, search
+from upwell.pcre import SPENT, PatternError, PatternTimeout, compile_pattern, search
 
 MOST_CONTENT: Final = 256 * 1024
 """Bytes of the content that `body` looks at (NGINX Plus: "the first 256k")."""
@@ -165,7 +165,9 @@ def _status_words(match: MatchSpec) -> str:
 
 
 _MOST_LINES: Final = 16
-"""Lines of one name that an expression is tried on: each may take its 0.1 s."""
+"""Lines of one name that an expression is tried on."""
+_MOST_TIME: Final = 0.12
+"""Seconds of processor for all of them, a little more than one of them may take."""
 
 
 def _header_test(rule: HeaderRule) -> _HeaderTest:
@@ -200,6 +202,7 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
             return missing
         first = None
         looked = 0
+        spent = SPENT.seconds
         for known, value in section.fields:
             if known != name:
                 continue
@@ -210,6 +213,8 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
                 found = value == exact if regex is None else regex.found(value)
             except PatternTimeout as error:
                 return "header", f"{what} {wanted}: {error}"
+            if SPENT.seconds - spent > _MOST_TIME:
+                return "header", f"{what} {wanted}: its lines take too long"
             if found:
                 return ("header", f"{what} is {_quoted_value(value)}, want {wanted}") if turned else None
             first = first or value

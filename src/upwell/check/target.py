@@ -69,8 +69,8 @@ class Target:
     While `busy`, `deadline` says when the present operation has taken too long; the owner then calls `expire`.
     `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
     requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `lagged`
-    (how late the owner had been in all when this probe began), `waiting` (for its turn), `gates` (what it needs a place
-    of before it is probed) and `course` belong to the owner.
+    (how late the owner had been in all when this probe began), `not_before` (when it may be probed next), `waiting`
+    (for its turn), `gates` (what it needs a place of before it is probed) and `course` belong to the owner.
     """
 
     __slots__ = (
@@ -81,6 +81,7 @@ class Target:
         "lagged",
         "loop",
         "name",
+        "not_before",
         "place",
         "queued",
         "slow",
@@ -106,6 +107,7 @@ class Target:
         self.suspected = 0.0
         self.slow = False
         self.lagged = 0.0
+        self.not_before = 0.0
         self.waiting = False
         self.gates: tuple[Gate, ...] = ()
 

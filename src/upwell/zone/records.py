@@ -25,6 +25,8 @@ from upwell.zone.layout import (
     RECORD_TIME,
     RECORD_TIMED,
     RECORD_TIMES,
+    RECORD_VOID_AT,
+    RECORD_VOID_WHY,
     RECORD_WHY,
     TIMES,
     WORD_BYTES,
@@ -47,9 +49,9 @@ class Record(NamedTuple):
     """One record as it is read. Times of day are milliseconds of the checker's clock, durations microseconds.
 
     `streak` counts passes, negative failures. `kind` is the place of the last failure's kind, -1: there was none.
-    `kinds` counts failures by kind, `buckets` answer times up to each of layout.BUCKETS and above, not summed up.
-    `times` are the last hundred answer times, in no order; `changes` counts transitions, `history` has the last twenty,
-    oldest first.
+    `void_at` and `void_why` tell of the last probe without a verdict. `kinds` counts failures by kind, `buckets` answer
+    times up to each of layout.BUCKETS and above, not summed up. `times` are the last hundred answer times, in no order;
+    `changes` counts transitions, `history` has the last twenty, oldest first.
     """
 
     next: int
@@ -60,6 +62,8 @@ class Record(NamedTuple):
     kind: int
     why: str
     failed_at: int
+    void_at: int
+    void_why: str
     kinds: tuple[int, ...]
     buckets: tuple[int, ...]
     times: tuple[int, ...]
@@ -125,6 +129,16 @@ def note_change(words: memoryview, at: int, now: int, up: bool, why: int) -> Non
     words[at + RECORD_CHANGES] = changes + 1
 
 
+def references(words: memoryview, at: int) -> list[int]:
+    """The references to phrases in the record at word `at`, 0 among them."""
+    changes = words[at + RECORD_CHANGES]
+    found = [words[at + RECORD_WHY], words[at + RECORD_VOID_WHY]]
+    if changes:
+        start = at + RECORD_HISTORY
+        found += words[start + 1 : start + 2 * min(changes, HISTORY) : 2].tolist()
+    return found
+
+
 def read_record(words: memoryview, halves: memoryview, phrases: Phrases, at: int) -> Record:
     """The record at word `at`."""
     head = words[at : at + RECORD_TIMES].tolist()
@@ -140,6 +154,8 @@ def read_record(words: memoryview, halves: memoryview, phrases: Phrases, at: int
         head[RECORD_KIND] - 1,
         phrases.read(head[RECORD_WHY]),
         head[RECORD_FAILED_AT],
+        head[RECORD_VOID_AT],
+        phrases.read(head[RECORD_VOID_WHY]),
         tuple(head[RECORD_KINDS:RECORD_BUCKETS]),
         tuple(head[RECORD_BUCKETS:]),
         tuple(halves[times : times + min(timed, TIMES)].tolist()),

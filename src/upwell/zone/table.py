@@ -53,6 +53,8 @@ from upwell.zone.layout import (
     PEER_SINCE,
     PEER_STARTED,
     PEER_WORDS,
+    RECORD_VOID_AT,
+    RECORD_VOID_WHY,
     RECORD_WORDS,
     ROWS,
     UPSTREAM_VERSION,
@@ -65,7 +67,7 @@ from upwell.zone.layout import (
     Layout,
 )
 from upwell.zone.phrases import Phrases
-from upwell.zone.records import Record, read_record
+from upwell.zone.records import Record, read_record, references
 
 _NOTHING = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
 
@@ -243,12 +245,15 @@ class PeerTable:
         words = self.words
         return Voids(words[CHECKER_VOIDS], words[CHECKER_VOID_AT], self.phrases.read(words[CHECKER_VOID_WHY]))
 
-    def note_void(self, now: int, why: str) -> None:
-        """One more probe got no verdict."""
+    def note_void(self, now: int, why: str, record: int = -1) -> None:
+        """One more probe got no verdict: one of the check whose record is at word `record`."""
         words = self.words
         words[CHECKER_VOIDS] += 1
         words[CHECKER_VOID_AT] = now
-        words[CHECKER_VOID_WHY] = self.phrases.keep(why)
+        words[CHECKER_VOID_WHY] = reference = self.keep(why)
+        if record >= 0:
+            words[record + RECORD_VOID_AT] = now
+            words[record + RECORD_VOID_WHY] = reference
 
     @property
     def checker_heartbeat(self) -> int:
@@ -413,6 +418,22 @@ class PeerTable:
     def record(self, row: int, slot: int) -> Record:
         """What is kept of a check beyond its state."""
         return read_record(self.words, self.halves, self.phrases, self.record_at(row, slot))
+
+    def keep(self, text: str) -> int:
+        """The reference of `text` for a record, which is to be written there before another is kept."""
+        return self.phrases.keep(text, self._references)
+
+    def _references(self) -> set[int]:
+        """All references to phrases that are anywhere in the table."""
+        words, layout = self.words, self.layout
+        found = {words[CHECKER_VOID_WHY]}
+        for row in range(len(self.keys)):
+            at = layout.check(row, 0) + CHECK_IDENTITY
+            identities = words[at : at + CHECKS_PER_PEER * CHECK_WORDS : CHECK_WORDS]
+            for slot, identity in enumerate(identities):
+                if identity:
+                    found.update(references(words, layout.record(row, slot)))
+        return found
 
     def check(self, row: int, slot: int) -> CheckState:
         at = self.layout.check(row, slot)

@@ -186,6 +186,8 @@ def _cells(view: View, place: str, check: CheckReport) -> str:
         times = f"{_span(check.latency / 1e6)}, {_span(record.average / 1e6)}, {_span(record.p99 / 1e6)}"
     else:
         result, checked, times = "<small>none yet</small>", "never", ""
+    if check.void:
+        result += f" <small>no verdict {_span(view.age(record.void_at))} ago: {escape(check.void)}</small>"
     due = record.next / 1000 - view.now
     following = "" if not record.next else f"in {_span(due)}" if due > 0 else "now"
     return (

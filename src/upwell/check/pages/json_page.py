@@ -102,12 +102,16 @@ def _check(view: View, check: CheckReport, texts: dict[int, str]) -> str:
                 for change in record.history
             ]
         )
+    void = "null"
+    if check.void:
+        void = f'{{"at": {_moment(view, record.void_at)}, "why": {_text(check.void)}}}'
     about = texts.get(id(spec))
     if about is None:
         about = texts[id(spec)] = _encode({"check": spec.title, "type": spec.type, "dialect": spec.dialect})[1:-1]
     return (
         f'{{{about}, "state": "{check.state}", "since": {_moment(view, check.since)}, "last": {last},'
-        f' "last_failure": {failure}, "time_average": {record.average / 1e6}, "time_p99": {record.p99 / 1e6},'
+        f' "no_verdict": {void}, "last_failure": {failure},'
+        f' "time_average": {record.average / 1e6}, "time_p99": {record.p99 / 1e6},'
         f' "streak": {record.streak}, "rise": {spec.rise}, "fall": {spec.fall}, "passes": {check.passes},'
         f' "failures": {check.fails}, "failures_by_kind": {{{kinds}}}, "next": {_moment(view, record.next)},'
         f' "changes": {record.changes}, "transitions": [{changes}]}}'

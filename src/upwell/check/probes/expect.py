@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from time import thread_time
 from typing import Final
 
 from upwell.check.probe import Verdict
@@ -12,6 +13,8 @@ from upwell.pcre import PatternTimeout
 
 MOST: Final = 65_536
 """Bytes in which the expected is looked for."""
+MOST_TIME: Final = 0.2
+"""Seconds of processor for all searches of one probe: a peer that sends byte by byte has each of them searched anew."""
 
 
 class ExpectProbe:
@@ -19,7 +22,7 @@ class ExpectProbe:
     speak first. Without `expect` any word of the peer's will do.
     """
 
-    __slots__ = ("_data", "_expect", "_request", "doing", "finished", "reusable")
+    __slots__ = ("_data", "_expect", "_request", "_spent", "doing", "finished", "reusable")
 
     sending = "failed to send request to"
     receiving = "failed to receive response from"
@@ -29,6 +32,7 @@ class ExpectProbe:
         self._request = spec.request
         self._expect = _shared(spec.expect) if spec.expect else None
         self._data = b""
+        self._spent = 0.0
         self.doing = f"waiting for {self._awaited}"
         self.finished = False
         self.reusable = False
@@ -39,6 +43,7 @@ class ExpectProbe:
 
     def open(self) -> bytes:
         self._data = b""
+        self._spent = 0.0
         self.finished = False
         return self._request
 
@@ -54,12 +59,19 @@ class ExpectProbe:
         if expect is None:
             return self._over(Verdict(True))
         self._data = data = (self._data + data)[:MOST]
+        began = thread_time()
         try:
             found = expect.found(data)
         except PatternTimeout as error:
             return self._over(Verdict(False, "body", f"{self._awaited}: {error}"))
         if found:
             return self._over(Verdict(True))
+        self._spent += thread_time() - began
+        if self._spent > MOST_TIME:
+            words = (
+                f"{self._awaited}: searching it piece by piece takes too long, after {len(data)} bytes {self._shown}"
+            )
+            return self._over(Verdict(False, "body", words))
         if len(data) >= MOST:
             return self._over(Verdict(False, "body", f"no {self._awaited} in {MOST} bytes, but {self._shown}"))
         return b""

@@ -48,7 +48,7 @@ class CheckedPeer:
 class PythonTarget(Target):
     """An eventfd tells the loop that a call is over; there is one for each call that is waited for."""
 
-    __slots__ = ("_call", "_fd", "_function", "_peer", "_spared", "_title", "_wrong")
+    __slots__ = ("_call", "_called", "_fd", "_function", "_peer", "_spared", "_title", "_whose", "_wrong")
 
     def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> None:
         super().__init__(spec, peer, place, loop)
@@ -58,12 +58,14 @@ class PythonTarget(Target):
             address = (address[0], spec.port)
         self._peer = CheckedPeer(spec.upstream, peer.name, address, peer.server)
         self._title = spec.function
+        self._whose = spec.identity
         self._wrong = ""
         try:
             self._function = resolve(spec.function)
         except ValueError as error:
             self._wrong = str(error)
         self._call: Call | None = None  # that goes on, waited for or not
+        self._called = 0.0  # when it began
         self._fd = -1
         self._spared = False
 
@@ -79,13 +81,13 @@ class PythonTarget(Target):
         return self._fd >= 0
 
     def start(self, now: float) -> Verdict | None:
+        self.started = now
         call = self._call
         if call is not None and call.outcome is None and not call.lost:
             if call.blocker:
                 raise self._blocked(call)
-            return Verdict(False, "timeout", f"still running since {now - self.started:.0f} s")
+            return Verdict(False, "timeout", f"still running since {now - self._called:.0f} s")
         self._call = None
-        self.started = now
         self._spared = False
         self.deadline = now + self.timeout
         if self._wrong:
@@ -96,13 +98,14 @@ class PythonTarget(Target):
             raise NoSocket(os.strerror(error.errno or 0).lower(), "call a function") from error
         self.loop.targets[self._fd] = self
         self.loop.epoll.register(self._fd, EPOLLIN)
-        call = Call(self._function, self._peer, self._fd, self._title)
+        call = Call(self._function, self._peer, self._fd, self._title, whose=self._whose)
         try:
             call.start()
         except NoThread as error:
             self._let_go()
             raise NoSocket(str(error), "call a function") from error
         self._call = call
+        self._called = now
         return None
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:
