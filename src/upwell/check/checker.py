@@ -474,7 +474,7 @@ class Checker:
             try:
                 verdict = target.expire(now)
             except NoSocket as error:
-                self._no_verdict(f"failed to {error.doing}: {error.word}", now)
+                self._no_verdict(target, f"failed to {error.doing}: {error.word}", now)
                 self._continue.append((target.course, target))
                 continue
             if verdict is not None:
