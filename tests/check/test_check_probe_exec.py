@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.check.probing import LIMIT, Probing
+from upwell.check.leftovers import end_leftovers, mark
 from upwell.check.probes import OTHERS, TARGETS
 from upwell.check.probes import exec as exec_probe
 from upwell.check.probes.exec import ExecTarget
@@ -164,7 +165,22 @@ def test_the_environment_is_haproxy_s_and_nothing_else(
         "UPWELL_PEER": "[::1]:8080",
         "UPWELL_ADDRESS": "::1",
         "UPWELL_PORT": "8080",
+        "UPWELL_CHECKER": mark(os.getpid()),
     }
+
+
+def test_what_a_dead_checker_left_behind_is_ended(probing: Make) -> None:
+    p = probing()
+    p.check(type="exec", command=("sh", "-c", "sleep 1000 & wait"))
+    p.until(lambda: len(children()) == 1)
+    assert end_leftovers(os.getpid() + 1) == 0  # of another checker
+    assert p.state().fails == 0
+    ended = 0
+    limit = time.monotonic() + LIMIT
+    while not ended:  # until its program has begun
+        assert time.monotonic() < limit
+        ended = end_leftovers(os.getpid())
+    assert p.why() == "killed by SIGKILL"
 
 
 def test_a_command_is_found_by_the_path(probing: Make) -> None:

@@ -62,6 +62,35 @@ def prefix() -> Iterator[Path]:
         yield Path(folder)
 
 
+def test_a_killed_checker_s_commands_end_with_it(prefix: Path, app: Started) -> None:
+    peer, front = app("one"), free_ports(1)[0]
+    told = prefix / "told"
+    told.mkdir()
+    told.chmod(0o777)
+    check = prefix / "check.sh"
+    check.write_text(f"#!/bin/sh\nsleep 1000 & echo $! > {told}/$$; wait\n")
+    check.chmod(0o755)
+    configuration = proxying(front, [peer.port], f"health_check type=exec command={check} interval=50ms timeout=600s;")
+
+    def there() -> list[int]:
+        found = [int(path.name) for path in told.iterdir()] + [int(path.read_text() or 0) for path in told.iterdir()]
+        return [pid for pid in found if pid and Path(f"/proc/{pid}").exists() and not zombie(pid)]
+
+    def zombie(pid: int) -> bool:
+        try:
+            return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+
+    with begin(prefix, configuration, [front]):
+        await_condition(lambda: len(there()) == 2, "the command to begin", 10)
+        first = there()
+        environment = Path(f"/proc/{first[0]}/environ").read_text().split("\0")
+        [mark] = [value for value in environment if value.startswith("UPWELL_CHECKER=")]
+        os.kill(int(mark.rpartition(".")[2]), signal.SIGKILL)
+        await_condition(lambda: len(there()) == 2 and not set(there()) & set(first), "another one in its place", 10)
+
+
 def test_a_command_decides_as_the_workers_user(prefix: Path, app: Started) -> None:
     peer, front = app("one"), free_ports(1)[0]
     check = prefix / "check.sh"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from upwell.check.initial import prepare_checks
+from upwell.check.leftovers import end_leftovers
 from upwell.log import ErrorLog
 from upwell.process import pidfile
 from upwell.process.checker import run_checker
@@ -203,6 +204,8 @@ class Master:
                 return
             code = os.waitstatus_to_exitcode(status)
             now = time.monotonic()
+            if code and self._supervisor.is_checker(pid):
+                end_leftovers(pid)
             if code >= 0:
                 self._perform(self._supervisor.exited(pid, code, None, now))
             else:

@@ -223,6 +223,10 @@ class Supervisor:
         child.silent = 0
         return self._hand_over(child.generation, now)
 
+    def is_checker(self, pid: int) -> bool:
+        child = self._children.get(pid)
+        return child is not None and child.kind == "checker"
+
     def exited(self, pid: int, code: int | None, signal: int | None, now: float) -> list[Action]:
         """The child ended, with exit `code` or by `signal` (the other one None)."""
         child = self._children.pop(pid, None)

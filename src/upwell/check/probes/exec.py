@@ -17,6 +17,7 @@ socket. A check's `port` stands in for the peer's. The environment is HAProxy's 
     HAPROXY_SERVER_MAXCONN  `max_conns`, 0: no limit
     HAPROXY_SERVER_CURCONN  connections in use
     HAPROXY_SERVER_SSL, _PROTO     "0" and "h1"
+    UPWELL_CHECKER          by which the master finds what a killed checker left behind, and ends it
 
 Status 0 passes; anything else fails with the first line of what was printed (to either output). The command has a
 session of its own; whatever is left of its process group is killed when it ends, and all of it when the time is up.
@@ -35,6 +36,7 @@ from functools import cache
 from select import EPOLLIN
 from zlib import crc32
 
+from upwell.check.leftovers import NAME, mark
 from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
 from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
@@ -86,6 +88,7 @@ class ExecTarget(Target):
             "UPWELL_PEER": peer.name,
             "UPWELL_ADDRESS": host,
             "UPWELL_PORT": port,
+            NAME: mark(os.getpid()),
         }
         self._row = place.row
         self._pid = 0
