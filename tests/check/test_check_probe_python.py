@@ -227,7 +227,7 @@ def test_one_that_blocks_the_event_loop_is_not_the_others_fault(probing: Make, n
     async def check(peer: CheckedPeer) -> None:
         calls.append(peer.name)
         if calls[0] == peer.name and len(calls) == 1:
-            gate.wait(LIMIT)  # a mistake, as people make it
+            gate.wait(10 * LIMIT)  # a mistake, as people make it
 
     p = probing(PEER, OTHER)
     name = named(check)
