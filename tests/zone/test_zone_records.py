@@ -6,7 +6,7 @@ import pytest
 
 from upwell.zone.layout import BUCKETS, HISTORY, KINDS_COUNTED, TIMES
 from upwell.zone.phrases import FORGOTTEN, Phrases
-from upwell.zone.records import note_change, note_failure, note_pass, note_time
+from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import PeerTable
 
 KEYS = [("u", "primary", "127.0.0.1:81", 0), ("u", "primary", "127.0.0.1:82", 0)]
@@ -23,6 +23,22 @@ def test_a_new_record_says_that_nothing_happened(table: PeerTable) -> None:
     assert record.kind == -1
     assert (record.why, record.streak, record.timed, record.p99, record.history) == ("", 0, 0, 0, ())
     assert record.kinds == (0,) * KINDS_COUNTED
+
+
+def test_the_usual_note_writes_what_the_two_others_write(table: PeerTable) -> None:
+    one, other = (table.record_at(row, table.add_check(row, 7, rise=1, health=1)) for row in (0, 1))
+    times = [0, 1, *BUCKETS, *(bound + 1 for bound in BUCKETS), 1 << 40] * 5  # more than TIMES, so that the ring turns
+    assert len(times) > TIMES
+    for number, elapsed in enumerate(times):
+        if number == 7:
+            for at in (one, other):
+                note_failure(table.words, at, 5, table.phrases.keep("status 503"), 10)
+        note_usual(table.words, table.halves, one, elapsed, 1000 + number)
+        note_pass(table.words, other)
+        note_time(table.words, table.halves, other, elapsed)
+        record = table.record(0, 0)
+        assert record.next == 1000 + number
+        assert record._replace(next=0) == table.record(1, 0)
 
 
 def test_streaks_turn_round(table: PeerTable) -> None:
