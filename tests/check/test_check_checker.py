@@ -873,6 +873,28 @@ def test_a_kept_connection_that_ended_while_the_process_was_stopped_says_nothing
     assert b.table.checks(0)[0].fails == 0
 
 
+def test_a_bound_that_is_first_needed_when_a_check_is_added_counts_who_is_being_probed(tmp_path: Path) -> None:
+    log = ErrorLog(str(tmp_path / "error.log"), INFO)
+    log.open()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(64)  # nobody accepts, so that no probe is ever answered
+        host, port = sock.getsockname()
+        spec = UpstreamSpec("u", tuple(PeerSpec(f"p{number}", (host, port)) for number in range(3)))
+        table = PeerTable.create(peer_keys(spec), 1)
+        checker = Checker(table, [spec], log, most=4)
+        going = []
+        for uri in (b"/a", b"/b"):
+            request = b"GET " + uri + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+            checker.add(CheckSpec("u", "http", request, dialect=PLUS, interval=600.0, timeout=600.0, concurrency=0))
+            for _ in range(3):
+                checker.step(0.0)
+            going.append(sum(target.probing for course in checker._courses.values() for target in course.targets))
+        checker.close()
+    os.close(log.fd)
+    assert going == [3, 4]
+
+
 def test_one_round_sees_to_a_bounded_number_of_probes(origin: Origins, bench: Benches, tmp_path: Path) -> None:
     slow = origin(b"")
     slow.parts = (GOOD,)
