@@ -151,6 +151,28 @@ def test_black_holes_get_half_of_the_places_and_are_not_forgotten() -> None:
     assert following.slow
 
 
+def test_a_single_place_goes_round() -> None:
+    _, targets, _ = rota(4)
+    slow, well = targets[:2], targets[2:]
+    for target in slow:
+        target.slow = True
+    gate = Gate(1)
+    served = dict.fromkeys(targets, 0)
+    for number, target in enumerate(targets):
+        target.due = float(number)
+    waiting = [target for target in targets if not gate.enter(target)]
+    holder = targets[0]
+    assert waiting == targets[1:]
+    for turn in range(40):
+        served[holder] += 1
+        following = gate.leave(holder)
+        holder.due = 10.0 + turn
+        assert following is not None
+        assert not gate.enter(holder)
+        holder = following
+    assert [served[target] for target in (*slow, *well)] == [10, 10, 10, 10]
+
+
 @given(st.integers(0, 5), st.lists(st.tuples(st.booleans(), st.integers(0, 11)), max_size=200))
 def test_whoever_asks_is_let_in_at_some_point(most: int, steps: list[tuple[bool, int]]) -> None:
     _, targets, _ = rota(12)

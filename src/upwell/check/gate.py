@@ -59,8 +59,10 @@ class Gate:
         self._held.discard(target)
         self._held_slow.discard(target)
         slow = len(self._held_slow)
-        # A quarter is theirs even if others wait, or they would never be probed again.
-        if self._slow and (slow * 4 < self.most or (not self._waiting and slow * 2 < self.most)):
+        # A quarter is theirs even if others wait, or they would never be probed again. A single place is that quarter
+        # and all the rest: it goes to whoever was due first.
+        turn = self.most > 1 or not self._waiting or (bool(self._slow) and self._slow[0].due <= self._waiting[0].due)
+        if self._slow and turn and (slow * 4 < self.most or (not self._waiting and slow * 2 < self.most)):
             following = self._slow.popleft()
             self._held_slow.add(following)
         elif self._waiting:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import Final
 
 NAME: Final = "UPWELL_CHECKER"
 
 _TOKEN: Final = os.urandom(8).hex()
+_OLDEST: Final = 600.0  # seconds; what has run for longer is no probe: a check may have started a service again
 _PASSES: Final = 3  # one that forks just then is found by the next
 
 
@@ -44,6 +46,11 @@ def _end(pid: int, wanted: bytes) -> bool:
     except OSError:
         return False
     try:
+        # First, as it never has to wait; the environment of a process that hangs in the kernel may.
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])  # proc(5): starttime, after boot
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK") > _OLDEST:
+            return False
         with open(f"/proc/{pid}/environ", "rb") as file:
             if wanted not in file.read().split(b"\0"):
                 return False

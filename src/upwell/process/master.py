@@ -204,12 +204,13 @@ class Master:
                 return
             code = os.waitstatus_to_exitcode(status)
             now = time.monotonic()
-            if code and self._supervisor.is_checker(pid):
-                end_leftovers(pid)
+            was_checker = self._supervisor.is_checker(pid)
             if code >= 0:
                 self._perform(self._supervisor.exited(pid, code, None, now))
             else:
                 self._perform(self._supervisor.exited(pid, None, -code, now))
+            if code and was_checker:
+                end_leftovers(pid)  # its successor does not wait for that
 
     def _begin(self, generation: Generation) -> None:
         """A configuration is ready to serve: give it its processes."""

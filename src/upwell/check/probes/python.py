@@ -96,8 +96,13 @@ class PythonTarget(Target):
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except OSError as error:
             raise NoSocket(os.strerror(error.errno or 0).lower(), "call a function") from error
+        try:
+            self.loop.epoll.register(self._fd, EPOLLIN)
+        except OSError as error:
+            os.close(self._fd)
+            self._fd = -1
+            raise NoSocket(os.strerror(error.errno or 0).lower(), "watch a call") from error
         self.loop.targets[self._fd] = self
-        self.loop.epoll.register(self._fd, EPOLLIN)
         call = Call(self._function, self._peer, self._fd, self._title, whose=self._whose)
         try:
             call.start()
@@ -115,6 +120,9 @@ class PythonTarget(Target):
         value, error = call.outcome
         self._call = None
         self._let_go()
+        if isinstance(error, NoThread):
+            # A plain function that gave something to await, and no event loop was free for it.
+            raise NoSocket(str(error), "call a function")
         return judge(value, error)
 
     def expire(self, now: float) -> Verdict | None:
