@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from upwell.check.probe import KINDS, Verdict
@@ -303,6 +303,7 @@ def test_many_different_heads_are_all_read() -> None:
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
 def test_nonsense_is_never_a_pass_and_never_raises(answer: bytes, cuts: list[int]) -> None:
+    assume(not answer.startswith(b"HTTP/"))  # that might make sense
     for prefix in (b"", b"HTTP/1.1 500 ", b"HTTP/1.1 500 \r\nTransfer-Encoding: chunked\r\n\r\n"):
         probe = HttpMatchProbe(spec(), "app:1")
         probe.open()
