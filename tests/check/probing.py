@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from upwell.check.checker import Checker
@@ -86,3 +87,20 @@ class Probing:
     def close(self) -> None:
         self.checker.close()
         os.close(self.log.fd)
+
+
+Make = Callable[..., Probing]
+
+
+@contextmanager
+def probings(folder: Path, peer: PeerSpec) -> Iterator[Make]:
+    """Makes as many as a test wants, of `peer` if it names none, and closes them."""
+    made: list[Probing] = []
+
+    def make(*peers: PeerSpec) -> Probing:
+        made.append(Probing(folder / f"error{len(made)}.log", *(peers or (peer,))))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.check.probing import LIMIT, Probing
+from tests.check.probing import LIMIT, Make, probings
 from upwell.check.leftovers import end_leftovers, mark
 from upwell.check.probes import OTHERS, TARGETS
 from upwell.check.probes import exec as exec_probe
@@ -25,20 +25,12 @@ from upwell.peers.peer import PeerSpec
 from upwell.zone.table import Counts
 
 PEER = PeerSpec("[::1]:8080", ("::1", 8080), server="localhost:8080", max_conns=7)
-Make = Callable[..., Probing]
 
 
 @pytest.fixture
 def probing(tmp_path: Path) -> Iterator[Make]:
-    made: list[Probing] = []
-
-    def make(*peers: PeerSpec) -> Probing:
-        made.append(Probing(tmp_path / f"error{len(made)}.log", *(peers or (PEER,))))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with probings(tmp_path, PEER) as make:
+        yield make
 
 
 def script(folder: Path, text: str, name: str = "check") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.check.probing import LIMIT, Probing
+from tests.check.probing import LIMIT, Make, probings
 from upwell.check import functions
 from upwell.check.functions import EventLoops, NoThread, Threads, import_trial, one_line, resolve, words_of
 from upwell.check.probes.python import CheckedPeer
@@ -25,21 +25,13 @@ from upwell.peers.peer import PeerSpec
 
 PEER = PeerSpec("127.0.0.1:8080", ("127.0.0.1", 8080), server="app:8080")
 OTHER = PeerSpec("unix:/run/app.sock", "/run/app.sock", server="unix:/run/app.sock")
-Make = Callable[..., Probing]
 Check = Callable[..., Any]
 
 
 @pytest.fixture
 def probing(tmp_path: Path) -> Iterator[Make]:
-    made: list[Probing] = []
-
-    def make(*peers: PeerSpec) -> Probing:
-        made.append(Probing(tmp_path / f"error{len(made)}.log", *(peers or (PEER,))))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with probings(tmp_path, PEER) as make:
+        yield make
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def receive(sock: socket.socket, checker: Target) -> list[str]:
             return complaints
         try:
             apply(json.loads(content), checker)
-        except (ValueError, TypeError, KeyError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
             complaints.append(f"control message could not be used: {error!r}")
 
 
