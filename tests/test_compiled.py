@@ -22,7 +22,7 @@ from upwell.errors import ClientClosed, ConfigError, ConfigErrors, MessageError,
 from upwell.http1.framing import ChunkedReader
 from upwell.peers.balancers import BALANCERS
 from upwell.peers.live import Peer
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.exchange import Exchange
 from upwell.version import data_plane
@@ -91,8 +91,13 @@ def test_a_balancer_of_others_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A protocol, not a base class, is what they keep to (CONTRIBUTING.md, "Worked example")."""
 
     class Last:
-        def rebuild(self, peers: list[Peer]) -> None:
-            self._peers = list(peers)
+        watches = False
+
+        def __init__(self, method: Method, chance: object) -> None:
+            self._peers: list[Peer] = []
+
+        def rebuild(self, peers: object, up: list[Peer]) -> None:
+            self._peers = list(up)
 
         def pick(self, key: bytes | None, tried: object, now: float) -> Peer | None:
             return self._peers[-1]
@@ -101,7 +106,7 @@ def test_a_balancer_of_others_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setitem(BALANCERS, "last", Last)
-    spec = UpstreamSpec("x", tuple(PeerSpec(f"p{n}", ("127.0.0.1", n)) for n in (1, 2)), balancer="last")
+    spec = UpstreamSpec("x", tuple(PeerSpec(f"p{n}", ("127.0.0.1", n)) for n in (1, 2)), method=Method("last"))
     picked = Upstream(spec, PeerTable.create(peer_keys(spec), 1)).pick((), 1.0)
     assert picked is not None
     assert picked.spec.name == "p2"

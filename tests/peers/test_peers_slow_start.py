@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -12,7 +13,7 @@ from upwell.modules.load import load
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.slow_start import SlowStart, share
 from upwell.peers.upstream import Upstream
 from upwell.zone.table import PeerTable
@@ -212,11 +213,11 @@ def test_backups_begin_slowly_too() -> None:
 
 
 def test_the_tried_and_the_full_and_the_suspended_are_passed_over() -> None:
-    balancer = SlowStart()
+    balancer = SlowStart(Method(), Random(1).random)
     group = [Peer(PeerSpec(f"p{n}", ("127.0.0.1", n + 1), max_conns=2, slow_start=1000.0), n, n) for n in range(4)]
     for one in group:
         one.started = 1.0
-    balancer.rebuild(group)
+    balancer.rebuild(group, group)
     group[1].connections = 2
     group[2].fails = 1
     group[2].checked = 1.0
@@ -225,7 +226,7 @@ def test_the_tried_and_the_full_and_the_suspended_are_passed_over() -> None:
     assert balancer.pick(None, [group[0], group[3]], 5.0) is None
     assert balancer.pick(None, [group[0], group[3]], 12.0) is group[2]
     assert group[2].checked == 12.0
-    balancer.rebuild([])
+    balancer.rebuild((), ())
     assert balancer.pick(None, (), 13.0) is None
 
 

@@ -13,7 +13,7 @@ from upwell.config.model import Block
 from upwell.config.slots import number, once, parse_number, time
 from upwell.errors import ConfigError
 from upwell.modules.address import Address, format_address, is_ip, parse_address
-from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec
 from upwell.units import parse_seconds, parse_size
 
 _UNSUPPORTED = words("resolve route service drain id")
@@ -25,7 +25,7 @@ class UpstreamSettings:
     """One `upstream` block: what its lines say (`spec_of` makes the spec). Times in seconds."""
 
     name: str = field(default="", metadata=LOCAL)
-    balancer: str = field(default="round_robin", metadata=LOCAL)
+    method: Method = field(default=Method(), metadata=LOCAL)
     peers: tuple[PeerSpec, ...] = field(default=(), metadata=LOCAL)
     keepalive: int = field(default=32, metadata=LOCAL)
     keepalive_requests: int = field(default=1000, metadata=LOCAL)
@@ -192,7 +192,7 @@ def _spec_of(settings: UpstreamSettings) -> UpstreamSpec:
     return UpstreamSpec(
         settings.name,
         settings.peers,
-        balancer=settings.balancer,
+        method=settings.method,
         keepalive=settings.keepalive,
         keepalive_requests=settings.keepalive_requests,
         keepalive_time=settings.keepalive_time,

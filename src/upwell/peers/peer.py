@@ -13,7 +13,9 @@ class PeerSpec:
     `address` is ("host", port) for IPv4/IPv6 (an IP literal, no brackets, IPv6 without scope) or a path for `unix:`.
     `name` is nginx's peer name: "127.0.0.1:81", "[::1]:81", "unix:/tmp/s.sock". `server` is the text of the `server`
     line. `fail_timeout` is in seconds; `max_fails` 0 switches passive checks off; `max_conns` 0 means no limit.
-    `slow_start` is in seconds (peers/slow_start.py).
+    `slow_start` is in seconds (peers/slow_start.py). A peer with `drain` gets only requests of sessions that are bound
+    to it; `route` is what it is called there (modules: `sticky`), empty for a name made of its address. `tier` 0 to 9
+    says which peers are asked first.
     """
 
     name: str
@@ -26,10 +28,31 @@ class PeerSpec:
     backup: bool = False
     down: bool = False
     slow_start: float = 0.0
+    drain: bool = False
+    route: str = ""
+    tier: int = 0
 
     @property
     def role(self) -> str:
         return "backup" if self.backup else "primary"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How an upstream chooses among its peers; `name` is a member of `balancers.BALANCERS`, called as nginx calls it.
+
+    `key` is what `hash` hashes, as it is written (variables and all); who asks for a peer gives its value as bytes.
+    `consistent` and `bounded` (a factor above 1.0, 0.0: no bound) belong to `hash`, `two` to `random`. `measure` is
+    what is compared: "least_conn", "header" or "last_byte" (with `inflight`: requests under way count too).
+    """
+
+    name: str = "round_robin"
+    key: str = ""
+    consistent: bool = False
+    bounded: float = 0.0
+    two: bool = False
+    measure: str = ""
+    inflight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +67,7 @@ class UpstreamSpec:
 
     name: str
     peers: tuple[PeerSpec, ...]
-    balancer: str = "round_robin"
+    method: Method = Method()
     keepalive: int = 32
     keepalive_requests: int = 1000
     keepalive_time: float = 3600.0

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from upwell.peers.balancers.balancer import Chance
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer
 from upwell.peers.passive import suspended
+from upwell.peers.peer import Method
 
 _LEAST: Final = 0.01  # of its weight, so that one which began just now gets a request at all
 
@@ -31,10 +33,11 @@ class SlowStart:
     nginx's sequence rests meanwhile and goes on from where it was.
     """
 
-    __slots__ = ("_credit", "_peers", "_starting", "_steady")
+    __slots__ = ("_credit", "_peers", "_starting", "_steady", "watches")
 
-    def __init__(self) -> None:
-        self._steady = RoundRobin()
+    def __init__(self, method: Method, chance: Chance) -> None:
+        self.watches = False
+        self._steady = RoundRobin(method, chance)
         self._peers: tuple[Peer, ...] = ()
         self._starting: list[Peer] = []
         self._credit: dict[Peer, float] = {}  # what `current_weight` is in the steady sequence
@@ -42,11 +45,11 @@ class SlowStart:
     def __repr__(self) -> str:
         return f"<SlowStart {len(self._starting)} of {len(self._peers)} peers begin>"
 
-    def rebuild(self, peers: Sequence[Peer]) -> None:
-        self._steady.rebuild(peers)
-        self._peers = tuple(peers)
-        self._starting = [peer for peer in peers if peer.started and peer.spec.slow_start]
-        self._credit = {peer: self._credit.get(peer, 0.0) for peer in peers}
+    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
+        self._steady.rebuild(peers, up)
+        self._peers = tuple(up)
+        self._starting = [peer for peer in up if peer.started and peer.spec.slow_start]
+        self._credit = {peer: self._credit.get(peer, 0.0) for peer in up}
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         if not self._starting:
@@ -59,6 +62,10 @@ class SlowStart:
 
     def settle(self) -> None:
         self._steady.settle()
+
+    def released(self, peer: Peer) -> None: ...
+
+    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
 
     def begin(self, peer: Peer) -> None:
         """`peer.started` was set: the peer begins anew."""

@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection
 
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
-from upwell.peers.balancers.balancer import Balancer
+from upwell.peers.balancers.balancer import Balancer, Chance
 from upwell.peers.live import Peer
 from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
-from upwell.peers.peer import UpstreamSpec, peer_keys
+from upwell.peers.peer import Method, UpstreamSpec, peer_keys
 from upwell.peers.slow_start import SlowStart
 from upwell.zone.layout import (
     ADMIN_DOWN,
@@ -34,13 +34,18 @@ from upwell.zone.table import Counts, PeerTable, may_serve
 __all__ = ["Peer", "Upstream"]
 
 
+def _no_chance() -> float:
+    raise RuntimeError("an upstream whose balancer leaves something to chance needs a source of it")
+
+
 class Upstream:
     """One `upstream` block as one worker sees it (nginx: ngx_http_upstream_rr_peers_t and its backup group).
 
     `table` must have a row for each peer of `spec` (KeyError otherwise); `worker` is this process's number in the zone.
     With `log`, the warning about a peer that used up `max_fails` is written there; a caller that wants nginx's tail
     with client and request passes none and logs it when `release` returns true. `suspect` is told (upstream, whether it
-    is a backup, id) of each such peer that is actively checked, so that it is probed soon.
+    is a backup, id) of each such peer that is actively checked, so that it is probed soon. `chance` is for a balancer
+    that leaves something to it.
     """
 
     __slots__ = (
@@ -64,6 +69,7 @@ class Upstream:
         "single",
         "spec",
         "tries",
+        "watches",
     )
 
     def __init__(
@@ -73,6 +79,7 @@ class Upstream:
         worker: int = 0,
         log: ErrorLog | None = None,
         suspect: Callable[[str, bool, int], None] | None = None,
+        chance: Chance = _no_chance,
     ) -> None:
         self.spec = spec
         self.name = spec.name
@@ -100,9 +107,11 @@ class Upstream:
         self.tries = sum(not peer.spec.down for peer in peers)
         """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
         self._slowly = any(peer.slow_start for peer in spec.peers) and not self.single
-        balancer: Callable[[], Balancer] = SlowStart if self._slowly else BALANCERS[spec.balancer]
-        self._primary_balancer = balancer()
-        self._backup_balancer = balancer()
+        balancer: Callable[[Method, Chance], Balancer] = SlowStart if self._slowly else BALANCERS[spec.method.name]
+        self._primary_balancer = balancer(spec.method, chance)
+        self._backup_balancer = balancer(spec.method, chance)
+        self.watches = self._primary_balancer.watches
+        """Whether `answered` wants to be told how long answers took."""
         self._resume_counts()
         self.panics = False
         """Whether all peers that count get requests now, whatever their checks say (peers/panic.py)."""
@@ -150,6 +159,8 @@ class Upstream:
         True when the peer is now out of use for its `fail_timeout`.
         """
         peer.connections -= 1
+        if self.watches:
+            (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
         if self.single:
             if failed:
                 peer.failures += 1
@@ -172,6 +183,11 @@ class Upstream:
         if disabled and self._suspect is not None and self._table.summary(peer.row) != CHECKS_NONE:
             self._suspect(self.name, peer.spec.backup, peer.id)
         return disabled
+
+    def answered(self, peer: Peer, header: float, last: float, now: float) -> None:
+        """The answer of `peer` is over: its head came `header` seconds after the request was sent, its last byte `last`
+        seconds after it. For an upstream that `watches`."""
+        (self._backup_balancer if peer.spec.backup else self._primary_balancer).answered(peer, header, last, now)
 
     def refresh(self) -> None:
         """Read again from the zone which peers are up. `pick` calls it when the zone's generation has changed."""
@@ -298,5 +314,5 @@ class Upstream:
         self._backup_balancer.settle()
 
     def _rebuild(self) -> None:
-        self._primary_balancer.rebuild([peer for peer in self._primary if peer.up])
-        self._backup_balancer.rebuild([peer for peer in self._backup if peer.up])
+        self._primary_balancer.rebuild(self._primary, [peer for peer in self._primary if peer.up])
+        self._backup_balancer.rebuild(self._backup, [peer for peer in self._backup if peer.up])

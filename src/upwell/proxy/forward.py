@@ -44,6 +44,8 @@ class ForwardSpec:
     client's content, `announces` that its length is told even where there is none (nginx: proxy_set_body).
     `obeyed` are the X-Accel-* fields that are not ignored, `intercepted` the statuses that an error page answers in the
     peer's place. `hold`: how much content waits for a slow client without and with buffering, for X-Accel-Buffering.
+    `choose(exchange, tried, now)` picks the peer where the request has a part in it (a key that is hashed, a session);
+    None: `upstream.pick`.
     `changes` and `unusual`: field names and statuses that need more than a look.
     """
 
@@ -67,6 +69,7 @@ class ForwardSpec:
     cookies: Cookies | None = None
     obeyed: frozenset[bytes] = accel.OBEYED
     intercepted: frozenset[int] = frozenset()
+    choose: Callable[[Exchange, set[Peer], float], Peer | None] | None = None
     hold: tuple[int, int] = (DEFAULT_LIMITS.head_size, DEFAULT_LIMITS.buffered)
     changes: frozenset[bytes] = field(init=False)
     unusual: frozenset[int] = field(init=False)
@@ -96,7 +99,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     exchange.abortable = not spec.ignore_client_abort
     tried: set[Peer] = set()
     began = at = now()
-    peer = upstream.pick(tried, at)
+    choose = spec.choose
+    peer = upstream.pick(tried, at) if choose is None else choose(exchange, tried, at)
     connection: UpstreamConnection | None = None
     stale = False
     while peer is not None:
@@ -146,11 +150,13 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         finally:
             attempt.ended = at = now()
             _let_go(exchange, spec, connection, attempt)
+            if upstream.watches and attempt.header:
+                upstream.answered(peer, attempt.header - attempt.started, at - attempt.started, at)
             if not stale and upstream.release(peer, at, failed != ""):
                 exchange.log(WARN, f"upstream server temporarily disabled while {failed}")
         if not stale:
             tried.add(peer)
-            peer = upstream.pick(tried, at)
+            peer = upstream.pick(tried, at) if choose is None else choose(exchange, tried, at)
     attempt = _note(exchange, spec, upstream.name, at)
     attempt.ended = at
     attempt.status = 502

@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from random import random
 from typing import TYPE_CHECKING, Protocol
 
 from upwell.check.report import Report
@@ -96,7 +97,7 @@ class Runtime:
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         for spec in plan.upstreams:
-            upstream = Upstream(spec, table, worker, suspect=control.suspect)
+            upstream = Upstream(spec, table, worker, suspect=control.suspect, chance=random)
             self._upstreams[spec.name] = (upstream, keepalive_of(spec, loop, self._timers))
         self._destinations = Destinations(self._upstreams, loop, self._timers)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)

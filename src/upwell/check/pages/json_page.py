@@ -39,7 +39,7 @@ def pieces(view: View) -> Iterator[str]:
     for upstream in view.upstreams:
         about = {
             "name": upstream.name,
-            "balancer": upstream.balancer,
+            "balancer": upstream.method.name,
             "implicit": upstream.implicit,
             "peers_total": len(upstream.peers),
             "peers_up": view.report.up(upstream),

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from upwell.peers.live import Peer
 
+Chance = Callable[[], float]
+"""Gives a number from 0.0 up to 1.0, without it, each as likely as the others."""
+
 
 class Balancer(Protocol):
-    """One balancer serves one role (primary or backup) of one upstream in one worker."""
+    """One balancer serves one role (primary or backup) of one upstream in one worker.
 
-    def rebuild(self, peers: Sequence[Peer]) -> None:
-        """Choose among `peers` from now on: those of the role that are up, in configuration order."""
+    It is made with the upstream's Method, and with a Chance for what is left to it.
+    """
+
+    watches: bool
+    """Whether it is to be told of connections given back (`released`) and of answers' times (`answered`)."""
+
+    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
+        """Choose among `up` from now on: those of `peers`, in their order, that may get requests.
+
+        `peers` are all of the role. It is the same object as at the last call as long as nobody joined, left or
+        changed its weight: what is costly to make of them (a ring of hashes) can be kept then.
+        """
         ...
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
@@ -20,10 +33,19 @@ class Balancer(Protocol):
 
         `key` is what a hashing balancer hashes; `tried` are the peers that this request met already; a peer that is
         suspended (`passive.suspended`) or full (`max_conns`) is passed over, and the window of the chosen peer moves on
-        as nginx's does (`checked`).
+        as nginx's does (`checked`). The caller counts the request in `peer.connections` afterwards.
         """
         ...
 
     def settle(self) -> None:
         """Write into the peers what the balancer keeps to itself: someone is about to read or change them."""
+        ...
+
+    def released(self, peer: Peer) -> None:
+        """A request at `peer` ended: its `connections` are one less now. Only called where it `watches`."""
+        ...
+
+    def answered(self, peer: Peer, header: float, last: float, now: float) -> None:
+        """A request at `peer` was answered: `header` seconds after it was sent there the answer's head had come, `last`
+        seconds after it the last byte. Only called where it `watches`."""
         ...

@@ -12,8 +12,10 @@ from collections.abc import Collection, Sequence
 from math import gcd
 from typing import Final
 
+from upwell.peers.balancers.balancer import Chance
 from upwell.peers.live import Peer
 from upwell.peers.passive import suspended
+from upwell.peers.peer import Method
 
 _MAX_ROUND: Final = 4096  # picks; a longer round is not worth its memory
 
@@ -21,9 +23,10 @@ _MAX_ROUND: Final = 4096  # picks; a longer round is not worth its memory
 class RoundRobin:
     """The default balancer of nginx's `upstream` block. One for each role, so two with backups."""
 
-    __slots__ = ("_at", "_order", "_peers", "_period", "_round", "_start")
+    __slots__ = ("_at", "_order", "_peers", "_period", "_round", "_start", "watches")
 
-    def __init__(self) -> None:
+    def __init__(self, method: Method, chance: Chance) -> None:
+        self.watches = False
         self._peers: tuple[Peer, ...] = ()
         self._period = 0  # picks in a round, 0: never write one down
         self._round: list[Peer] = []  # the round that is being written down
@@ -34,12 +37,12 @@ class RoundRobin:
     def __repr__(self) -> str:
         return f"<RoundRobin {len(self._peers)} peers>"
 
-    def rebuild(self, peers: Sequence[Peer]) -> None:
+    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         self.settle()
-        self._peers = tuple(peers)
-        weights = [peer.weight for peer in peers]
-        period = sum(weights) // gcd(*weights) if peers else 0
-        bounded = any(peer.max_conns for peer in peers)
+        self._peers = tuple(up)
+        weights = [peer.weight for peer in up]
+        period = sum(weights) // gcd(*weights) if up else 0
+        bounded = any(peer.max_conns for peer in up)
         self._period = 0 if bounded or period > _MAX_ROUND else period
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
@@ -67,6 +70,10 @@ class RoundRobin:
             peer.current_weight = weight + walks * peer.weight
         for peer in order[:walks]:
             peer.current_weight -= total
+
+    def released(self, peer: Peer) -> None: ...
+
+    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
 
     def _walk(self, tried: Collection[Peer], now: float) -> Peer | None:
         if self._order is not None:
