@@ -31,6 +31,7 @@ PATTERNS = (
     "runtime/render.py",
     "runtime/locations.py",
     "runtime/servers.py",
+    "runtime/choosing.py",
     "runtime/destinations.py",
     "runtime/dials.py",
     "runtime/logs.py",

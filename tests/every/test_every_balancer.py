@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
+from zlib import crc32
 
 import pytest
 
@@ -11,11 +13,22 @@ from upwell.peers.balancers.balancer import Balancer
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec
 
-balancers = pytest.mark.parametrize("name", sorted(BALANCERS))
+METHODS = {name: Method(name) for name in sorted(BALANCERS)} | {
+    "hash consistent": Method("hash", consistent=True),
+    "hash bounded": Method("hash", consistent=True, bounded=1.25),
+    "random two": Method("random", two=True, measure="least_conn"),
+}
+"""Each member as its directive makes it, and what else its parameters may make of it."""
+
+SPREAD = {"hash consistent": 0.25}
+"""Where shares are as uneven as the points on a ring happen to be."""
+
+balancers = pytest.mark.parametrize("name", METHODS)
 
 
 def made(name: str) -> Balancer:
-    return BALANCERS[name](Method(name), Random(1).random)
+    method = METHODS[name]
+    return BALANCERS[method.name](method, Random(1).random)
 
 
 def peers(count: int, max_conns: int = 0) -> list[Peer]:
@@ -70,3 +83,49 @@ def test_settle_never_changes_who_is_next(name: str) -> None:
         assert chosen is not None
         assert twin is not None
         assert chosen.id == twin.id
+
+
+@balancers
+def test_shares_follow_weights(name: str) -> None:
+    weights = (1, 2, 5, 2)
+    group = [
+        Peer(PeerSpec(f"10.0.0.{n}:80", ("10.0.0.1", 80), weight=weight), n, n) for n, weight in enumerate(weights)
+    ]
+    balancer = made(name)
+    balancer.rebuild(group, group)
+    counts = dict.fromkeys(group, 0)
+    under_way: deque[Peer] = deque()
+    for n in range(8000):
+        peer = balancer.pick(_address(n) if name == "ip_hash" else b"/%d" % n, (), 1.0)
+        assert peer is not None
+        peer.connections += 1
+        counts[peer] += 1
+        under_way.append(peer)
+        if len(under_way) > 40:
+            done = under_way.popleft()
+            done.connections -= 1
+            balancer.released(done)
+    for peer, count in counts.items():
+        assert count / 8000 == pytest.approx(peer.weight / 10, rel=SPREAD.get(name, 0.1))
+
+
+@balancers
+def test_who_went_away_is_picked_no_more_and_who_came_is(name: str) -> None:
+    group = peers(4)
+    balancer = made(name)
+    balancer.rebuild(group, group)
+    for peer in group:
+        peer.connections = 3
+    came = [*group[1:], *peers(6)[4:]]
+    balancer.rebuild(came, came)
+    chosen = set()
+    for n in range(300):
+        picked = balancer.pick(_address(n) if name == "ip_hash" else b"/%d" % n, (), 1.0)
+        assert picked is not None
+        picked.connections += 1
+        chosen.add(picked)
+    assert chosen == set(came)
+
+
+def _address(n: int) -> bytes:
+    return crc32(b"%d" % n).to_bytes(4, "big")[:3]

@@ -4,6 +4,7 @@ from upwell.config.command import Module
 from upwell.modules import (
     access,
     access_log,
+    balancing,
     check_status,
     client_body,
     core,
@@ -38,6 +39,7 @@ MODULES: tuple[Module, ...] = (
     http.MODULE,
     client_body.MODULE,
     upstream.MODULE,
+    balancing.MODULE,
     tengine_check.MODULE,
     check_status.MODULE,
     upwell_status.MODULE,

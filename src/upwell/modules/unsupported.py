@@ -46,14 +46,14 @@ UNSUPPORTED = words(
     grpc_ssl_crl grpc_ssl_name grpc_ssl_password_file grpc_ssl_protocols grpc_ssl_server_name grpc_ssl_session_reuse
     grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth gunzip_buffers gzip_buffers gzip_comp_level
     gzip_disable gzip_hash gzip_http_version gzip_min_length gzip_no_buffer gzip_proxied gzip_types gzip_vary
-    gzip_window hash headers_more health_check_timeout hls hls_buffers hls_forward_args hls_fragment
+    gzip_window headers_more health_check_timeout hls hls_buffers hls_forward_args hls_fragment
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
     http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size iconv_filter if
     if_modified_since image_filter image_filter_buffer image_filter_interlace image_filter_jpeg_quality
     image_filter_sharpen image_filter_transparency image_filter_webp_quality imap_auth imap_capabilities
-    imap_client_buffer index internal_redirect ip_hash js_access js_body_filter js_content js_context_reuse
+    imap_client_buffer index internal_redirect js_access js_body_filter js_content js_context_reuse
     js_context_reuse_max_size js_engine js_fetch_buffer_size js_fetch_ciphers js_fetch_keepalive
     js_fetch_keepalive_requests js_fetch_keepalive_time js_fetch_keepalive_timeout js_fetch_max_response_buffer_size
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
@@ -90,7 +90,7 @@ UNSUPPORTED = words(
     proxy_ssl_trusted_certificate proxy_ssl_verify proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
     proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_timeout proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher queue quic_active_connection_id_limit quic_bpf quic_gso
-    quic_host_key quic_retry random random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
+    quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
     referer_hash_bucket_size referer_hash_max_size resolver resolver_file resolver_timeout rewrite root rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age

@@ -17,6 +17,9 @@ from upwell.peers.peer import Method, PeerSpec, UpstreamSpec
 from upwell.units import parse_seconds, parse_size
 
 _UNSUPPORTED = words("resolve route service drain id")
+_WITHOUT_BACKUP = words("hash ip_hash random")
+WITHOUT_SLOW_START = words("hash ip_hash random")
+"""Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
 
 
@@ -94,6 +97,12 @@ def _server(block: Block, directive: Directive) -> None:
             name, value = _parameter(directive.args[index])
         except ValueError as error:
             raise directive.error(str(error), index) from None
+        method = own.get("method")
+        if method is not None and (
+            (name == "backup" and method.name in _WITHOUT_BACKUP)
+            or (name == "slow_start" and method.name in WITHOUT_SLOW_START)
+        ):
+            raise directive.error(f'balancing method does not support parameter "{name}"', index)
         settings[name] = value
     try:
         address = parse_address(text)

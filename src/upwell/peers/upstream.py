@@ -106,7 +106,9 @@ class Upstream:
         """One peer and no backup: nginx never counts its failures, as there is nobody else to turn to."""
         self.tries = sum(not peer.spec.down for peer in peers)
         """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
-        self._slowly = any(peer.slow_start for peer in spec.peers) and not self.single
+        self._slowly = (
+            spec.method.name == "round_robin" and any(peer.slow_start for peer in spec.peers) and not self.single
+        )
         balancer: Callable[[Method, Chance], Balancer] = SlowStart if self._slowly else BALANCERS[spec.method.name]
         self._primary_balancer = balancer(spec.method, chance)
         self._backup_balancer = balancer(spec.method, chance)

@@ -30,6 +30,7 @@ from upwell.proxy.location import Content
 from upwell.proxy.request import as_before_tries, method_renderer, path_as_sent, request_renderer
 from upwell.proxy.trailers import passing
 from upwell.proxy.upstream import Limits
+from upwell.runtime.choosing import chooser
 from upwell.runtime.destinations import Destinations, forward_by_value
 from upwell.runtime.dials import by_dial, by_upstream
 from upwell.runtime.render import Render, constant_or_render, render
@@ -64,7 +65,7 @@ def compile_forward(
     instead = _content(asked)
     hide = hidden(proxy)
     sizes = (proxy.buffer_size, proxy.buffers[0] * proxy.buffers[1])
-    make = partial(
+    spec_of = partial(
         ForwardSpec,
         request_head=request_renderer(
             path,
@@ -100,6 +101,10 @@ def compile_forward(
         intercepted=_intercepted(block),
         hold=sizes,
     )
+
+    def make(upstream: Upstream, keepalive: Keepalive) -> ForwardSpec:
+        return spec_of(upstream, keepalive, choose=chooser(upstream))
+
     sockets = block[ProxySocketSettings]
     dials = sockets != _USUAL_SOCKETS
     choose = by_dial(sockets, make, destinations) if dials else by_upstream(make)

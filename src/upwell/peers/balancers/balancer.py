@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from upwell.peers.live import Peer
+from upwell.peers.passive import suspended
 
 Chance = Callable[[], float]
 """Gives a number from 0.0 up to 1.0, without it, each as likely as the others."""
@@ -49,3 +50,17 @@ class Balancer(Protocol):
         """A request at `peer` was answered: `header` seconds after it was sent there the answer's head had come, `last`
         seconds after it the last byte. Only called where it `watches`."""
         ...
+
+
+def unfit(peer: Peer, now: float) -> bool:
+    """Whether `peer` is passed over at `now`, though it may get requests: it is full, or failed too often of late."""
+    if peer.max_conns and peer.connections >= peer.max_conns:
+        return True
+    return peer.fails > 0 and suspended(peer, now)
+
+
+def chosen(peer: Peer, now: float) -> Peer:
+    """`peer`, whose window of `fail_timeout` moves on if it is over."""
+    if now - peer.checked > peer.fail_timeout:
+        peer.checked = now
+    return peer

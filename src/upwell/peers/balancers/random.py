@@ -1,0 +1,76 @@
+"""`random`: any peer, by weight; `random two`: the better one of two such (ngx_http_upstream_random_module.c)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+from typing import Final
+
+from upwell.peers.balancers.balancer import Chance, chosen, unfit
+from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.live import Peer
+from upwell.peers.peer import Method
+
+_MOST_TRIES: Final = 20
+
+
+class Random:
+    """As in nginx, round robin decides after 20 draws in vain. Unlike there, none falls on a peer that is down."""
+
+    __slots__ = ("_chance", "_ends", "_instead", "_two", "_up", "watches")
+
+    def __init__(self, method: Method, chance: Chance) -> None:
+        self.watches = False
+        self._chance = chance
+        self._two = method.two
+        self._instead = RoundRobin(method, chance)
+        self._up: Sequence[Peer] = ()
+        self._ends: list[int] = []  # sums of the weights up to each peer
+
+    def __repr__(self) -> str:
+        return f"<Random {len(self._up)} peers>"
+
+    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
+        self._instead.rebuild(peers, up)
+        self._up = up
+        self._ends = list(accumulate([peer.weight for peer in up]))
+
+    def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
+        ends = self._ends
+        if len(ends) < 2:
+            return self._instead.pick(None, tried, now)
+        if not self._two or tried:
+            return self._draw(tried, now)
+        total = ends[-1]
+        one = self._up[bisect_right(ends, int(self._chance() * total))]
+        two = self._up[bisect_right(ends, int(self._chance() * total))]
+        if one is two or one.fails or two.fails or one.max_conns or two.max_conns:
+            return self._draw(tried, now)
+        return chosen(self._better(one, two), now)
+
+    def settle(self) -> None:
+        self._instead.settle()
+
+    def released(self, peer: Peer) -> None: ...
+
+    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
+
+    def _better(self, one: Peer, two: Peer) -> Peer:
+        """The one with fewer requests for its weight, which is the later one of equals."""
+        return one if two.connections * one.weight > one.connections * two.weight else two
+
+    def _draw(self, tried: Collection[Peer], now: float) -> Peer | None:
+        """Draw until there are as many as it takes."""
+        total = self._ends[-1]
+        first: Peer | None = None
+        for _ in range(_MOST_TRIES + 1):
+            peer = self._up[bisect_right(self._ends, int(self._chance() * total))]
+            if peer is first or peer in tried or unfit(peer, now):
+                continue
+            if not self._two:
+                return chosen(peer, now)
+            if first is not None:
+                return chosen(self._better(first, peer), now)
+            first = peer
+        return self._instead.pick(None, tried, now)

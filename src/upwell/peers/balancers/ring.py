@@ -1,0 +1,204 @@
+"""The ring of consistent hashing: which server comes at a hash, and which after it.
+
+A server is what a `server` line names; the addresses behind a name share its points, as in nginx
+(ngx_http_upstream_hash_module.c), whose ketama points these are. It knows nothing of who is up.
+
+The points lie in many short sorted arrays, by their high bits: a peer that joins or leaves changes a few bytes here and
+there, where one array of the 1.6 million points of ten thousand peers would be moved in memory 160 times.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from typing import Final
+from zlib import crc32
+
+from upwell.peers.live import Peer
+
+_POINTS: Final = 160  # for each unit of weight
+_ID_BITS: Final = 29  # with the 32 of the hash it is an integer that compiled code need not box
+_ID_MASK: Final = (1 << 29) - 1
+_IN_BUCKET: Final = 64
+_LEAST_BITS: Final = 8  # so that a small ring may become a large one without being made again
+
+
+class Server:
+    """One server on the ring: its peers in their order, and the weight that it has points for, the largest of theirs.
+
+    Where two servers have a point at the same hash, the one with the lower `id` has it. The id is made of the name, so
+    that all workers agree, whatever joined and left meanwhile.
+    """
+
+    __slots__ = ("id", "name", "peers", "weight")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.id = 0
+        self.peers: list[Peer] = []
+        self.weight = 0
+
+    def __repr__(self) -> str:
+        return f"<Server {self.name}, {len(self.peers)} peers>"
+
+
+def server_of(peer: Peer) -> str:
+    """The name of the server whose address `peer` is."""
+    return peer.spec.server or peer.name
+
+
+def _weight(peers: Sequence[Peer]) -> int:
+    """The weight of a server with these peers."""
+    return max([peer.weight for peer in peers], default=0)
+
+
+def points(server: str, begin: int, end: int) -> list[int]:
+    """The hashes of the points `begin` up to `end` (without it) of `server`: each is made of the one before."""
+    host, port = server, ""
+    if server[:5].lower() == "unix:":
+        host = server[5:]
+    else:
+        front, colon, back = server.rpartition(":")
+        if colon and (not back or (back.isascii() and back.isdigit())):
+            host, port = front, back
+    base = crc32(f"{host}\0{port}".encode("utf-8", "surrogateescape"))
+    value = 0
+    found = []
+    for _ in range(end):
+        value = crc32(value.to_bytes(4, "little"), base)
+        found.append(value)
+    return found[begin:]
+
+
+class Ring:
+    """The points of some servers. `follow` says whose."""
+
+    __slots__ = ("_buckets", "_by_name", "_servers", "_shift", "_size", "_weights")
+
+    def __init__(self) -> None:
+        self._buckets: list[array[int]] = [array("Q")]
+        self._shift = 32
+        self._size = 0
+        self._servers: dict[int, Server] = {}
+        self._by_name: dict[str, Server] = {}
+        self._weights: dict[Peer, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ring {len(self._by_name)} servers, {self._size} points>"
+
+    def first(self, key: int) -> Server | None:
+        """The server whose point is at the hash `key` or the next one after it; None: there is no server."""
+        number = key >> self._shift
+        bucket = self._buckets[number]
+        at = bisect_left(bucket, key << _ID_BITS)
+        if at < len(bucket):
+            return self._servers[bucket[at] & _ID_MASK]
+        for server in self.after(key):
+            return server
+        return None
+
+    def after(self, key: int) -> Iterator[Server]:
+        """The servers of all points from the hash `key` on, once around."""
+        buckets = self._buckets
+        count = len(buckets)
+        begin = key >> self._shift
+        at = bisect_left(buckets[begin], key << _ID_BITS)
+        last = -1
+        for turn in range(count + 1):
+            bucket = buckets[(begin + turn) % count]
+            end = len(bucket) if turn < count else at
+            for place in range(at if turn == 0 else 0, end):
+                point = bucket[place]
+                if point >> _ID_BITS != last:
+                    last = point >> _ID_BITS
+                    yield self._servers[point & _ID_MASK]
+
+    def follow(self, peers: Sequence[Peer]) -> None:
+        """Have the points of `peers` and no others. What differs from before is changed, the rest stays."""
+        members = self._changed(peers)
+        changes = 0
+        for name, found in members.items():
+            server = self._by_name.get(name)
+            changes += abs(_weight(found) - (server.weight if server is not None else 0))
+        if changes * _POINTS > self._size // 2:
+            self._make(peers)
+        else:
+            for name, found in members.items():
+                self._change(name, found)
+
+    def _changed(self, peers: Sequence[Peer]) -> dict[str, list[Peer]]:
+        """The servers of which something is not as before, with their peers; takes note of all peers."""
+        # Ten thousand peers are looked through here while requests wait.
+        weights = self._weights
+        came = [peer for peer in peers if weights.get(peer, -1) != peer.weight]
+        touched = {server_of(peer) for peer in came}
+        for peer in came:
+            weights[peer] = peer.weight
+        if len(weights) != len(peers):
+            for peer in weights.keys() - set(peers):
+                del weights[peer]
+                touched.add(server_of(peer))
+        members: dict[str, list[Peer]] = {}
+        shared = False
+        for name in touched:
+            server = self._by_name.get(name)
+            members[name] = [] if server is None else [peer for peer in server.peers if peer in weights]
+        for peer in came:
+            found = members[server_of(peer)]
+            if peer not in found:
+                found.append(peer)
+                shared |= len(found) > 1
+        if shared:
+            order = {peer: place for place, peer in enumerate(peers)}
+            for found in members.values():
+                found.sort(key=order.__getitem__)
+        return members
+
+    def _make(self, peers: Sequence[Peer]) -> None:
+        """All of it anew."""
+        self._servers = {}
+        self._by_name = {}
+        for peer in peers:
+            server = self._server(server_of(peer))
+            server.peers.append(peer)
+            server.weight = max(server.weight, peer.weight)
+        total = sum([server.weight for server in self._by_name.values()]) * _POINTS
+        bits = max(_LEAST_BITS, (total // _IN_BUCKET).bit_length())
+        shift = self._shift = 32 - bits
+        self._size = total
+        buckets: list[array[int]] = [array("Q") for _ in range(1 << bits)]
+        for server in self._by_name.values():
+            number = server.id
+            for value in points(server.name, 0, server.weight * _POINTS):
+                buckets[value >> shift].append(value << _ID_BITS | number)
+        self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]
+
+    def _change(self, name: str, peers: list[Peer]) -> None:
+        """The server `name` has `peers` from now on, possibly none."""
+        server = self._server(name)
+        before = server.weight
+        server.peers = peers
+        server.weight = _weight(peers)
+        if server.weight > before:
+            for value in points(name, before * _POINTS, server.weight * _POINTS):
+                insort(self._buckets[value >> self._shift], value << _ID_BITS | server.id)
+        else:
+            for value in points(name, server.weight * _POINTS, before * _POINTS):
+                bucket = self._buckets[value >> self._shift]
+                del bucket[bisect_left(bucket, value << _ID_BITS | server.id)]
+        self._size += (server.weight - before) * _POINTS
+        if not peers:
+            del self._servers[server.id]
+            del self._by_name[name]
+
+    def _server(self, name: str) -> Server:
+        """The server called `name`, which may be new."""
+        server = self._by_name.get(name)
+        if server is None:
+            server = self._by_name[name] = Server(name)
+            server.id = crc32(name.encode("utf-8", "surrogateescape"), 1) & _ID_MASK
+            while server.id in self._servers:
+                server.id = (server.id + 1) & _ID_MASK
+            self._servers[server.id] = server
+        return server
