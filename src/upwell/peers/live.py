@@ -20,18 +20,28 @@ class Peer:
     that last ended a suspension, and `relapsed` that the one after it may not end so; `started` when it began anew
     (0.0: never), which is kept only where somebody has a `slow_start`.
 
-    `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow;
-    `connections` is what is in use now. `Upstream.publish()` takes them to the zone.
+    `connections` is what this worker has in use there now, `elsewhere` what the others had when it last looked
+    (`look`): they write it into `everywhere`, one word a worker, which is None where nobody needs it. `answer_time` is
+    the moving average of answer times in seconds, 0.0 while there is none, `answer_at` when it last changed, and
+    `begun` the sum of the times at which the requests under way began (balancers/answer_times.py).
+
+    `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow.
+    `Upstream.publish()` takes them to the zone.
     """
 
     __slots__ = (
         "accessed",
         "address",
+        "answer_at",
+        "answer_time",
+        "begun",
         "checked",
         "cleared",
         "connections",
         "current_weight",
         "effective_weight",
+        "elsewhere",
+        "everywhere",
         "fail_timeout",
         "fails",
         "failures",
@@ -74,6 +84,11 @@ class Peer:
         self.relieved = 0.0
         self.relapsed = False
         self.connections = 0
+        self.elsewhere = 0
+        self.everywhere: memoryview[int] | None = None
+        self.answer_time = 0.0
+        self.answer_at = 0.0
+        self.begun = 0.0
         self.requests = 0
         self.failures = 0
         self.responses = [0, 0, 0, 0, 0]
@@ -87,3 +102,13 @@ class Peer:
     def down(self) -> bool:
         """Whether it is out: by its configuration, an operator or its health checks (nginx: peer->down)."""
         return not self.healthy
+
+
+def look(peer: Peer) -> int:
+    """How many requests are under way at `peer` in all workers, read anew."""
+    everywhere = peer.everywhere
+    if everywhere is None:
+        return peer.connections
+    found = sum(everywhere)
+    peer.elsewhere = found - peer.connections
+    return found

@@ -1,16 +1,21 @@
-"""Passive checks: what real requests tell of a peer (nginx: `max_fails`, `fail_timeout`). Pure changes of a Peer.
+"""What real requests tell of a peer (nginx: `max_fails`, `fail_timeout`, `max_conns`). Pure changes of a Peer.
 
 Times are seconds of any one clock. nginx counts whole seconds; with whole seconds the sequence here is nginx's.
 """
 
 from __future__ import annotations
 
-from upwell.peers.live import Peer
+from upwell.peers.live import Peer, look
 
 
 def suspended(peer: Peer, now: float) -> bool:
     """Whether `peer` failed too often of late to be picked: `max_fails` reached and its window not over yet."""
     return 0 < peer.max_fails <= peer.fails and now - peer.checked <= peer.fail_timeout
+
+
+def full(peer: Peer) -> bool:
+    """Whether `peer` has as many requests under way as it may (`max_conns`), those of all workers together."""
+    return 0 < peer.max_conns <= look(peer)
 
 
 def failed(peer: Peer, now: float) -> bool:

@@ -54,6 +54,11 @@ class Method:
     measure: str = ""
     inflight: bool = False
 
+    @property
+    def compares(self) -> bool:
+        """Whether it compares how many requests are under way, of which each worker must then know all."""
+        return self.name in ("least_conn", "least_time", "ewma") or self.two or self.bounded > 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSpec:

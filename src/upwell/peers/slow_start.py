@@ -14,7 +14,7 @@ from typing import Final
 from upwell.peers.balancers.balancer import Chance
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer
-from upwell.peers.passive import suspended
+from upwell.peers.passive import full, suspended
 from upwell.peers.peer import Method
 
 _LEAST: Final = 0.01  # of its weight, so that one which began just now gets a request at all
@@ -65,7 +65,7 @@ class SlowStart:
 
     def released(self, peer: Peer) -> None: ...
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
 
     def begin(self, peer: Peer) -> None:
         """`peer.started` was set: the peer begins anew."""
@@ -78,7 +78,7 @@ class SlowStart:
         best = None
         total = 0.0
         for peer in self._peers:
-            if (tried and peer in tried) or (peer.max_conns and peer.connections >= peer.max_conns):
+            if (tried and peer in tried) or (peer.max_conns and full(peer)):
                 continue
             if peer.fails and suspended(peer, now):
                 continue

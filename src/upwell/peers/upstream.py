@@ -153,6 +153,11 @@ class Upstream:
                 return None
         peer.connections += 1
         peer.requests += 1
+        everywhere = peer.everywhere
+        if everywhere is not None:
+            everywhere[self._worker] = peer.connections
+            if 0 < peer.max_conns < sum(everywhere):
+                return self._pick_again(peer, tried, now, key)
         return peer
 
     def release(self, peer: Peer, now: float, failed: bool) -> bool:
@@ -161,6 +166,8 @@ class Upstream:
         True when the peer is now out of use for its `fail_timeout`.
         """
         peer.connections -= 1
+        if peer.everywhere is not None:
+            peer.everywhere[self._worker] = peer.connections
         if self.watches:
             (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
         if self.single:
@@ -174,7 +181,8 @@ class Upstream:
                 if rested and not peer.fails and self._slowly:
                     self._start(peer, now)
             return False
-        (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
+        if not self.watches:
+            (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
         disabled = count_failure(peer, now)
         if disabled:
             peer.relapsed = peer.relieved > 0 and now - peer.relieved <= peer.fail_timeout
@@ -186,10 +194,10 @@ class Upstream:
             self._suspect(self.name, peer.spec.backup, peer.id)
         return disabled
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None:
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
         """The answer of `peer` is over: its head came `header` seconds after the request was sent, its last byte `last`
-        seconds after it. For an upstream that `watches`."""
-        (self._backup_balancer if peer.spec.backup else self._primary_balancer).answered(peer, header, last, now)
+        seconds after it. Not `well`: it failed then, or was a 5xx. For an upstream that `watches`, before `release`."""
+        (self._backup_balancer if peer.spec.backup else self._primary_balancer).answered(peer, header, last, now, well)
 
     def refresh(self) -> None:
         """Read again from the zone which peers are up. `pick` calls it when the zone's generation has changed."""
@@ -261,6 +269,16 @@ class Upstream:
             )
             self._table.set_counts(peer.row, self._worker, counts)
 
+    def _pick_again(self, peer: Peer, tried: Collection[Peer], now: float, key: bytes | None) -> Peer | None:
+        """Another worker took the last of the `max_conns` of `peer` at the same moment: both give it back."""
+        peer.requests -= 1
+        peer.connections -= 1
+        if peer.everywhere is not None:
+            peer.everywhere[self._worker] = peer.connections
+        if self.watches:
+            (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
+        return self.pick(tried, now, key)
+
     def _forget(self, peer: Peer) -> None:
         """What requests held against the peer is over before its time."""
         if peer.fails and self._counted:
@@ -291,6 +309,10 @@ class Upstream:
             return
         for peer in self.peers:
             self._table.set_suspended(peer.row, self._worker, 0)
+            everywhere = self._table.everywhere(peer.row)
+            everywhere[self._worker] = 0
+            if self._table.workers > 1 and (peer.max_conns or self.spec.method.compares):
+                peer.everywhere = everywhere
             counts = self._table.counts(peer.row, self._worker)
             peer.requests = counts.requests
             peer.failures = counts.fails

@@ -150,8 +150,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
         finally:
             attempt.ended = at = now()
             _let_go(exchange, spec, connection, attempt)
-            if upstream.watches and attempt.header:
-                upstream.answered(peer, attempt.header - attempt.started, at - attempt.started, at)
+            if upstream.watches and not stale:
+                _tell(upstream, peer, attempt, at, failed)
             if not stale and upstream.release(peer, at, failed != ""):
                 exchange.log(WARN, f"upstream server temporarily disabled while {failed}")
         if not stale:
@@ -162,6 +162,17 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     attempt.status = 502
     exchange.log(ERROR, "no live upstreams while connecting to upstream")
     exchange.respond_error(502)
+
+
+def _tell(upstream: Upstream, peer: Peer, attempt: Try, at: float, failed: str) -> None:
+    """Tell a balancer that wants to know how long the peer took for its answer, which is over or was never there."""
+    header = attempt.header
+    if header:
+        last = header if attempt.status == 101 else at  # a tunnel is no long answer
+        well = not failed and attempt.status < 500
+        upstream.answered(peer, header - attempt.started, last - attempt.started, at, well)
+    elif failed:
+        upstream.answered(peer, at - attempt.started, at - attempt.started, at, False)
 
 
 def _note(exchange: Exchange, spec: ForwardSpec, peer: str, started: float) -> Try:

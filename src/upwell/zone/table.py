@@ -477,6 +477,11 @@ class PeerTable:
             tuple(filter(None, until)),
         )
 
+    def everywhere(self, row: int) -> memoryview[int]:
+        """How many requests are under way at the peer, one word for each worker, which it alone may write."""
+        start = self.layout.count(row, 0) + COUNT_CONNECTIONS
+        return self.words[start : start + self.workers * COUNT_WORDS : COUNT_WORDS]
+
     def set_suspended(self, row: int, worker: int, until: int) -> None:
         """Say that `worker` keeps the peer out of use till `until` (milliseconds), 0: not any more. Only it may."""
         self.words[self.layout.count(row, worker) + COUNT_SUSPENDED] = until

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from upwell.peers.live import Peer
-from upwell.peers.passive import suspended
+from upwell.peers.passive import full, suspended
 
 Chance = Callable[[], float]
 """Gives a number from 0.0 up to 1.0, without it, each as likely as the others."""
@@ -33,8 +33,8 @@ class Balancer(Protocol):
         """The peer for a request, or None when there is none.
 
         `key` is what a hashing balancer hashes; `tried` are the peers that this request met already; a peer that is
-        suspended (`passive.suspended`) or full (`max_conns`) is passed over, and the window of the chosen peer moves on
-        as nginx's does (`checked`). The caller counts the request in `peer.connections` afterwards.
+        suspended or full (`passive.suspended`, `passive.full`) is passed over, and the window of the chosen peer moves
+        on as nginx's does (`checked`). The caller counts the request in `peer.connections` afterwards.
         """
         ...
 
@@ -43,18 +43,22 @@ class Balancer(Protocol):
         ...
 
     def released(self, peer: Peer) -> None:
-        """A request at `peer` ended: its `connections` are one less now. Only called where it `watches`."""
+        """A request at `peer` ended: its `connections` are one less now. Only called where it `watches`.
+
+        Afterwards the caller may count a failure of it: what `settle` does has been done for this one peer.
+        """
         ...
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None:
-        """A request at `peer` was answered: `header` seconds after it was sent there the answer's head had come, `last`
-        seconds after it the last byte. Only called where it `watches`."""
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
+        """A request at `peer` was answered: `header` seconds after it was sent there the answer's head had come,
+        `last` seconds after it the last byte. Not `well`: it failed then, or its status was 5xx; that says nothing of
+        how fast the peer is. Only called where it `watches`, and before `released`."""
         ...
 
 
 def unfit(peer: Peer, now: float) -> bool:
     """Whether `peer` is passed over at `now`, though it may get requests: it is full, or failed too often of late."""
-    if peer.max_conns and peer.connections >= peer.max_conns:
+    if peer.max_conns and full(peer):
         return True
     return peer.fails > 0 and suspended(peer, now)
 

@@ -59,10 +59,11 @@ class BoundedHash:
         self._instead.settle()
 
     def released(self, peer: Peer) -> None:
+        self._instead.settle()
         if peer in self._up:
             self._under_way -= 1
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
 
     def _search(self, at: int, tried: Collection[Peer], now: float) -> Peer | None:
         if not self._weight:

@@ -9,7 +9,7 @@ from typing import Final
 
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
 from upwell.peers.balancers.round_robin import RoundRobin
-from upwell.peers.live import Peer
+from upwell.peers.live import Peer, look
 from upwell.peers.peer import Method
 
 _MOST_TRIES: Final = 20
@@ -54,11 +54,11 @@ class Random:
 
     def released(self, peer: Peer) -> None: ...
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
 
     def _better(self, one: Peer, two: Peer) -> Peer:
         """The one with fewer requests for its weight, which is the later one of equals."""
-        return one if two.connections * one.weight > one.connections * two.weight else two
+        return one if look(two) * one.weight > look(one) * two.weight else two
 
     def _draw(self, tried: Collection[Peer], now: float) -> Peer | None:
         """Draw until there are as many as it takes."""

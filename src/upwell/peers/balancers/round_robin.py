@@ -14,7 +14,7 @@ from typing import Final
 
 from upwell.peers.balancers.balancer import Chance
 from upwell.peers.live import Peer
-from upwell.peers.passive import suspended
+from upwell.peers.passive import full, suspended
 from upwell.peers.peer import Method
 
 _MAX_ROUND: Final = 4096  # picks; a longer round is not worth its memory
@@ -73,7 +73,7 @@ class RoundRobin:
 
     def released(self, peer: Peer) -> None: ...
 
-    def answered(self, peer: Peer, header: float, last: float, now: float) -> None: ...
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
 
     def _walk(self, tried: Collection[Peer], now: float) -> Peer | None:
         if self._order is not None:
@@ -84,7 +84,7 @@ class RoundRobin:
         best = None
         total = 0
         for peer in self._peers:
-            if (tried and peer in tried) or (peer.max_conns and peer.connections >= peer.max_conns):
+            if (tried and peer in tried) or (peer.max_conns and full(peer)):
                 continue
             if peer.fails:
                 # Until its failures are forgotten it can drop out at any time, so the round must not be fixed.

@@ -1,0 +1,97 @@
+"""How long peers take for their answers: what `least_time` and `random two least_time` compare. Pure.
+
+The estimate is nginx's (ngx_http_upstream_least_time_module.c, since 1.31): a moving average in clusters of 20 ms that
+halves with each `fail_timeout` in which the peer got nothing, times the requests under way there and one more. Each
+worker measures for itself. [Why, and where it differs](../../../../docs/decisions/0019-balancers.md).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from upwell.peers.live import Peer
+from upwell.peers.peer import Method
+
+_SMOOTHING: Final = 0.05
+_CLUSTER: Final = 20  # milliseconds; peers within one are served in turn
+_MOST: Final = 5000  # milliseconds; what is slower is equally bad
+_LONGEST: Final = 64  # halvings after which nothing is left
+_WORST: Final = 32.0  # how many times the usual answer time failures can make of a peer's
+_UNUSUAL: Final = 1.0  # seconds: the usual answer time while nobody has answered well yet
+
+
+class AnswerTimes:
+    """The answer times of the peers of one balancer, which keep their own averages.
+
+    `header` or else the last byte, and `inflight`, are `least_time`'s words. The balancer says who was `picked`, what
+    was `answered` and, after it, what was `released`.
+    """
+
+    __slots__ = ("_began", "_ended", "_header", "_usual", "inflight")
+
+    def __init__(self, method: Method) -> None:
+        self._header = method.measure == "header"
+        self._usual = 0.0  # the moving average over all peers, 0.0: nobody has answered well yet
+        self._ended: Peer | None = None  # whose request it is that was answered and not yet released,
+        self._began = 0.0  # and when that one began
+        self.inflight = method.inflight
+
+    def __repr__(self) -> str:
+        return f"<AnswerTimes usually {self._usual:.6f} s>"
+
+    def cost(self, peer: Peer, now: float) -> float:
+        """What one more request costs there, less for a heavier peer; its `elsewhere` is taken as it is."""
+        under_way = peer.connections + peer.elsewhere
+        time = peer.answer_time
+        if time <= 0.0:
+            if under_way:
+                # nginx has nothing here: a peer that just came would get all requests till its first answer.
+                time = self._usual
+        elif now - peer.checked > peer.fail_timeout:
+            halvings = int((now - peer.checked) / (int(peer.fail_timeout) + 1))
+            time = time / (1 << halvings) if halvings < _LONGEST else 0.0
+        if self.inflight and peer.connections:
+            time = max(time, now - peer.begun / peer.connections)
+        whole = int(time * 1000.0)
+        if whole > _MOST:
+            whole = _MOST
+        else:
+            whole += _CLUSTER - whole % _CLUSTER
+        return whole * (1 + under_way) / peer.weight
+
+    def picked(self, peer: Peer, now: float) -> None:
+        peer.begun += now
+
+    def released(self, peer: Peer) -> None:
+        """One of the requests there is over: the one answered just now, or else one as old as all are on average."""
+        left = peer.connections
+        if left <= 0:
+            peer.begun = 0.0
+        elif self._ended is peer:
+            peer.begun -= self._began
+        else:
+            peer.begun *= left / (left + 1)
+        self._ended = None
+
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
+        self._ended = peer
+        self._began = now - last
+        time = header if self._header else last
+        if not well:
+            blame(peer, time, self._usual)
+            return
+        known = peer.answer_time
+        peer.answer_time = known + _SMOOTHING * (time - known) if known > 0.0 else time
+        usual = self._usual
+        self._usual = usual + _SMOOTHING * (time - usual) if usual > 0.0 else time
+
+
+def blame(peer: Peer, time: float, usual: float) -> None:
+    """A request failed after `time`, where the peers usually answer in `usual` seconds: the peer counts as slower.
+
+    Or a refusal and a quick 502 would look like the fastest of all. The more of them, the less the peer gets.
+    """
+    known = peer.answer_time
+    if usual <= 0.0:
+        usual = _UNUSUAL
+    peer.answer_time = max(min(2.0 * max(known, usual), _WORST * usual), known, time)
