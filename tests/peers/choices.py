@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from upwell.modules.load import load
 from upwell.modules.upstream import UpstreamsSettings
+from upwell.peers.live import Peer
 from upwell.peers.peer import UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.table import PeerTable
@@ -60,7 +61,7 @@ def choices(case: Case, folder: Path) -> Iterator[tuple[str, list[str]]]:
     upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1), chance=Random(1).random)
     failing = set(case["failing"])
     for key, _ in case["tried"]:
-        tried = []
+        tried: list[Peer] = []
         data = _address(key) if spec.method.name == "ip_hash" else key.encode()
         while (peer := upstream.pick(tried, _NOW, data)) is not None:
             tried.append(peer)
