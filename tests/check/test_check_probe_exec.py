@@ -290,8 +290,22 @@ def test_the_whole_group_is_killed_when_the_time_is_up(probing: Make, tmp_path: 
     assert p.record().kind == 1  # "timeout"
     for pid in pids.read_text().split():
         p.until(lambda pid=int(pid): is_gone(pid))  # type: ignore[misc]  # bound now, not when called
-    assert children() == []
+    p.until(lambda: children() == [])  # the loop hears of its end, and waits for nobody
     assert descriptors() == before
+
+
+def test_nobody_waits_for_a_killed_command(probing: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the depths of the system takes its time; hundreds of them would hold up all other checks."""
+    p = probing()
+    path = script(tmp_path, "exec sleep 1000")
+    p.check(type="exec", command=(path,), interval=1000.0)
+    p.until(lambda: len(children()) == 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "waitid", lambda *_: None)  # it is not gone yet
+        patch.setattr(exec_probe.time, "sleep", lambda _: pytest.fail("it was waited for"))
+        p.skew = LIMIT + 0.02
+        assert p.why() == f"timeout after {LIMIT:.1f} s running {path}"
+    p.until(lambda: children() == [])
 
 
 def test_what_it_leaves_behind_is_killed_and_not_waited_for(probing: Make, tmp_path: Path) -> None:

@@ -232,6 +232,10 @@ def test_a_long_page_lets_others_have_their_turn_and_loses_nothing(tmp_path: Pat
         whole = found(serving, "/?format=json")
         assert len(whole["upstreams"][0]["peers"]) == 1500
         assert b"the list is cut here" in page(serving, "/").body
+        answer = page(serving, "/?format=prometheus")
+        assert len(answer.body) == int(answer.field("content-length") or 0)
+        assert answer.body.count(b"\nupwell_upstream_peer_up{") == 1500
+        assert page(serving, "/?format=prometheus", "HEAD").body == b""
 
 
 def test_a_client_that_goes_away_in_the_middle_harms_nobody(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Times of day are milliseconds of the checker's clock (`time.monotonic`), duratio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from struct import Struct
 from typing import Final, NamedTuple
 
 from upwell.check.probe import KINDS
@@ -14,27 +15,18 @@ from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
-    CHECK_AT,
-    CHECK_FAILS,
-    CHECK_HEALTH,
-    CHECK_IDENTITY,
-    CHECK_LATENCY,
-    CHECK_PASSES,
-    CHECK_RISE,
     CHECK_SINCE,
-    CHECK_STATUS,
     CHECK_WORDS,
     CHECKS_PER_PEER,
-    PEER_ADMIN,
-    PEER_CHANGES,
-    PEER_CHECKS,
-    PEER_SINCE,
     PEER_WORDS,
+    WORD_BYTES,
 )
 from upwell.zone.records import Record
 from upwell.zone.table import Counts, PeerTable, may_serve
 
-_WORDS: Final = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
+_ROW: Final = Struct(f"@{PEER_WORDS}q" + f"q{(CHECK_WORDS - 1) * WORD_BYTES}x" * CHECKS_PER_PEER).unpack_from
+"""A peer's own words, and which check is in each slot."""
+_CHECK: Final = Struct(f"@{CHECK_SINCE + 1}q").unpack_from
 
 UP: Final = "up"
 DOWN: Final = "down"
@@ -134,39 +126,30 @@ class Report:
 
     def _peer(self, spec: PeerSpec, label: str, row: int, checks: Mapping[int, CheckSpec]) -> PeerReport:
         table = self.table
+        words = table.words
         start = table.layout.row(row)
-        words = table.words[start : start + _WORDS].tolist()
+        admin, summary, since, changes, _, _, *identities = _ROW(words, start * WORD_BYTES)
         found = []
-        for slot, at in enumerate(range(PEER_WORDS, _WORDS, CHECK_WORDS)):
-            check = checks.get(words[at + CHECK_IDENTITY]) if words[at + CHECK_IDENTITY] else None
+        for slot, identity in enumerate(identities):
+            check = checks.get(identity) if identity else None
             if check is not None:
-                found.append(_check(check, words[at : at + CHECK_WORDS], table.record(row, slot)))
-        admin = words[PEER_ADMIN] & 3
-        if may_serve(admin, words[PEER_CHECKS], spec.down):
+                at = (start + PEER_WORDS + slot * CHECK_WORDS) * WORD_BYTES
+                _, rise, health, last, status, latency, passes, fails, turned = _CHECK(words, at)
+                record = table.record(row, slot)
+                if health >= rise:
+                    state = UP
+                elif not last and check.initial == "checking":
+                    state = CHECKING
+                else:
+                    state = DOWN
+                found.append(CheckReport(check, state, turned, last, status, latency, passes, fails, record))
+        admin &= 3
+        if may_serve(admin, summary, spec.down):
             state, why = UP, ""
         else:
             state, why = _why_not(admin, spec, found)
         said = _ADMIN.get(admin, "")
-        since, changes = words[PEER_SINCE], words[PEER_CHANGES]
         return PeerReport(spec, label, row, state, why, said, since, changes, tuple(found))
-
-
-def _check(spec: CheckSpec, words: list[int], record: Record) -> CheckReport:
-    if words[CHECK_HEALTH] >= words[CHECK_RISE]:
-        state = UP
-    else:
-        state = CHECKING if not words[CHECK_AT] and spec.initial == "checking" else DOWN
-    return CheckReport(
-        spec,
-        state,
-        words[CHECK_SINCE],
-        words[CHECK_AT],
-        words[CHECK_STATUS],
-        words[CHECK_LATENCY],
-        words[CHECK_PASSES],
-        words[CHECK_FAILS],
-        record,
-    )
 
 
 def _label(key: PeerKey) -> str:

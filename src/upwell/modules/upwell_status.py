@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.location import Content
 
-_AT_ONCE: Final = 48
-"""Pieces of a page (a peer, mostly) that are made before everybody else in the worker has a turn."""
+_TURN: Final = 0.0015
+"""Seconds after which everybody else in the worker has a turn: a page of thousands of peers takes many times that."""
+_AT_ONCE: Final = 65536
+"""Characters that are sent in one piece."""
 
 _NO_STORE: Final = ((b"Cache-Control", b"no-store"),)
 
@@ -60,14 +63,39 @@ def compile_upwell_status(
             exchange.respond_error(400)
             return
         media_type, pieces, fields = form
-        page: list[str] = []
-        for number, piece in enumerate(pieces(View(report, _asked(exchange, b"upstream"), state)), 1):
-            page.append(piece)
-            if number % _AT_ONCE == 0:
+        page: list[bytes] = []
+        texts: list[str] = []
+        size = 0
+        turn = clock() + _TURN
+        for piece in pieces(View(report, _asked(exchange, b"upstream"), state)):
+            texts.append(piece)
+            size += len(piece)
+            if size >= _AT_ONCE:
+                page.append("".join(texts).encode("utf-8", "replace"))
+                texts.clear()
+                size = 0
+            if clock() > turn:
                 call_soon(exchange.resume)
                 await suspend()
-        whole = "".join(page).encode("utf-8", "replace")
-        exchange.respond(200, whole, media_type.encode(), fields)
+                turn = clock() + _TURN
+        page.append("".join(texts).encode("utf-8", "replace"))
+        if len(page) == 1:
+            exchange.respond(200, page[0], media_type.encode(), fields)
+            return
+        exchange.status = 200
+        exchange.content_type = media_type.encode()
+        exchange.content_length = sum(map(len, page))
+        exchange.out = [*exchange.out, *fields]
+        exchange.send_head()
+        page.reverse()
+        while page:
+            exchange.write(page.pop())
+            await exchange.drained()
+            if clock() > turn:
+                call_soon(exchange.resume)
+                await suspend()
+                turn = clock() + _TURN
+        exchange.finish()
 
     return content
 

@@ -34,6 +34,8 @@ from upwell.zone.layout import (
 from upwell.zone.phrases import Phrases
 
 _READ: Final = Struct("@4q").unpack_from  # RECORD_STREAK to RECORD_TIME; `pack_into` would write zeros first
+_HEAD: Final = Struct(f"@{RECORD_TIMES}q").unpack_from
+_TIMES: Final = Struct(f"@{TIMES}I").unpack
 _LONGEST: Final = (1 << 32) - 1  # microseconds that a word of the last times can hold
 
 
@@ -50,8 +52,8 @@ class Record(NamedTuple):
 
     `streak` counts passes, negative failures. `kind` is the place of the last failure's kind, -1: there was none.
     `void_at` and `void_why` tell of the last probe without a verdict. `kinds` counts failures by kind, `buckets` answer
-    times up to each of layout.BUCKETS and above, not summed up. `times` are the last hundred answer times, in no order;
-    `changes` counts transitions, `history` has the last twenty, oldest first.
+    times up to each of layout.BUCKETS and above, not summed up. `ring` holds the last hundred answer times as they lie
+    in the zone; `changes` counts transitions, `history` has the last twenty, oldest first.
     """
 
     next: int
@@ -66,17 +68,22 @@ class Record(NamedTuple):
     void_why: str
     kinds: tuple[int, ...]
     buckets: tuple[int, ...]
-    times: tuple[int, ...]
+    ring: bytes
     changes: int
     history: tuple[Change, ...]
 
     @property
+    def times(self) -> tuple[int, ...]:
+        """The last hundred answer times, in no order."""
+        return tuple(memoryview(self.ring).cast("I")[: self.timed])
+
+    @property
     def p99(self) -> int:
         """The time that 99 of the last hundred answers did not exceed, 0 without any."""
-        times = self.times
-        if len(times) < TIMES:
+        if self.timed < TIMES:
             # The least number of them that is 99 in a hundred is all of them.
-            return max(times, default=0)
+            return max(self.times, default=0)
+        times: tuple[int, ...] = _TIMES(self.ring)
         return sorted(times)[-2]
 
 
@@ -139,26 +146,24 @@ def references(words: memoryview, at: int) -> list[int]:
     return found
 
 
-def read_record(words: memoryview, halves: memoryview, phrases: Phrases, at: int) -> Record:
+def read_record(words: memoryview, phrases: Phrases, at: int) -> Record:
     """The record at word `at`."""
-    head = words[at : at + RECORD_TIMES].tolist()
-    timed = head[RECORD_TIMED]
-    times = (at + RECORD_TIMES) * 2
+    head = _HEAD(words, at * WORD_BYTES)
     changes = words[at + RECORD_CHANGES]
     return Record(
         head[RECORD_NEXT],
         head[RECORD_STREAK],
         head[RECORD_AVERAGE],
-        timed,
+        head[RECORD_TIMED],
         head[RECORD_TIME],
         head[RECORD_KIND] - 1,
-        phrases.read(head[RECORD_WHY]),
+        phrases.read(head[RECORD_WHY]) if head[RECORD_WHY] else "",
         head[RECORD_FAILED_AT],
         head[RECORD_VOID_AT],
-        phrases.read(head[RECORD_VOID_WHY]),
-        tuple(head[RECORD_KINDS:RECORD_BUCKETS]),
-        tuple(head[RECORD_BUCKETS:]),
-        tuple(halves[times : times + min(timed, TIMES)].tolist()),
+        phrases.read(head[RECORD_VOID_WHY]) if head[RECORD_VOID_WHY] else "",
+        head[RECORD_KINDS:RECORD_BUCKETS],
+        head[RECORD_BUCKETS:],
+        words[at + RECORD_TIMES : at + RECORD_CHANGES].tobytes(),
         changes,
         _history(words, phrases, at, changes) if changes else (),
     )

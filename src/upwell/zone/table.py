@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import NamedTuple
+from struct import Struct
+from sys import byteorder
+from typing import Final, NamedTuple
 
 from upwell.zone.layout import (
     ADMIN_DOWN,
@@ -36,12 +38,7 @@ from upwell.zone.layout import (
     CHECKS_PER_PEER,
     CHECKS_UP,
     CONFIGURATIONS,
-    COUNT_1XX,
-    COUNT_CONNECTIONS,
-    COUNT_FAILS,
-    COUNT_RECEIVED,
     COUNT_REQUESTS,
-    COUNT_SENT,
     COUNT_SUSPENDED,
     COUNT_WORDS,
     GENERATION,
@@ -70,6 +67,9 @@ from upwell.zone.phrases import Phrases
 from upwell.zone.records import Record, read_record, references
 
 _NOTHING = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
+_COUNTS: Final = Struct(f"@{COUNT_WORDS}q")
+_COUNT_BYTES: Final = COUNT_WORDS * WORD_BYTES
+_COUNTS_ALL: Final = (1 << 8 * _COUNT_BYTES) - 1
 
 RowKey = tuple[str, str, str, int]
 """(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
@@ -417,7 +417,7 @@ class PeerTable:
 
     def record(self, row: int, slot: int) -> Record:
         """What is kept of a check beyond its state."""
-        return read_record(self.words, self.halves, self.phrases, self.record_at(row, slot))
+        return read_record(self.words, self.phrases, self.layout.record(row, slot))
 
     def keep(self, text: str) -> int:
         """The reference of `text` for a record, which is to be written there before another is kept."""
@@ -457,25 +457,21 @@ class PeerTable:
     def counts(self, row: int, worker: int | None = None) -> Counts:
         """What one worker counted, or all of them and the generations before (None)."""
         if worker is None:
-            # The generations before, then worker after worker: one block.
-            start = self.layout.count(row, -1)
-            words = self.words[start : start + (self.workers + 1) * COUNT_WORDS].tolist()
-            total = [sum(words[word::COUNT_WORDS]) for word in range(COUNT_SUSPENDED)]
-            until = words[COUNT_WORDS + COUNT_SUSPENDED :: COUNT_WORDS]
+            # The generations before, then worker after worker: each block is added up as one long number, as no word
+            # of it is ever negative.
+            whole, first = 0, self.layout.count(row, -1) * WORD_BYTES
+            for at in range(first, first + (self.workers + 1) * _COUNT_BYTES, _COUNT_BYTES):
+                whole += int.from_bytes(self._memory[at : at + _COUNT_BYTES], byteorder)
+            total = _COUNTS.unpack((whole & _COUNTS_ALL).to_bytes(_COUNT_BYTES, byteorder))
         else:
-            start = self.layout.count(row, worker)
-            total = self.words[start : start + COUNT_WORDS].tolist()
-            until = total[COUNT_SUSPENDED:]
-        one_xx, two_xx, three_xx, four_xx, five_xx = total[COUNT_1XX : COUNT_1XX + 5]
-        return Counts(
-            total[COUNT_CONNECTIONS],
-            total[COUNT_REQUESTS],
-            total[COUNT_FAILS],
-            (one_xx, two_xx, three_xx, four_xx, five_xx),
-            total[COUNT_SENT],
-            total[COUNT_RECEIVED],
-            tuple(filter(None, until)),
-        )
+            total = _COUNTS.unpack_from(self._memory, self.layout.count(row, worker) * WORD_BYTES)
+        connections, requests, fails, one_xx, two_xx, three_xx, four_xx, five_xx, sent, received, suspended = total
+        until: tuple[int, ...] = (suspended,) if suspended else ()
+        if until and worker is None:
+            start = self.layout.count(row, 0) + COUNT_SUSPENDED
+            until = tuple(filter(None, self.words[start : start + self.workers * COUNT_WORDS : COUNT_WORDS]))
+        responses = (one_xx, two_xx, three_xx, four_xx, five_xx)
+        return Counts(connections, requests, fails, responses, sent, received, until)
 
     def everywhere(self, row: int) -> memoryview[int]:
         """How many requests are under way at the peer, one word for each worker, which it alone may write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 from upwell.check.pages.view import View, node, rfc3339
 from upwell.check.probe import KINDS
@@ -13,6 +14,7 @@ from upwell.version import VERSION
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
 _text = json.encoder.encode_basestring
+_TOGETHER = 32  # peers that are one piece
 
 
 def pieces(view: View) -> Iterator[str]:
@@ -35,7 +37,7 @@ def pieces(view: View) -> Iterator[str]:
     }
     yield _encode(head)[:-1] + ', "upstreams": ['
     between = "\n"
-    texts: dict[int, str] = {}
+    texts = _Texts(view)
     for upstream in view.upstreams:
         about = {
             "name": upstream.name,
@@ -49,81 +51,123 @@ def pieces(view: View) -> Iterator[str]:
         yield f'{between}{_encode(about)[:-1]}, "peers": ['
         between = ",\n"
         inner = "\n  "
-        for peer in view.peers(upstream):
-            yield inner + _peer(view, peer, texts)
+        peers = view.peers(upstream)
+        while some := [_peer(view, peer, texts) for peer in islice(peers, _TOGETHER)]:
+            yield inner + ",\n  ".join(some)
             inner = ",\n  "
         yield "]}"
     yield "]}\n"
 
 
-def _peer(view: View, peer: PeerReport, texts: dict[int, str]) -> str:
+class _Spans(dict[int, str]):
+    """Microseconds as seconds: of thousands of answer times, many are the same."""
+
+    def __missing__(self, micros: int) -> str:
+        text = self[micros] = repr(micros / 1e6)
+        return text
+
+
+class _Moments(dict[int, str]):
+    """Moments of the zone as JSON has them: most are of the last few seconds."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__({0: "null"})
+        self._view = view
+
+    def __missing__(self, millis: int) -> str:
+        text = self[millis] = f'"{self._view.moment(millis)}"'
+        return text
+
+
+class _Lasts(dict[int, str]):
+    """When the last probe was, and how long ago."""
+
+    def __init__(self, view: View, moments: _Moments) -> None:
+        super().__init__()
+        self._view = view
+        self._moments = moments
+
+    def __missing__(self, millis: int) -> str:
+        text = self[millis] = f'{{"at": {self._moments[millis]}, "age": {round(self._view.age(millis), 6)}, "passed": '
+        return text
+
+
+class _Texts:
+    """What was put into words for one page already."""
+
+    __slots__ = ("checks", "lasts", "moments", "spans")
+
+    def __init__(self, view: View) -> None:
+        self.spans = _Spans()
+        self.moments = _Moments(view)
+        self.lasts = _Lasts(view, self.moments)
+        self.checks: dict[int, str] = {}  # by id()
+
+
+def _peer(view: View, peer: PeerReport, texts: _Texts) -> str:
     """One peer as text: of thousands, putting it together takes a third of what dictionaries and an encoder do."""
-    counts = view.counts(peer)
-    spec = peer.spec
-    ones, twos, threes, fours, fives = counts.responses
+    spec, label, _, state, why, admin, since, changes, checks = peer
+    connections, requests, fails, (ones, twos, threes, fours, fives), sent, received, until = view.counts(peer)
     name = _text(spec.name)
     server = name if spec.server == spec.name else _text(spec.server)
-    label = name if peer.label == spec.name else _text(peer.label)
-    checks = ", ".join([_check(view, check, texts) for check in peer.checks])
-    workers, seconds = view.suspended(counts)
-    why = peer.why or (view.suspension(counts) if workers else "")
+    label = name if label == spec.name else _text(label)
+    workers, seconds = 0, 0.0
+    if until:
+        counts = view.counts(peer)
+        workers, seconds = view.suspended(counts)
+        why = why or (view.suspension(counts) if workers else "")
+    of_checks = ", ".join([_check(check, texts) for check in checks])
     return (
         f'{{"name": {name}, "label": {label}, "server": {server}, "role": "{spec.role}", "weight": {spec.weight},'
-        f' "state": "{peer.state}", "why": {_text_or_null(why)}, "admin": {_text_or_null(peer.admin)},'
-        f' "since": {_moment(view, peer.since)}, "changes": {peer.changes}, "connections": {counts.connections},'
-        f' "requests": {counts.requests}, "failed_requests": {counts.fails}, "suspended_workers": {workers},'
+        f' "state": "{state}", "why": {_text(why) if why else "null"}, "admin": {_text(admin) if admin else "null"},'
+        f' "since": {texts.moments[since]}, "changes": {changes}, "connections": {connections},'
+        f' "requests": {requests}, "failed_requests": {fails}, "suspended_workers": {workers},'
         f' "suspended_for": {round(seconds, 3)}, "responses": {{"1xx": {ones},'
-        f' "2xx": {twos}, "3xx": {threes}, "4xx": {fours}, "5xx": {fives}}}, "sent": {counts.sent},'
-        f' "received": {counts.received}, "checks": [{checks}]}}'
+        f' "2xx": {twos}, "3xx": {threes}, "4xx": {fours}, "5xx": {fives}}}, "sent": {sent},'
+        f' "received": {received}, "checks": [{of_checks}]}}'
     )
 
 
-def _check(view: View, check: CheckReport, texts: dict[int, str]) -> str:
-    spec, record = check.spec, check.record
-    passed = check.passed
+def _check(check: CheckReport, texts: _Texts) -> str:
+    spec, state, since, at, status, latency, passes, fails, record = check
+    moments, spans = texts.moments, texts.spans
     last = "null"
-    if passed is not None:
-        last = (
-            f'{{"at": {_moment(view, check.at)}, "age": {round(view.age(check.at), 6)},'
-            f' "passed": {"true" if passed else "false"}, "why": {"null" if passed else _text(record.why)},'
-            f' "status": {check.status or "null"}, "time": {check.latency / 1e6}}}'
-        )
-    failure, kinds = "null", ""
+    if at:
+        passed = "true" if record.streak > 0 else "false"
+        why = "null" if record.streak > 0 else _text(record.why)
+        last = f'{texts.lasts[at]}{passed}, "why": {why}, "status": {status or "null"}, "time": {spans[latency]}}}'
+    failure = void = "null"
+    kinds = changes = ""
     if record.kind >= 0:
-        at = _moment(view, record.failed_at)
-        failure = f'{{"at": {at}, "kind": "{check.kind}", "why": {_text(record.why)}}}'
+        failure = f'{{"at": {moments[record.failed_at]}, "kind": "{check.kind}", "why": {_text(record.why)}}}'
         kinds = ", ".join([f'"{kind}": {count}' for kind, count in zip(KINDS, record.kinds, strict=True) if count])
-    changes = ""
     if record.history:
         changes = ", ".join(
             [
-                f'{{"at": {_moment(view, change.at)}, "to": "{"up" if change.up else "down"}",'
+                f'{{"at": {moments[change.at]}, "to": "{"up" if change.up else "down"}",'
                 f' "why": {_text_or_null(change.why)}}}'
                 for change in record.history
             ]
         )
-    void = "null"
-    if check.void:
-        void = f'{{"at": {_moment(view, record.void_at)}, "why": {_text(check.void)}}}'
-    about = texts.get(id(spec))
+    if record.void_at and check.void:
+        void = f'{{"at": {moments[record.void_at]}, "why": {_text(check.void)}}}'
+    about = texts.checks.get(id(spec))
     if about is None:
-        about = texts[id(spec)] = _encode({"check": spec.title, "type": spec.type, "dialect": spec.dialect})[1:-1]
+        about = texts.checks[id(spec)] = _encode({"check": spec.title, "type": spec.type, "dialect": spec.dialect})[
+            1:-1
+        ]
     return (
-        f'{{{about}, "state": "{check.state}", "since": {_moment(view, check.since)}, "last": {last},'
+        f'{{{about}, "state": "{state}", "since": {moments[since]}, "last": {last},'
         f' "no_verdict": {void}, "last_failure": {failure},'
-        f' "time_average": {record.average / 1e6}, "time_p99": {record.p99 / 1e6},'
-        f' "streak": {record.streak}, "rise": {spec.rise}, "fall": {spec.fall}, "passes": {check.passes},'
-        f' "failures": {check.fails}, "failures_by_kind": {{{kinds}}}, "next": {_moment(view, record.next)},'
+        f' "time_average": {spans[record.average]}, "time_p99": {spans[record.p99]},'
+        f' "streak": {record.streak}, "rise": {spec.rise}, "fall": {spec.fall}, "passes": {passes},'
+        f' "failures": {fails}, "failures_by_kind": {{{kinds}}}, "next": {moments[record.next]},'
         f' "changes": {record.changes}, "transitions": [{changes}]}}'
     )
 
 
 def _text_or_null(text: str) -> str:
     return _text(text) if text else "null"
-
-
-def _moment(view: View, millis: int) -> str:
-    return f'"{view.moment(millis)}"' if millis else "null"
 
 
 def _rounded(seconds: float | None) -> float | None:

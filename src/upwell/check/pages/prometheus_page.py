@@ -6,12 +6,12 @@ lua-resty's metric is on lua-resty's page, Tengine's are on Tengine's: each wher
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
 from upwell.check.pages.view import View
 from upwell.check.probe import KINDS
-from upwell.check.report import CHECKING, DOWN, UP, CheckReport, PeerReport
+from upwell.check.report import CHECKING, DOWN, UP, PeerReport
 from upwell.version import VERSION
 from upwell.zone.layout import BUCKETS
 
@@ -21,7 +21,7 @@ _BOUNDS: Final = (*(f"{bound / 1e6:g}" for bound in BUCKETS), "+Inf")
 _STATES: Final = (UP, DOWN, CHECKING)
 
 _PREFIX: Final = "upwell_upstream_peer_"
-_TOGETHER: Final = 32  # lines that are one piece
+_TOGETHER: Final = 32  # peers that are one piece
 _ALWAYS: Final = ("connect", "timeout")  # reasons that are told before there is one
 
 _PEER: Final = (
@@ -48,6 +48,18 @@ _CHECK: Final = (
     ("check_duration_seconds", "histogram", "How long answered probes took."),
 )
 
+# What has several lines for each peer or check is filled in with numbers, then with labels: two calls for all of them.
+_LABELS: Final = "\0"
+_RESPONSES: Final = "".join(f'{_PREFIX}responses_total{{{_LABELS},class="{digit}xx"}} %d\n' for digit in range(1, 6))
+_NO_FAILURES: Final = "".join(
+    f'{_PREFIX}check_failures_total{{{_LABELS},reason="{kind}"}} 0\n' for kind in KINDS if kind in _ALWAYS
+)
+_HISTOGRAM: Final = (
+    "".join(f'{_PREFIX}check_duration_seconds_bucket{{{_LABELS},le="{bound}"}} %d\n' for bound in _BOUNDS)
+    + f"{_PREFIX}check_duration_seconds_sum{{{_LABELS}}} %.6f\n"
+    + f"{_PREFIX}check_duration_seconds_count{{{_LABELS}}} %d\n"
+)
+
 
 def pieces(view: View) -> Iterator[str]:
     """The page in pieces: for each metric, one for each peer."""
@@ -71,9 +83,14 @@ def pieces(view: View) -> Iterator[str]:
     for upstream in view.upstreams:
         label = f'upstream="{escaped(upstream.name)}"'
         count = dict.fromkeys(_STATES, 0)
-        for peer in view.peers(upstream):
-            count[peer.state] += 1
-            _add(lines, view, label, peer)
+        peers = view.peers(upstream)
+        while some := list(islice(peers, _TOGETHER)):
+            block: list[list[str]] = [[] for _ in lines]
+            for peer in some:
+                count[peer.state] += 1
+                _add(block, view, label, peer)
+            for family, texts in zip(lines, block, strict=True):
+                family.append("".join(texts))
             yield ""
         states += [f'upwell_upstream_peers{{{label},state="{state}"}} {count[state]}\n' for state in _STATES]
         panics.append(f"upwell_upstream_panic{{{label}}} {int(view.panics(upstream))}\n")
@@ -83,63 +100,53 @@ def pieces(view: View) -> Iterator[str]:
     yield "".join(panics)
     for (name, kind, words), family in zip((*_PEER, *_CHECK), lines, strict=True):
         yield _family(f"{_PREFIX}{name}", kind, words)
-        for start in range(0, len(family), _TOGETHER):
-            yield "".join(family[start : start + _TOGETHER])
+        yield from family
 
 
 def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) -> None:
     """Append the lines of one peer to each family, in the order of _PEER and _CHECK."""
     (up, turns, connections, requests, failed, suspended, sent, received, responses, *rest) = lines
     labels = f'{upstream},peer="{escaped(peer.label)}",role="{peer.spec.role}"'
+    end = f"{{{labels}}} "
     counts = view.counts(peer)
-    up.append(f"{_PREFIX}up{{{labels}}} {int(peer.state == UP)}\n")
-    turns.append(f"{_PREFIX}transitions_total{{{labels}}} {peer.changes}\n")
-    connections.append(f"{_PREFIX}connections{{{labels}}} {counts.connections}\n")
-    requests.append(f"{_PREFIX}requests_total{{{labels}}} {counts.requests}\n")
-    failed.append(f"{_PREFIX}failed_requests_total{{{labels}}} {counts.fails}\n")
-    suspended.append(f"{_PREFIX}suspended_workers{{{labels}}} {view.suspended(counts)[0]}\n")
-    sent.append(f"{_PREFIX}sent_bytes_total{{{labels}}} {counts.sent}\n")
-    received.append(f"{_PREFIX}received_bytes_total{{{labels}}} {counts.received}\n")
-    name = f"{_PREFIX}responses_total{{{labels},class="
-    ones, twos, threes, fours, fives = counts.responses
-    responses.append(
-        f'{name}"1xx"}} {ones}\n{name}"2xx"}} {twos}\n{name}"3xx"}} {threes}\n{name}"4xx"}} {fours}\n'
-        f'{name}"5xx"}} {fives}\n'
-    )
+    workers = view.suspended(counts)[0] if counts.suspended else 0
+    up.append(f"{_PREFIX}up{end}{'1' if peer.state == UP else '0'}\n")
+    turns.append(f"{_PREFIX}transitions_total{end}{peer.changes}\n")
+    connections.append(f"{_PREFIX}connections{end}{counts.connections}\n")
+    requests.append(f"{_PREFIX}requests_total{end}{counts.requests}\n")
+    failed.append(f"{_PREFIX}failed_requests_total{end}{counts.fails}\n")
+    suspended.append(f"{_PREFIX}suspended_workers{end}{workers}\n")
+    sent.append(f"{_PREFIX}sent_bytes_total{end}{counts.sent}\n")
+    received.append(f"{_PREFIX}received_bytes_total{end}{counts.received}\n")
+    responses.append((_RESPONSES % counts.responses).replace(_LABELS, labels))
     (check_up, passes, stamp, turned, failures, durations) = rest
     for place, check in enumerate(peer.checks):
         of = _check_labels(labels, peer, place)
+        end = f"{{{of}}} "
         at = round(view.unix(check.at), 3) if check.at else 0
         record = check.record
-        check_up.append(f"{_PREFIX}check_up{{{of}}} {int(check.state == UP)}\n")
-        passes.append(f"{_PREFIX}check_passes_total{{{of}}} {check.passes}\n")
-        stamp.append(f"{_PREFIX}check_last_timestamp_seconds{{{of}}} {at}\n")
-        turned.append(f"{_PREFIX}check_transitions_total{{{of}}} {record.changes}\n")
-        name = f"{_PREFIX}check_failures_total{{{of},reason="
-        failures.append(
-            "".join(
-                [
-                    f'{name}"{kind}"}} {count}\n'
-                    for kind, count in zip(KINDS, record.kinds, strict=True)
-                    if count or kind in _ALWAYS
-                ]
+        check_up.append(f"{_PREFIX}check_up{end}{'1' if check.state == UP else '0'}\n")
+        passes.append(f"{_PREFIX}check_passes_total{end}{check.passes}\n")
+        stamp.append(f"{_PREFIX}check_last_timestamp_seconds{end}{at}\n")
+        turned.append(f"{_PREFIX}check_transitions_total{end}{record.changes}\n")
+        if record.kind >= 0:
+            failures.append(
+                "".join(
+                    [
+                        f'{_PREFIX}check_failures_total{{{of},reason="{kind}"}} {count}\n'
+                        for kind, count in zip(KINDS, record.kinds, strict=True)
+                        if count or kind in _ALWAYS
+                    ]
+                )
             )
-        )
-        durations.append(_histogram(of, check))
+        else:
+            failures.append(_NO_FAILURES.replace(_LABELS, of))
+        sums = (*accumulate(record.buckets),)
+        durations.append((_HISTOGRAM % (*sums, record.time / 1e6, sums[-1])).replace(_LABELS, of))
 
 
 def _family(name: str, kind: str, words: str) -> str:
     return f"# HELP {name} {words}\n# TYPE {name} {kind}\n"
-
-
-def _histogram(labels: str, check: CheckReport) -> str:
-    bucket = f"{_PREFIX}check_duration_seconds_bucket{{{labels},le="
-    sums = accumulate(check.record.buckets)
-    lines = [f'{bucket}"{bound}"}} {total}\n' for bound, total in zip(_BOUNDS, sums, strict=True)]
-    total = sum(check.record.buckets)
-    lines.append(f"{_PREFIX}check_duration_seconds_sum{{{labels}}} {check.record.time / 1e6:.6f}\n")
-    lines.append(f"{_PREFIX}check_duration_seconds_count{{{labels}}} {total}\n")
-    return "".join(lines)
 
 
 def _check_labels(labels: str, peer: PeerReport, at: int) -> str:

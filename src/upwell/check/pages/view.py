@@ -23,7 +23,7 @@ class View:
     moment: `now` and `wall` are the two clocks' seconds then.
     """
 
-    __slots__ = ("_offset", "_seconds", "checks", "now", "report", "state", "upstream", "wall")
+    __slots__ = ("_minutes", "_offset", "checks", "now", "report", "state", "upstream", "wall")
 
     def __init__(
         self, report: Report, upstream: str = "", state: str = "", now: float | None = None, wall: float | None = None
@@ -34,7 +34,7 @@ class View:
         self.now = time.monotonic() if now is None else now
         self.wall = time.time() if wall is None else wall
         self._offset = self.wall - self.now
-        self._seconds: dict[int, str] = {}  # most moments are of the last few seconds
+        self._minutes: dict[int, str] = {}  # most moments are of the last few
         self.checks: Mapping[int, CheckSpec] = report.checks()
 
     @property
@@ -116,11 +116,11 @@ class View:
         """A moment in the zone as RFC 3339 says it, in UTC; None for 0, which is none."""
         if not millis:
             return None
-        whole, part = divmod(round(millis + self._offset * 1000), 1000)
-        second = self._seconds.get(whole)
-        if second is None:
-            second = self._seconds[whole] = rfc3339(whole)[:-4]
-        return f"{second}{part:03d}Z"
+        minute, part = divmod(round(millis + self._offset * 1000), 60_000)
+        start = self._minutes.get(minute)
+        if start is None:
+            start = self._minutes[minute] = rfc3339(minute * 60)[:-7]
+        return f"{start}{part // 1000:02d}.{part % 1000:03d}Z"
 
 
 def rfc3339(seconds: float) -> str:

@@ -49,12 +49,12 @@ AT_ONCE = max(32, 4 * (os.cpu_count() or 1))
 _KEPT = 1024  # bytes of the output: its first line is told
 _LINE = 200
 _READ = 65536
-_PATIENCE = 50  # how often it is looked whether a killed process is gone; the first time it mostly is
-_PAUSE = 0.0005  # seconds
 _OURS = frozenset((EAGAIN, ENOMEM, EMFILE, ENFILE, ENOBUFS))  # what says nothing about the command
 _NOT_USED = "NOT_USED"
 _DEFAULTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ)  # ignored here
 
+_PATIENCE = 50  # how often it is looked whether a killed process is gone
+_PAUSE = 0.0005  # seconds
 _IDLE, _RUNNING, _DYING = range(3)
 
 
@@ -188,20 +188,27 @@ class ExecTarget(Target):
         return Verdict(False, "command", why)
 
     def expire(self, now: float) -> Verdict | None:
-        self.close()
+        self._end()
         return Verdict(False, "timeout", timed_out(self.timeout, f"running {self._arguments[0]}"))
 
     def broken(self, error: Exception, now: float) -> Verdict | None:
         running = self._stage == _RUNNING
-        self.close()
+        self._end()
         return Verdict(False, "other", str(error) or type(error).__name__) if running else None
 
-    def close(self) -> None:
-        """Kill what runs. It is gone at once, but for one in the depths of the system, which the loop hears of."""
+    def _end(self) -> None:
+        """Kill what runs, and wait for nobody: the loop hears of its end, or the next start looks again."""
         self._close_pipe()
         if self._stage == _RUNNING:
             self._kill()
             self._stage = _DYING
+        if self._stage == _DYING:
+            self._reap()
+
+    def close(self) -> None:
+        """For good: nobody will hear of its end afterwards, so it is waited for, but not for one in the depths of the
+        system."""
+        self._end()
         for _ in range(_PATIENCE):
             if self._stage == _IDLE or self._reap():
                 return
