@@ -302,7 +302,7 @@ def test_nobody_waits_for_a_killed_command(probing: Make, tmp_path: Path, monkey
     p.until(lambda: len(children()) == 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "waitid", lambda *_: None)  # it is not gone yet
-        patch.setattr(exec_probe.time, "sleep", lambda _: pytest.fail("it was waited for"))
+        patch.setattr(time, "sleep", lambda _: pytest.fail("it was waited for"))
         p.skew = LIMIT + 0.02
         assert p.why() == f"timeout after {LIMIT:.1f} s running {path}"
     p.until(lambda: children() == [])

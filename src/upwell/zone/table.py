@@ -38,6 +38,7 @@ from upwell.zone.layout import (
     CHECKS_PER_PEER,
     CHECKS_UP,
     CONFIGURATIONS,
+    COUNT_CONNECTIONS,
     COUNT_REQUESTS,
     COUNT_SUSPENDED,
     COUNT_WORDS,
