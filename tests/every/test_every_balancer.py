@@ -17,6 +17,7 @@ METHODS = {name: Method(name) for name in sorted(BALANCERS)} | {
     "hash consistent": Method("hash", consistent=True),
     "hash bounded": Method("hash", consistent=True, bounded=1.25),
     "random two": Method("random", two=True, measure="least_conn"),
+    "random two least_time": Method("random", two=True, measure="header"),
 }
 """Each member as its directive makes it, and what else its parameters may make of it."""
 

@@ -12,6 +12,9 @@ from upwell.peers.peer import Method
 
 _FACTOR = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 
+_MEASURES = {"least_conn": "least_conn", "least_time=header": "header", "least_time=last_byte": "last_byte"}
+"""What `random two` compares; NGINX Plus has the latter two."""
+
 
 def choose(block: Block, directive: Directive, method: Method) -> None:
     """Let the upstream be balanced by `method`; the last one counts, as in nginx."""
@@ -31,12 +34,12 @@ def _hash(block: Block, directive: Directive) -> None:
     args = directive.args
     block.template(directive, 0)
     bounded = 0.0
+    if len(args) == 3 and not args[2].startswith("bounded="):
+        raise directive.error('invalid number of arguments in "hash" directive')
     if len(args) > 1 and args[1] != "consistent":
         raise directive.error(f'invalid parameter "{args[1]}"', 1)
     if len(args) == 3:
-        name, equals, value = args[2].partition("=")
-        if name != "bounded" or not equals:
-            raise directive.error('invalid number of arguments in "hash" directive')
+        value = args[2].removeprefix("bounded=")
         bounded = float(value) if _FACTOR.fullmatch(value) else 0.0
         if bounded <= 1.0:  # with their shares alone there might be no room for the next request
             raise directive.error(f'invalid parameter "{args[2]}"', 2)
@@ -45,10 +48,14 @@ def _hash(block: Block, directive: Directive) -> None:
 
 def _random(block: Block, directive: Directive) -> None:
     args = directive.args
-    for index, known in enumerate((("two",), ("least_conn",))):
-        if len(args) > index and args[index] not in known:
-            raise directive.error(f'invalid parameter "{args[index]}"', index)
-    choose(block, directive, Method("random", two=bool(args), measure="least_conn" if args else ""))
+    if args and args[0] != "two":
+        raise directive.error(f'invalid parameter "{args[0]}"', 0)
+    measure = "least_conn" if args else ""
+    if len(args) == 2:
+        if args[1] not in _MEASURES:
+            raise directive.error(f'invalid parameter "{args[1]}"', 1)
+        measure = _MEASURES[args[1]]
+    choose(block, directive, Method("random", two=bool(args), measure=measure))
 
 
 MODULE = Module(

@@ -57,7 +57,7 @@ class Method:
     @property
     def compares(self) -> bool:
         """Whether it compares how many requests are under way, of which each worker must then know all."""
-        return self.name in ("least_conn", "least_time", "ewma") or self.two or self.bounded > 0.0
+        return self.name in ("least_conn", "least_time", "ewma") or self.two
 
 
 @dataclass(frozen=True, slots=True)

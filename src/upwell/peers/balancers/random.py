@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import Final
 
+from upwell.peers.balancers.answer_times import AnswerTimes
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer, look
@@ -18,12 +19,13 @@ _MOST_TRIES: Final = 20
 class Random:
     """As in nginx, round robin decides after 20 draws in vain. Unlike there, none falls on a peer that is down."""
 
-    __slots__ = ("_chance", "_ends", "_instead", "_two", "_up", "watches")
+    __slots__ = ("_chance", "_ends", "_instead", "_times", "_two", "_up", "watches")
 
     def __init__(self, method: Method, chance: Chance) -> None:
-        self.watches = False
         self._chance = chance
         self._two = method.two
+        self._times = AnswerTimes(method) if method.measure in ("header", "last_byte") else None
+        self.watches = self._times is not None
         self._instead = RoundRobin(method, chance)
         self._up: Sequence[Peer] = ()
         self._ends: list[int] = []  # sums of the weights up to each peer
@@ -38,6 +40,12 @@ class Random:
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         ends = self._ends
+        times = self._times
+        if times is not None:
+            peer = self._draw(tried, now)
+            if peer is not None:
+                times.picked(peer, now)
+            return peer
         if len(ends) < 2:
             return self._instead.pick(None, tried, now)
         if not self._two or tried:
@@ -47,21 +55,31 @@ class Random:
         two = self._up[bisect_right(ends, int(self._chance() * total))]
         if one is two or one.fails or two.fails or one.max_conns or two.max_conns:
             return self._draw(tried, now)
-        return chosen(self._better(one, two), now)
+        return chosen(self._better(one, two, now), now)
 
     def settle(self) -> None:
         self._instead.settle()
 
-    def released(self, peer: Peer) -> None: ...
+    def released(self, peer: Peer) -> None:
+        self._instead.settle()
+        if self._times is not None:
+            self._times.released(peer)
 
-    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
+        if self._times is not None:
+            self._times.answered(peer, header, last, now, well)
 
-    def _better(self, one: Peer, two: Peer) -> Peer:
-        """The one with fewer requests for its weight, which is the later one of equals."""
-        return one if look(two) * one.weight > look(one) * two.weight else two
+    def _better(self, one: Peer, two: Peer, now: float) -> Peer:
+        """The one with fewer requests for its weight or that answers sooner; of equals the later one."""
+        in_one, in_two = look(one), look(two)
+        if self._times is not None:
+            return one if self._times.cost(two, now) > self._times.cost(one, now) else two
+        return one if in_two * one.weight > in_one * two.weight else two
 
     def _draw(self, tried: Collection[Peer], now: float) -> Peer | None:
         """Draw until there are as many as it takes."""
+        if len(self._ends) < 2:
+            return self._instead.pick(None, tried, now)
         total = self._ends[-1]
         first: Peer | None = None
         for _ in range(_MOST_TRIES + 1):
@@ -71,6 +89,6 @@ class Random:
             if not self._two:
                 return chosen(peer, now)
             if first is not None:
-                return chosen(self._better(first, peer), now)
+                return chosen(self._better(first, peer, now), now)
             first = peer
         return self._instead.pick(None, tried, now)
