@@ -12,9 +12,10 @@ from upwell.errors import ConfigErrors
 from upwell.modules.load import load
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.balancers.slow_start import SlowStart
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
-from upwell.peers.slow_start import SlowStart, share
+from upwell.peers.slow_start import share
 from upwell.peers.upstream import Upstream
 from upwell.zone.table import PeerTable
 
@@ -56,7 +57,9 @@ class Group:
 
 
 def test_a_share_grows_evenly() -> None:
-    assert [share(100.0, 10.0, now) for now in (100.0, 101.0, 105.0, 109.0, 110.0, 200.0)] == [
+    began = Peer(peer("a"), 0, 0)
+    began.started = 100.0
+    assert [share(began, now) for now in (100.0, 101.0, 105.0, 109.0, 110.0, 200.0)] == [
         0.01,
         0.1,
         0.5,
@@ -64,8 +67,10 @@ def test_a_share_grows_evenly() -> None:
         1.0,
         1.0,
     ]
-    assert share(100.0, 10.0, 99.0) == 0.01  # another clock may round down
-    assert share(100.0, 0.0, 100.0) == 1.0
+    assert share(began, 99.0) == 0.01  # another clock may round down
+    never, at_once = Peer(peer("b"), 0, 0), Peer(peer("c", slow_start=0.0), 0, 0)
+    at_once.started = 100.0
+    assert share(never, 1.0) == share(at_once, 100.0) == 1.0
 
 
 def test_a_peer_that_comes_back_gets_its_share_little_by_little() -> None:

@@ -10,6 +10,7 @@ from upwell.config.model import Block
 from upwell.modules.upstream import WITHOUT_SLOW_START, UpstreamSettings
 from upwell.peers.peer import Method
 
+_TIMES = ("header", "last_byte")
 _FACTOR = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 
 _MEASURES = {"least_conn": "least_conn", "least_time=header": "header", "least_time=last_byte": "last_byte"}
@@ -46,6 +47,20 @@ def _hash(block: Block, directive: Directive) -> None:
     choose(block, directive, Method("hash", key=args[0], consistent=len(args) > 1, bounded=bounded))
 
 
+def _least_conn(block: Block, directive: Directive) -> None:
+    choose(block, directive, Method("least_conn"))
+
+
+def _least_time(block: Block, directive: Directive) -> None:
+    args = directive.args
+    inflight = len(args) > 1
+    if inflight and args[1] != "inflight":
+        raise directive.error(f'invalid parameter "{args[1]}"', 1)
+    if args[0] not in _TIMES:
+        raise directive.error(f'invalid value "{args[0]}"', 0)
+    choose(block, directive, Method("least_time", measure=args[0], inflight=inflight))
+
+
 def _random(block: Block, directive: Directive) -> None:
     args = directive.args
     if args and args[0] != "two":
@@ -63,7 +78,15 @@ MODULE = Module(
     (
         command("ip_hash", "upstream", 0, _ip_hash),
         command("hash", "upstream", (1, 3), _hash),
+        command("least_conn", "upstream", 0, _least_conn),
+        command("least_time", "upstream", (1, 2), _least_time),
         command("random", "upstream", (0, 2), _random),
     ),
-    options=("http_upstream_hash_module", "http_upstream_ip_hash_module", "http_upstream_random_module"),
+    options=(
+        "http_upstream_hash_module",
+        "http_upstream_ip_hash_module",
+        "http_upstream_least_conn_module",
+        "http_upstream_least_time_module",
+        "http_upstream_random_module",
+    ),
 )

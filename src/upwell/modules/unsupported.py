@@ -59,7 +59,7 @@ UNSUPPORTED = words(
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
     js_fetch_verify_depth js_filter js_header_filter js_import js_include js_load_http_native_module
     js_load_stream_native_module js_path js_periodic js_preload_object js_preread js_set js_shared_dict_zone js_var
-    keyval keyval_zone least_conn least_time license_token limit_conn limit_conn_dry_run
+    keyval keyval_zone license_token limit_conn limit_conn_dry_run
     limit_conn_log_level limit_conn_status limit_conn_zone limit_except limit_req limit_req_dry_run
     limit_req_log_level limit_req_status limit_req_zone limit_zone load_module lua_add_variable
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout

@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
 from upwell.peers.balancers.balancer import Balancer, Chance
+from upwell.peers.balancers.slow_start import SlowStart
 from upwell.peers.live import Peer
 from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import Method, UpstreamSpec, peer_keys
-from upwell.peers.slow_start import SlowStart
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -106,10 +106,10 @@ class Upstream:
         """One peer and no backup: nginx never counts its failures, as there is nobody else to turn to."""
         self.tries = sum(not peer.spec.down for peer in peers)
         """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
-        self._slowly = (
-            spec.method.name == "round_robin" and any(peer.slow_start for peer in spec.peers) and not self.single
-        )
-        balancer: Callable[[Method, Chance], Balancer] = SlowStart if self._slowly else BALANCERS[spec.method.name]
+        self._slowly = any(peer.slow_start for peer in spec.peers) and not self.single
+        balancer: Callable[[Method, Chance], Balancer] = BALANCERS[spec.method.name]
+        if self._slowly and spec.method.name == "round_robin":
+            balancer = SlowStart
         self._primary_balancer = balancer(spec.method, chance)
         self._backup_balancer = balancer(spec.method, chance)
         self.watches = self._primary_balancer.watches
@@ -289,8 +289,8 @@ class Upstream:
         """The peer begins anew."""
         peer.started = now
         for balancer in (self._primary_balancer, self._backup_balancer):
+            balancer.settle()
             if isinstance(balancer, SlowStart):
-                balancer.settle()
                 balancer.begin(peer)
 
     def _choose(self, counted: list[Peer]) -> None:

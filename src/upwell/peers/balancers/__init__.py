@@ -9,6 +9,8 @@ from upwell.peers.balancers.bounded_hash import BoundedHash
 from upwell.peers.balancers.consistent_hash import ConsistentHash
 from upwell.peers.balancers.hash import KeyHash
 from upwell.peers.balancers.ip_hash import IpHash
+from upwell.peers.balancers.least_conn import LeastConn
+from upwell.peers.balancers.least_time import LeastTime
 from upwell.peers.balancers.random import Random
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.peer import Method
@@ -24,6 +26,8 @@ def _hash(method: Method, chance: Chance) -> Balancer:
 BALANCERS: dict[str, Callable[[Method, Chance], Balancer]] = {
     "hash": _hash,
     "ip_hash": IpHash,
+    "least_conn": LeastConn,
+    "least_time": LeastTime,
     "random": Random,
     "round_robin": RoundRobin,
 }

@@ -1,0 +1,455 @@
+"""The peer with the least of something for its weight, those that have equally little in turn: nginx's `least_conn`.
+
+nginx (ngx_http_upstream_least_conn_module.c) walks over all peers twice at each pick: for the least ratio, and then
+one round of smooth weighted round robin among those that share it. Here the same peers come out of heaps. A round adds
+its weight to each peer of one ratio, so it is one tick of a clock that they share, and among peers of one weight their
+order stays as it is until one of them leaves. A pick or a release moves a single peer; tests hold it to nginx's walk.
+
+Peers with a weight of the moment (after a failure, or while they start slowly) are few and are walked over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from upwell.peers.live import Peer, look
+from upwell.peers.passive import full, suspended
+from upwell.peers.slow_start import share
+
+_OUT: Final = 0  # not among those that may get requests
+_MOVED: Final = 1  # to be placed before the next pick
+_SEATED: Final = 2
+_FULL: Final = 3  # has its `max_conns`
+_ODD: Final = 4  # walked over
+
+_LOOKS: Final = 4  # candidates that other workers may have filled meanwhile, before one is taken as it is
+
+
+class _Level:
+    """The peers of one ratio. `clock` counts the rounds among them, `total` is the sum of their weights."""
+
+    __slots__ = ("by_weight", "clock", "count", "listed", "pots", "ratio", "total")
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self.clock = 0
+        self.count = 0
+        self.total = 0
+        self.listed = False
+        self.pots: list[_Pot] = []
+        self.by_weight: dict[int, _Pot] = {}
+
+
+class _Pot:
+    """Those of one weight: a heap of (what its credit lacks at the clock's 0, order, stamp), old entries among them."""
+
+    __slots__ = ("count", "heap", "level", "weight")
+
+    def __init__(self, level: _Level, weight: int) -> None:
+        self.level = level
+        self.weight = weight
+        self.count = 0
+        self.heap: list[tuple[int, int, int]] = []
+
+
+class _Seat:
+    """Where one peer is. `order` grows as in the configuration, `stamp` is that of its entry, 0: it has none. While it
+    is seated, its `current_weight` is weight * clock - lack."""
+
+    __slots__ = ("lack", "order", "part", "peer", "pot", "stamp", "state", "weight")
+
+    def __init__(self, peer: Peer, order: int) -> None:
+        self.peer = peer
+        self.order = order
+        self.weight = peer.weight
+        self.state = _OUT
+        self.stamp = 0
+        self.lack = 0
+        self.part = 0.0  # of 1, what a slow start has not yet added to `current_weight`
+        self.pot: _Pot | None = None
+
+
+class Least:
+    """A balancer; a subclass says of what (`_ratio`). `unsure`: ratios may change without a pick or a release here."""
+
+    __slots__ = (
+        "_always_unsure",
+        "_at",
+        "_full",
+        "_here",
+        "_levels",
+        "_moved",
+        "_odd",
+        "_peers",
+        "_ratios",
+        "_seat_of",
+        "_seats",
+        "_stamp",
+        "_unsure",
+        "watches",
+    )
+
+    def __init__(self, unsure: bool) -> None:
+        self.watches = True
+        self._always_unsure = unsure
+        self._unsure = unsure
+        self._peers: Sequence[Peer] = ()
+        self._here: frozenset[Peer] = frozenset()
+        self._seat_of: dict[Peer, _Seat] = {}
+        self._seats: list[_Seat] = []  # by order, those of peers that left included
+        self._moved: list[_Seat] = []
+        self._odd: list[_Seat] = []
+        self._full: list[_Seat] = []  # may hold some that are not any more
+        self._levels: dict[float, _Level] = {}
+        self._ratios: list[float] = []  # a heap of the ratios of all levels with somebody, and of some without
+        self._stamp = 0
+        self._at = 0  # whom to look at next
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self._here)} peers>"
+
+    def _ratio(self, peer: Peer, now: float) -> float:
+        """How much it has; equal rationals must be equal here (they are, as quotients of numbers below 2 ** 26)."""
+        raise NotImplementedError
+
+    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
+        if peers is not self._peers:
+            self._follow(peers)
+            self._peers = peers
+        here = frozenset(up)
+        for peer in here ^ self._here:
+            seat = self._seat_of.get(peer)
+            if seat is None:
+                continue
+            if peer in here:
+                seat.state = _MOVED
+                self._moved.append(seat)
+            else:
+                self._take_out(seat)
+        self._here = here
+
+    def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
+        if self._moved:
+            self._place_moved(now)
+        if tried or self._odd:
+            return self._pick_among(tried, now)
+        seat = self._surely(now) if self._unsure else self._first()
+        if seat is None:
+            return None
+        peer = seat.peer
+        pot = seat.pot
+        assert pot is not None
+        level = pot.level
+        if level.count > 1:
+            level.clock += 1
+            peer.current_weight = seat.weight * level.clock - seat.lack - level.total
+        else:
+            peer.current_weight = seat.weight * level.clock - seat.lack
+        heappop(pot.heap)
+        pot.count -= 1
+        level.count -= 1
+        level.total -= seat.weight
+        seat.stamp = 0
+        seat.state = _MOVED
+        self._moved.append(seat)
+        if now - peer.checked > peer.fail_timeout:
+            peer.checked = now
+        return peer
+
+    def settle(self) -> None:
+        for seat in self._seats:
+            if seat.state == _SEATED:
+                self._leave(seat)
+                self._moved.append(seat)
+
+    def released(self, peer: Peer) -> None:
+        seat = self._seat_of.get(peer)
+        if seat is None:
+            return
+        if seat.state == _SEATED:
+            self._leave(seat)
+            self._moved.append(seat)
+        elif seat.state == _FULL:
+            seat.state = _MOVED
+            self._moved.append(seat)
+
+    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
+
+    def _follow(self, peers: Sequence[Peer]) -> None:
+        """The peers are others, or have other weights."""
+        known = self._seat_of
+        fresh: list[Peer] = []
+        last = -1
+        kept = 0
+        for peer in peers:
+            seat = known.get(peer)
+            if seat is None:
+                fresh.append(peer)
+                continue
+            if fresh or seat.order <= last:
+                self._seat_anew(peers)
+                return
+            last = seat.order
+            kept += 1
+            if seat.weight != peer.weight:
+                if seat.state == _SEATED:
+                    self._leave(seat)
+                    self._moved.append(seat)
+                seat.weight = peer.weight
+        if kept < len(known):
+            there = frozenset(peers)
+            for peer in [peer for peer in known if peer not in there]:
+                self._take_out(known.pop(peer))
+            self._here &= there
+            if len(self._seats) > 2 * len(peers) + 64:
+                self._seat_anew(peers)
+                return
+        for peer in fresh:
+            seat = _Seat(peer, len(self._seats))
+            self._seats.append(seat)
+            known[peer] = seat
+        self._consider(peers)
+
+    def _seat_anew(self, peers: Sequence[Peer]) -> None:
+        for seat in self._seats:
+            self._take_out(seat)
+        self._here = frozenset()
+        self._seats = [_Seat(peer, order) for order, peer in enumerate(peers)]
+        self._seat_of = {seat.peer: seat for seat in self._seats}
+        self._levels = {}
+        self._ratios = []
+        self._moved = []
+        self._full = []
+        self._consider(peers)
+
+    def _consider(self, peers: Sequence[Peer]) -> None:
+        self._unsure = self._always_unsure or any(peer.everywhere is not None for peer in peers)
+
+    def _take_out(self, seat: _Seat) -> None:
+        if seat.state == _SEATED:
+            self._leave(seat)
+        elif seat.state == _ODD:
+            self._odd.remove(seat)
+        seat.state = _OUT
+
+    def _leave(self, seat: _Seat) -> None:
+        """Take it from the others of its ratio, with the credit that it has."""
+        pot = seat.pot
+        assert pot is not None
+        level = pot.level
+        seat.peer.current_weight = seat.weight * level.clock - seat.lack
+        pot.count -= 1
+        level.count -= 1
+        level.total -= seat.weight
+        seat.stamp = 0
+        seat.state = _MOVED
+        if not pot.count:
+            pot.heap.clear()
+
+    def _place_moved(self, now: float) -> None:
+        moved = self._moved
+        self._moved = []
+        for seat in moved:
+            if seat.state == _MOVED:
+                self._place(seat, now)
+
+    def _is_odd(self, peer: Peer, now: float) -> bool:
+        if peer.fails or peer.effective_weight != peer.weight:
+            return True
+        return peer.started > 0.0 and now - peer.started < peer.spec.slow_start
+
+    def _place(self, seat: _Seat, now: float) -> None:
+        peer = seat.peer
+        if self._is_odd(peer, now):
+            seat.state = _ODD
+            self._odd.append(seat)
+            return
+        if peer.max_conns and full(peer):
+            seat.state = _FULL
+            self._full.append(seat)
+            if len(self._full) > 2 * len(self._seats) + 64:
+                self._full = [seat for seat in dict.fromkeys(self._full) if seat.state == _FULL]
+            return
+        ratio = self._ratio(peer, now)
+        level = self._levels.get(ratio)
+        if level is None:
+            level = self._add_level(ratio)
+        if not level.listed:
+            level.listed = True
+            heappush(self._ratios, ratio)
+        weight = seat.weight
+        pot = level.by_weight.get(weight)
+        if pot is None:
+            pot = level.by_weight[weight] = _Pot(level, weight)
+            level.pots.append(pot)
+        stamp = self._stamp = self._stamp + 1
+        seat.lack = weight * level.clock - peer.current_weight
+        seat.stamp = stamp
+        seat.pot = pot
+        seat.state = _SEATED
+        heappush(pot.heap, (seat.lack, seat.order, stamp))
+        pot.count += 1
+        level.count += 1
+        level.total += weight
+        if len(pot.heap) > 2 * pot.count + 64:
+            seats = self._seats
+            pot.heap = [entry for entry in pot.heap if seats[entry[1]].stamp == entry[2]]
+            heapify(pot.heap)
+
+    def _add_level(self, ratio: float) -> _Level:
+        if len(self._levels) > 4 * len(self._seats) + 256:
+            self._levels = {ratio: level for ratio, level in self._levels.items() if level.listed}
+        level = self._levels[ratio] = _Level(ratio)
+        return level
+
+    def _first(self) -> _Seat | None:
+        """Who is next among those that are seated."""
+        ratios = self._ratios
+        while ratios:
+            level = self._levels[ratios[0]]
+            if level.count:
+                break
+            level.listed = False
+            heappop(ratios)
+        else:
+            return None
+        best: _Seat | None = None
+        most = 0
+        seats = self._seats
+        for pot in level.pots:
+            if not pot.count:
+                continue
+            heap = pot.heap
+            seat = seats[heap[0][1]]
+            while seat.stamp != heap[0][2]:
+                heappop(heap)
+                seat = seats[heap[0][1]]
+            credit = pot.weight * (level.clock + 1) - seat.lack
+            if best is None or credit > most or (credit == most and seat.order < best.order):
+                best = seat
+                most = credit
+        return best
+
+    def _surely(self, now: float) -> _Seat | None:
+        """The same where other workers, or time, may have changed ratios."""
+        at = self._at + 1
+        self._at = at if at < len(self._seats) else 0
+        if self._seats:
+            self._look_again(self._seats[self._at], now)
+        seat = self._first()
+        for _ in range(_LOOKS):
+            if seat is None or not self._look_again(seat, now):
+                break
+            seat = self._first()
+        if seat is None and self._full:
+            for other in [other for other in self._full if other.state == _FULL]:
+                self._look_again(other, now)
+            seat = self._first()
+        return seat
+
+    def _look_again(self, seat: _Seat, now: float) -> bool:
+        """Whether it had to be placed elsewhere."""
+        peer = seat.peer
+        if seat.state == _SEATED:
+            assert seat.pot is not None
+            look(peer)
+            if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
+                return False
+            self._leave(seat)
+        elif seat.state != _FULL or full(peer):
+            return False
+        else:
+            look(peer)
+        self._place(seat, now)
+        return True
+
+    def _pick_among(self, tried: Collection[Peer], now: float) -> Peer | None:
+        """The same with those walked over that must be, and without those that were tried."""
+        for peer in tried:
+            out = self._seat_of.get(peer)
+            if out is not None and out.state == _SEATED:
+                self._leave(out)
+                self._moved.append(out)
+        odd = self._odd
+        self._odd = []
+        fit: list[_Seat] = []
+        for seat in odd:
+            peer = seat.peer
+            if self._is_odd(peer, now):
+                self._odd.append(seat)
+                if not (peer in tried or (peer.fails and suspended(peer, now)) or (peer.max_conns and full(peer))):
+                    fit.append(seat)
+            else:
+                seat.state = _MOVED
+                if peer in tried:
+                    self._moved.append(seat)
+                else:
+                    self._place(seat, now)
+        first = self._surely(now) if self._unsure else self._first()
+        level: _Level | None = None
+        if first is not None:
+            assert first.pot is not None
+            level = first.pot.level
+        tied: list[_Seat] = []
+        least = 0.0 if level is None else level.ratio
+        for seat in fit:
+            look(seat.peer)
+            ratio = self._ratio(seat.peer, now) / share(seat.peer, now)
+            if (level is None and not tied) or ratio < least:
+                least = ratio
+                tied = [seat]
+                level = None
+            elif ratio == least:
+                tied.append(seat)
+        return self._next(tied, None if level is None else first, now)
+
+    def _next(self, tied: list[_Seat], first: _Seat | None, now: float) -> Peer | None:
+        """A round among `tied` and, with `first`, all that are seated with its ratio."""
+        total = 0
+        many = len(tied) > 1
+        best = None
+        if first is not None:
+            assert first.pot is not None
+            level = first.pot.level
+            if level.count > 1 or tied:
+                many = True
+                level.clock += 1
+                total = level.total
+            self._leave(first)
+            self._moved.append(first)
+            best = first
+        for seat in tied:
+            peer = seat.peer
+            if many:
+                total += self._credit(seat, now)
+            if (
+                best is None
+                or peer.current_weight > best.peer.current_weight
+                or (peer.current_weight == best.peer.current_weight and seat.order < best.order)
+            ):
+                best = seat
+        if best is None:
+            return None
+        peer = best.peer
+        peer.current_weight -= total
+        if now - peer.checked > peer.fail_timeout:
+            peer.checked = now
+        return peer
+
+    def _credit(self, seat: _Seat, now: float) -> int:
+        """Add to its credit what it has as weight now, in whole numbers; how much that was."""
+        peer = seat.peer
+        weight = peer.effective_weight
+        part = share(peer, now)
+        if part < 1.0:
+            exact = seat.part + weight * part
+            weight = int(exact)
+            seat.part = exact - weight
+        peer.current_weight += weight
+        if peer.effective_weight < peer.weight:
+            peer.effective_weight += 1
+        elif peer.effective_weight > peer.weight:
+            peer.effective_weight = peer.weight
+        return weight
