@@ -1,0 +1,57 @@
+"""What each process counted of its look-ups of names, for each `resolver`: memory shared over the fork.
+
+It knows words, not what a resolver is. Each block of words has one writing process.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+COUNT_LOOKUPS: Final = 0  # names looked up
+COUNT_QUERIES: Final = 1  # questions sent to servers
+COUNT_JUNK: Final = 2  # messages that were no answer
+COUNT_AT: Final = 3  # when the last look-up was over, milliseconds, 0: none
+COUNT_FAILING: Final = 4  # names whose last look-up failed
+COUNT_CODES: Final = 5  # look-ups by what came of them, see CODES
+CODES: Final = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "timedout", "unknown")
+COUNT_WORDS: Final = COUNT_CODES + len(CODES)
+
+_WORD_BYTES: Final = 8
+_TIMED_OUT: Final = 110
+
+
+def place_of(code: int) -> int:
+    """Where the look-ups with this code are counted, from COUNT_CODES."""
+    if code == _TIMED_OUT:
+        return CODES.index("timedout")
+    return code if 0 <= code < CODES.index("timedout") else CODES.index("unknown")
+
+
+class ResolverTable:
+    """Blocks for `resolvers` directives and `workers` workers, with one more for the checker: number `workers`."""
+
+    __slots__ = ("_memory", "_words", "resolvers", "writers")
+
+    def __init__(self, resolvers: int, workers: int) -> None:
+        self.resolvers = resolvers
+        self.writers = workers + 1
+        self._memory = mmap.mmap(-1, max(resolvers * self.writers * COUNT_WORDS, 1) * _WORD_BYTES)
+        self._words = memoryview(self._memory).cast("q")
+
+    def __repr__(self) -> str:
+        return f"<ResolverTable {self.resolvers} resolvers, {self.writers} writers>"
+
+    def counts(self, resolver: int, writer: int) -> memoryview:
+        """The words of one process, to be written by it alone. Raises IndexError for one that is not there."""
+        if not (0 <= resolver < self.resolvers and 0 <= writer < self.writers):
+            raise IndexError(f"no resolver {resolver}, writer {writer}")
+        start = (resolver * self.writers + writer) * COUNT_WORDS
+        return self._words[start : start + COUNT_WORDS]
+
+    def sums(self, resolver: int) -> list[int]:
+        """All processes' words together; of COUNT_AT the latest."""
+        blocks = [self.counts(resolver, writer) for writer in range(self.writers)]
+        words = [sum(column) for column in zip(*blocks, strict=True)]
+        words[COUNT_AT] = max(block[COUNT_AT] for block in blocks)
+        return words
