@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.peers.choices import Case, choices, write
 from tests.system.conftest import StartBalancer
-from tests.system.wire import Client
-from upwell.contrib.processes import free_ports
+from tests.system.wire import Client, Origin, Seen, get, response
+from upwell.contrib.processes import UPWELL, await_condition, free_ports
 
 _RECORDS = bool(os.environ.get("UPWELL_RECORD"))
 _METHODS = {
@@ -142,3 +144,53 @@ def test_the_peers_tried_are_those_that_nginx_tries(
         write(name, case)
     for (key, tried), (_, expected) in zip(choices(case, tmp_path), case["tried"], strict=True):
         assert tried == expected, key
+
+
+def test_the_same_requests_go_the_same_ways_through_both(start: StartBalancer, nginx: tuple[str, ...]) -> None:
+    """By way of the wire: keys of variables, `proxy_pass` with one, and a peer that answers 503 to some keys."""
+    ports = free_ports(6)
+    fronts = free_ports(2)
+    servers = "".join(f"server 127.0.0.1:{port} weight={port % 3 + 1} fail_timeout=1000s;" for port in ports)
+    taken = []
+    with ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(Origin(_unwell if port == ports[0] else response(b"fine"), port=port))
+        for front, command in zip(fronts, (nginx, UPWELL), strict=True):
+            balancer = start(
+                f"""
+worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+    log_format tried "$request_uri $upstream_addr $upstream_status";
+    access_log logs/tried.log tried;
+    proxy_next_upstream error timeout http_503;
+    upstream h {{ hash $arg_k$http_x; {servers} }}
+    upstream c {{ hash $arg_k consistent; {servers} }}
+    upstream i {{ ip_hash; {servers} }}
+    server {{
+        listen 127.0.0.1:{front};
+        location / {{ proxy_pass http://$arg_u; }}
+        location /h/ {{ proxy_pass http://h; }}
+    }}
+}}
+""",
+                [front],
+                command,
+            )
+            with Client(front) as client:
+                for n in range(40):
+                    for target in (f"/?u=h&k={n}", f"/h/?k={n}", f"/?u=c&k={n}", f"/?u=c&k=bad{n}", "/?u=i"):
+                        client.ask(get(target, f"X: {n}"))
+            log = balancer.prefix / "logs" / "tried.log"
+            await_condition(partial(_has_lines, log, 200), "all lines of the access log", 10)
+            taken.append(log.read_text().splitlines())
+    assert taken[0] == taken[1]
+    assert any(", " in line for line in taken[0])
+
+
+def _has_lines(log: Path, count: int) -> bool:
+    return log.read_bytes().count(b"\n") == count
+
+
+def _unwell(seen: Seen, connection: object) -> bytes:
+    return response(b"no", status="503 No") if b"bad" in seen.target else response(b"fine")
