@@ -24,7 +24,7 @@ from upwell.check.probe import Verdict
 from upwell.check.probes.http import HttpProbe
 from upwell.check.spec import PLUS, RESTY, CheckSpec, MatchSpec
 from upwell.log import DEBUG, INFO, ErrorLog
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, CHECKER_LATENESS
 from upwell.zone.table import PeerTable
@@ -129,12 +129,16 @@ class Bench:
         self.log = ErrorLog(str(path), level)
         self.log.open()
         self.spec = UpstreamSpec("u", peers, **policy)
-        self.table = PeerTable.create(peer_keys(self.spec), workers)
+        self.table = PeerTable.create(peer_keys(self.spec), workers, 4)
         self.skew = 0.0
         self.checker = Checker(self.table, [self.spec], self.log, self.clock)
 
     def clock(self) -> float:
         return time.monotonic() + self.skew
+
+    def key(self, row: int) -> PeerKey:
+        """Who has the row."""
+        return PeerKey(*self.table.keys[row])
 
     def check(self, **changes: object) -> CheckSpec:
         settings: dict[str, object] = {
@@ -577,18 +581,18 @@ def test_an_operator_s_word_is_above_health(origin: Origins, bench: Benches) -> 
     spare = PeerSpec("spare", one.spec.address, backup=True)
     b = bench(one.spec, spare)
     b.check()
-    b.checker.set_down("u", False, 0, True)
+    b.checker.set_down(b.key(0), True)
     generation = b.table.generation
     b.until(lambda: b.table.checks(0)[0].passes > 2)
     assert not b.up()
     assert b.table.admin(0) & 3 == ADMIN_DOWN
-    b.checker.set_down("u", False, 0, False)
+    b.checker.set_down(b.key(0), False)
     assert b.up()
     assert b.table.admin(0) & 3 == ADMIN_UP
     assert b.table.generation == generation + 1
-    for upstream, backup, index in (("u", False, 1), ("u", True, -1), ("stranger", False, 0)):
-        with pytest.raises(ValueError, match=r"no .* peer"):
-            b.checker.set_down(upstream, backup, index, True)
+    for stranger in (b.key(0)._replace(name="x"), b.key(0)._replace(ordinal=1), b.key(0)._replace(upstream="x")):
+        with pytest.raises(ValueError, match=r"no (primary peer|upstream)"):
+            b.checker.set_down(stranger, True)
 
 
 def test_a_time_out_that_the_checker_s_own_lag_explains_is_void(origin: Origins, bench: Benches) -> None:
@@ -995,12 +999,12 @@ def test_a_pass_after_a_suspicion_is_told_to_the_workers(origin: Origins, bench:
     b.until(lambda: b.table.checks(0)[0].passes == 1)
     generation = b.table.generation
     b.skew += 2.0
-    b.checker.suspect("u", False, 0)
+    b.checker.suspect(b.key(0))
     b.until(lambda: b.table.cleared(0) > 0)
     assert b.table.checks(0)[0].passes == 2
     assert b.table.generation == generation + 1
-    with pytest.raises(ValueError, match="no backup peer 0"):
-        b.checker.suspect("u", True, 0)
+    with pytest.raises(ValueError, match="no backup peer"):
+        b.checker.suspect(b.key(0)._replace(role="backup"))
 
 
 def test_a_pass_from_before_the_requests_failed_ends_nothing(origin: Origins, bench: Benches) -> None:
@@ -1009,7 +1013,7 @@ def test_a_pass_from_before_the_requests_failed_ends_nothing(origin: Origins, be
     b = bench(one.spec)
     b.check(dialect=PLUS, interval=60.0, timeout=LIMIT)
     b.until(lambda: one.requests != [])
-    b.checker.suspect("u", False, 0)
+    b.checker.suspect(b.key(0))
     one.gate.release()
     b.until(lambda: b.table.checks(0)[0].passes == 1)
     assert b.table.cleared(0) == 0
@@ -1026,7 +1030,7 @@ def test_all_checks_of_a_suspected_peer_have_to_pass(origin: Origins, bench: Ben
     b.check(interval=60.0)  # lua-resty's knows nothing of requests
     b.until(lambda: all(check.passes == 1 for check in b.table.checks(0)))
     b.skew += 2.0
-    b.checker.suspect("u", False, 0)
+    b.checker.suspect(b.key(0))
     b.until(lambda: b.table.checks(0)[0].passes == 2 and b.table.checks(0)[1].passes == 2)
     assert b.table.cleared(0) > 0
     assert b.table.checks(0)[2].passes == 1
@@ -1035,7 +1039,7 @@ def test_all_checks_of_a_suspected_peer_have_to_pass(origin: Origins, bench: Ben
 def test_a_suspected_peer_that_fails_its_probe_is_not_cleared(bench: Benches, refused: PeerSpec) -> None:
     b = bench(refused)
     b.check(dialect=PLUS, interval=60.0, fall=3, down_interval=60.0, fast_interval=0.01)
-    b.checker.suspect("u", False, 0)
+    b.checker.suspect(b.key(0))
     b.until(lambda: not b.up())
     assert b.table.cleared(0) == 0
 
@@ -1077,7 +1081,7 @@ def test_an_operator_s_word_can_bring_a_policy_into_force(origin: Origins, bench
     b = bench(one.spec, two.spec, all_down="panic", panic=30)
     b.check(dialect=PLUS, fall=1)
     b.until(lambda: not b.up(1))
-    b.checker.set_down("u", False, 0, True)
+    b.checker.set_down(b.key(0), True)
     b.until(lambda: b.logged('0 of 1 peers of upstream "u" are up: health is ignored'))
     assert b.logged("(all_down panic=30%)")
 
@@ -1132,3 +1136,110 @@ def test_workers_agree_at_once_in_other_processes(bench: Benches, refused: PeerS
         os.close(reader)
         os.close(writer)
     assert b.table.checker_pid == pid
+
+
+@pytest.mark.parametrize("dialect", [PLUS, RESTY])
+def test_a_peer_that_joins_is_probed_and_one_that_leaves_is_not(origin: Origins, bench: Benches, dialect: str) -> None:
+    one, two = origin(), origin()
+    b = bench(one.spec)
+    b.check(dialect=dialect)
+    worker = Upstream(b.spec, b.table)
+    b.until(lambda: len(one.requests) > 1)
+    member = b.checker.add_peer("u", two.spec)
+    assert [peer.name for peer in worker.primary] == [one.spec.name, two.spec.name]
+    b.until(lambda: b.table.checks(member.row)[0].passes > 2)
+    passes = b.table.checks(0)[0].passes
+    b.checker.remove_peer(member.key)
+    assert [peer.name for peer in worker.primary] == [one.spec.name]
+    seen = len(two.requests)
+    b.until(lambda: b.table.checks(0)[0].passes > passes + 5)
+    assert len(two.requests) <= seen + 1  # what was under way
+    assert [each.spec.name for each in b.checker.members("u")] == [one.spec.name]
+
+
+@pytest.mark.parametrize("dialect", [PLUS, RESTY])
+def test_a_peer_may_leave_while_it_is_probed(origin: Origins, bench: Benches, dialect: str) -> None:
+    one, silent = origin(), origin(None)
+    b = bench(silent.spec, one.spec)
+    b.check(dialect=dialect, timeout=60.0)
+    b.until(lambda: len(silent.requests) == 1)
+    b.checker.remove_peer(b.key(0))
+    passes = b.table.checks(1)[0].passes
+    b.until(lambda: b.table.checks(1)[0].passes > passes + 3)
+    again = b.checker.add_peer("u", one.spec)
+    b.until(lambda: b.table.checks(again.row)[0].passes > 1)
+    assert len(silent.requests) == 1
+
+
+def test_one_that_joins_begins_as_its_checks_say(origin: Origins, bench: Benches) -> None:
+    one, two = origin(), origin()
+    b = bench(one.spec)
+    b.check(dialect=PLUS, initial="checking", rise=1)
+    b.until(b.up)
+    worker = Upstream(b.spec, b.table)
+    member = b.checker.add_peer("u", two.spec)
+    assert [peer.up for peer in worker.primary] == [True, False]
+    b.until(lambda: b.up(member.row))
+    assert [peer.up for peer in worker.primary] == [True, True]
+
+
+def test_a_peer_in_a_used_row_knows_nothing_of_the_one_before(origin: Origins, bench: Benches) -> None:
+    one, two = origin(), origin()
+    b = bench(one.spec)
+    b.check(dialect=PLUS, fall=1)
+    closed = b.checker.add_peer("u", PeerSpec("closed", ("127.0.0.1", 1)))
+    b.until(lambda: not b.up(closed.row))
+    b.checker.set_down(closed.key, True)
+    b.checker.remove_peer(closed.key)
+    member = b.checker.add_peer("u", two.spec)
+    assert member.row == closed.row
+    assert b.up(member.row)
+    b.until(lambda: b.table.checks(member.row)[0].passes > 0)
+    [state] = b.table.checks(member.row)
+    assert state.fails == 0
+    assert b.table.record(member.row, state.slot).kind == -1
+
+
+def test_a_peer_switched_down_at_run_time_is_left_alone_until_it_is_not(origin: Origins, bench: Benches) -> None:
+    one, two = origin(), origin()
+    b = bench(one.spec, two.spec)
+    b.check(dialect=PLUS)
+    b.until(lambda: len(two.requests) > 1)
+    key = b.key(1)
+    b.checker.change_peer(key, down=True)
+    assert not b.table.is_up(1, True)
+    seen, passes = len(two.requests), b.table.checks(0)[0].passes
+    b.until(lambda: b.table.checks(0)[0].passes > passes + 5)
+    assert len(two.requests) <= seen + 1
+    b.checker.change_peer(key, down=False)
+    b.until(lambda: len(two.requests) > seen + 3)
+    assert b.up(1)
+
+
+def test_the_next_checker_probes_who_belongs_there_now(origin: Origins, bench: Benches) -> None:
+    one, two, three = origin(), origin(), origin()
+    b = bench(one.spec, two.spec)
+    spec = b.check(dialect=PLUS)
+    member = b.checker.add_peer("u", three.spec)
+    b.checker.remove_peer(b.key(0))
+    b.checker.close()
+    b.checker = Checker(b.table, [b.spec], b.log, b.clock)
+    b.checker.add(spec)
+    seen = len(one.requests)
+    b.until(lambda: len(two.requests) > 1 and b.table.checks(member.row)[0].passes > 1)
+    assert len(one.requests) <= seen + 1
+
+
+def test_members_that_cannot_be_are_refused(origin: Origins, bench: Benches) -> None:
+    b = bench(origin().spec)
+    b.check()
+    for number in range(4):
+        b.checker.add_peer("u", PeerSpec(f"p{number}", ("127.0.0.1", 1)))
+    with pytest.raises(ValueError, match="no room"):
+        b.checker.add_peer("u", PeerSpec("p", ("127.0.0.1", 1)))
+    with pytest.raises(ValueError, match="no upstream"):
+        b.checker.add_peer("w", PeerSpec("p", ("127.0.0.1", 1)))
+    with pytest.raises(ValueError, match="no backup peer"):
+        b.checker.remove_peer(b.key(0)._replace(role="backup"))
+    with pytest.raises(ValueError, match="another"):
+        b.checker.change_peer(b.key(0), backup=True)

@@ -13,7 +13,7 @@ from upwell.log import DEBUG, ErrorLog
 from upwell.lua import phase
 from upwell.lua.host import LuaHost
 from upwell.lua.vm import Vm
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.exchange import Captured, Exchange
 from upwell.proxy.suspension import suspend
@@ -79,13 +79,13 @@ class Checks:
 
     def __init__(self) -> None:
         self.added: list[CheckSpec] = []
-        self.downs: list[tuple[str, bool, int, bool]] = []
+        self.downs: list[tuple[PeerKey, bool]] = []
 
     def add_check(self, spec: CheckSpec) -> None:
         self.added.append(spec)
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
-        self.downs.append((upstream, backup, index, value))
+    def set_down(self, key: PeerKey, value: bool) -> None:
+        self.downs.append((key, value))
 
 
 class Request:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from upwell.peers.panic import Standing, ignores_health, in_force, standing_of
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.roster import Member, Roster
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
 from upwell.zone.table import PeerTable
@@ -35,11 +36,16 @@ class Group:
     def verdict(self, row: int, health: int) -> None:
         self.table.set_check(self.table.layout.check(row, 0), health, 5, 0, 0, bool(health))
         self.table.summarise(row, 5)
+        self.table.touch(row)
         self.table.publish()
 
     def turn(self, names: str, health: int) -> None:
         for name in names:
             self.verdict(next(row for row, peer in enumerate(self.spec.peers) if peer.name == name), health)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return Roster(self.spec, self.table).members
 
     def admin(self, name: str, state: int) -> None:
         self.table.set_admin(next(row for row, peer in enumerate(self.spec.peers) if peer.name == name), state)
@@ -57,7 +63,7 @@ def test_fail_is_the_default() -> None:
     group.turn("ab", 0)
     assert group.served == ""
     assert not group.worker.panics
-    assert not ignores_health(group.spec, group.table)
+    assert not ignores_health(group.spec, group.members, group.table)
 
 
 def test_serve_all_begins_with_the_last_one_down_and_ends_with_the_first_one_up() -> None:
@@ -66,11 +72,11 @@ def test_serve_all_begins_with_the_last_one_down_and_ends_with_the_first_one_up(
     assert (group.served, group.worker.panics) == ("c", False)
     group.turn("c", 0)
     assert (group.served, group.worker.panics) == ("abc", True)
-    assert ignores_health(group.spec, group.table)
+    assert ignores_health(group.spec, group.members, group.table)
     assert [peer.down for peer in group.worker.peers] == [True, True, True]  # what pages tell
     group.turn("b", 1)
     assert (group.served, group.worker.panics) == ("b", False)
-    assert not ignores_health(group.spec, group.table)
+    assert not ignores_health(group.spec, group.members, group.table)
 
 
 def test_panic_is_below_the_share_not_at_it() -> None:
@@ -106,7 +112,7 @@ def test_who_is_switched_off_stays_off(state: str) -> None:
     else:
         group.turn("c", 0)
     group.turn("ab", 0)
-    assert standing_of(group.spec, group.table) == Standing(0, 2)
+    assert standing_of(group.members, group.table) == Standing(0, 2)
     assert group.served == "ab"
     group.admin("c", ADMIN_UP)
     assert group.served == ("c" if state == "operator" else "abc")
@@ -153,7 +159,7 @@ def test_what_happened_in_panic_is_forgotten_when_a_check_passes() -> None:
 def test_an_upstream_without_checks_never_panics() -> None:
     spec = UpstreamSpec("u", (PeerSpec("a", ("a", 80)), PeerSpec("b", ("b", 80))), all_down="panic", panic=100)
     table = PeerTable.create(peer_keys(spec), 1)
-    assert not ignores_health(spec, table)
+    assert not ignores_health(spec, Roster(spec, table).members, table)
     assert not Upstream(spec, table).panics
 
 

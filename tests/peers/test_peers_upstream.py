@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upwell.log import WARN, ErrorLog
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Peer, Upstream
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
 from upwell.zone.table import PeerTable
@@ -317,10 +317,10 @@ def add_checks(upstream: Upstream, table: PeerTable, health: int = 1, identity: 
 
 
 def test_a_peer_that_is_out_of_use_is_told_to_its_checker() -> None:
-    told: list[tuple[str, bool, int]] = []
+    told: list[PeerKey] = []
     spec = UpstreamSpec("u", (peer("a", max_fails=2), peer("b"), peer("x", backup=True)))
     table = PeerTable.create(peer_keys(spec), 1)
-    upstream = Upstream(spec, table, suspect=lambda *peer: told.append(peer))
+    upstream = Upstream(spec, table, suspect=told.append)
     a, _, x = upstream.peers
 
     def fail(which: Peer) -> None:
@@ -333,9 +333,9 @@ def test_a_peer_that_is_out_of_use_is_told_to_its_checker() -> None:
     add_checks(upstream, table)
     upstream.refresh()
     fail(a)
-    assert told == [("u", False, 0)]
+    assert told == [a.key]
     fail(x)
-    assert told[1:] == [("u", True, 0)]
+    assert told[1:] == [x.key]
     a.fails = 0
     fail(a)
     assert len(told) == 2  # one failure of two

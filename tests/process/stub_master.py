@@ -20,7 +20,7 @@ from typing import Any
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.errors import ConfigError, ConfigErrors, Position
 from upwell.log import INFO, ErrorLog
-from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal, open_boot_log
 from upwell.process.master import Master
@@ -138,11 +138,20 @@ class StubChecker:
     def add(self, spec: CheckSpec) -> None:
         self.journal.info(f"stub check added to {spec.upstream}")
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
-        self.journal.info(f"stub set_down {upstream} {index} {value}")
+    def set_down(self, key: PeerKey, value: bool) -> None:
+        self.journal.info(f"stub set_down {key.name} {value}")
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
-        self.journal.info(f"stub suspect {upstream} {index}")
+    def suspect(self, key: PeerKey) -> None:
+        self.journal.info(f"stub suspect {key.name}")
+
+    def add_peer(self, upstream: str, spec: PeerSpec) -> None:
+        self.journal.info(f"stub add_peer {spec.name}")
+
+    def remove_peer(self, key: PeerKey) -> None:
+        self.journal.info(f"stub remove_peer {key.name}")
+
+    def change_peer(self, key: PeerKey, **fields: object) -> None:
+        self.journal.info(f"stub change_peer {key.name}")
 
     def step(self, max_wait: float) -> None:
         self.table.words[CHECKER_HEARTBEAT] += 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from upwell.check.spec import CheckSpec, from_message, to_message
+from upwell.peers.peer import PeerKey, PeerSpec
 from upwell.process.control import Control, Message, apply, receive, socket_pair, to_checker, to_socket
 from upwell.zone.table import PeerTable
 
@@ -25,11 +26,24 @@ class Recorder:
             raise ValueError('no upstream "unknown"')
         self.told.append(spec)
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
-        self.told.append((upstream, backup, index, value))
+    def set_down(self, key: PeerKey, value: bool) -> None:
+        self.told.append((key, value))
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
-        self.told.append(("suspect", upstream, backup, index))
+    def suspect(self, key: PeerKey) -> None:
+        self.told.append(("suspect", key))
+
+    def add_peer(self, upstream: str, spec: PeerSpec) -> None:
+        self.told.append(("add", upstream, spec))
+
+    def remove_peer(self, key: PeerKey) -> None:
+        self.told.append(("remove", key))
+
+    def change_peer(self, key: PeerKey, **fields: object) -> None:
+        self.told.append(("change", key, fields))
+
+
+def peer(index: int, backup: bool = False) -> PeerKey:
+    return PeerKey("backend", "backup" if backup else "primary", f"p{index}", 0)
 
 
 @pytest.fixture
@@ -48,17 +62,35 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_through_the_socket(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:
     control, recorder = Control(table, to_socket(ends[0])), Recorder()
     control.add_check(SPEC)
-    control.set_down("backend", True, 3, True)
+    control.set_down(peer(3, True), True)
     assert receive(ends[1], recorder) == []
-    assert recorder.told == [SPEC, ("backend", True, 3, True)]
+    assert recorder.told == [SPEC, (peer(3, True), True)]
 
 
 def test_directly(table: PeerTable) -> None:
     recorder = Recorder()
     control = Control(table, to_checker(recorder))
     control.add_check(SPEC)
-    control.set_down("backend", False, 0, False)
-    assert recorder.told == [SPEC, ("backend", False, 0, False)]
+    control.set_down(peer(0), False)
+    assert recorder.told == [SPEC, (peer(0), False)]
+
+
+def test_orders_about_members_arrive_in_their_order(
+    table: PeerTable, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    control, recorder = Control(table, to_socket(ends[0])), Recorder()
+    spec = PeerSpec("p7", ("127.0.0.1", 7), weight=3)
+    control.add_peer("backend", spec)
+    control.change_peer(peer(7), weight=5, drain=True)
+    control.remove_peer(peer(7))
+    control.add_peer("backend", PeerSpec("unix:/s", "/s"))
+    assert receive(ends[1], recorder) == []
+    assert recorder.told == [
+        ("add", "backend", spec),
+        ("change", peer(7), {"weight": 5, "drain": True}),
+        ("remove", peer(7)),
+        ("add", "backend", PeerSpec("unix:/s", "/s")),
+    ]
 
 
 def test_a_new_checker_is_told_all_checks_again(table: PeerTable) -> None:
@@ -67,7 +99,7 @@ def test_a_new_checker_is_told_all_checks_again(table: PeerTable) -> None:
     other = CheckSpec("backend", type="tcp")
     control.add_check(SPEC)
     control.add_check(other)
-    control.set_down("backend", False, 0, True)
+    control.set_down(peer(0), True)
     recorder.told.clear()
     control.flush()
     assert recorder.told == []
@@ -87,16 +119,16 @@ def test_what_cannot_be_sent_waits_and_the_last_word_counts(table: PeerTable) ->
 
     control = Control(table, deliver)
     for value in (True, False, True):
-        control.set_down("backend", False, 0, value)
-    control.set_down("backend", False, 1, True)
-    control.set_down("backend", False, 0, False)
+        control.set_down(peer(0), value)
+    control.set_down(peer(1), True)
+    control.set_down(peer(0), False)
     control.add_check(SPEC)
     control.add_check(SPEC)
     open_ = True
     control.flush()
-    assert [(m["op"], m.get("index"), m.get("value")) for m in sent] == [
-        ("set_down", 1, True),
-        ("set_down", 0, False),
+    assert [(m["op"], m.get("peer"), m.get("value")) for m in sent] == [
+        ("set_down", peer(1), True),
+        ("set_down", peer(0), False),
         ("add_check", None, None),
     ]
 
@@ -104,11 +136,11 @@ def test_what_cannot_be_sent_waits_and_the_last_word_counts(table: PeerTable) ->
 def test_a_full_socket_blocks_nobody(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:
     control, recorder = Control(table, to_socket(ends[0])), Recorder()
     for index in range(10_000):
-        control.set_down("backend", False, index, True)
+        control.set_down(peer(index), True)
     for _ in range(1000):
         assert receive(ends[1], recorder) == []
         control.flush()
-    assert [entry[2] for entry in recorder.told if isinstance(entry, tuple)] == list(range(10_000))
+    assert recorder.told == [(peer(index), True) for index in range(10_000)]
 
 
 def test_a_check_too_large_is_refused_and_forgotten(
@@ -161,21 +193,21 @@ def test_a_suspicion_is_said_once_a_second_of_each_peer(
         return list(recorder.told)
 
     for _ in range(1000):
-        control.suspect("backend", False, 0)
-        control.suspect("backend", True, 0)
-    assert told() == [("suspect", "backend", False, 0), ("suspect", "backend", True, 0)]
+        control.suspect(peer(0))
+        control.suspect(peer(0, True))
+    assert told() == [("suspect", peer(0)), ("suspect", peer(0, True))]
     now = 50.9
     control.flush()
     assert told() == []
     # What was said meanwhile is not lost: a peer that is suspended now gets no request that would say it again.
     now = 51.0
     control.flush()
-    assert told() == [("suspect", "backend", False, 0), ("suspect", "backend", True, 0)]
+    assert told() == [("suspect", peer(0)), ("suspect", peer(0, True))]
     now = 52.0
     control.flush()
     assert told() == []
-    control.suspect("backend", False, 0)
-    assert told() == [("suspect", "backend", False, 0)]
+    control.suspect(peer(0))
+    assert told() == [("suspect", peer(0))]
 
 
 def test_suspicions_that_cannot_be_sent_do_not_pile_up(table: PeerTable) -> None:
@@ -192,10 +224,10 @@ def test_suspicions_that_cannot_be_sent_do_not_pile_up(table: PeerTable) -> None
     for second in range(100):
         now = float(second)
         for index in range(5):
-            control.suspect("backend", False, index)
+            control.suspect(peer(index))
     open_ = True
     control.flush()
-    assert sorted(message["index"] for message in sent) == [0, 1, 2, 3, 4]
+    assert sorted(message["peer"] for message in sent) == [peer(index) for index in range(5)]
 
 
 @pytest.mark.parametrize(

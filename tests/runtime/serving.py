@@ -26,10 +26,10 @@ class _NoControl:
     def add_check(self, spec: object) -> None:
         raise AssertionError("no check is configured")
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
+    def set_down(self, key: object, value: bool) -> None:
         raise AssertionError("nobody asked for that")
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+    def suspect(self, key: object) -> None:
         raise AssertionError("no peer is checked")
 
 

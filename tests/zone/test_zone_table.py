@@ -14,7 +14,12 @@ from upwell.zone.layout import (
     CHECKS_NONE,
     CHECKS_PER_PEER,
     CHECKS_UP,
+    COUNT_WORDS,
+    MEMBER_WORDS,
+    PEER_WORDS,
     RECORD_WORDS,
+    RING,
+    RING_WORDS,
 )
 from upwell.zone.table import Counts, PeerTable
 
@@ -59,11 +64,13 @@ def test_no_word_is_written_by_two() -> None:
     blocks = [range(layout.worker(w), layout.worker(w) + 4) for w in range(3)]
     blocks += [range(layout.upstream(u), layout.upstream(u) + 2) for u in range(2)]
     for row in range(len(KEYS)):
-        blocks.append(range(layout.row(row), layout.row(row) + 5))
+        blocks.append(range(layout.row(row), layout.row(row) + PEER_WORDS))
         blocks += [range(layout.check(row, s), layout.check(row, s) + 10) for s in range(CHECKS_PER_PEER)]
-        blocks += [range(layout.count(row, w), layout.count(row, w) + 10) for w in range(-1, 3)]
+        blocks += [range(layout.count(row, w), layout.count(row, w) + COUNT_WORDS) for w in range(-1, 3)]
     records = [layout.record(row, slot) for row in range(len(KEYS)) for slot in range(CHECKS_PER_PEER)]
     blocks += [range(at, at + RECORD_WORDS) for at in records]
+    blocks.append(range(RING, RING + RING_WORDS))
+    blocks += [range(layout.member(row), layout.member(row) + MEMBER_WORDS) for row in range(len(KEYS))]
     words = [word for block in blocks for word in block]
     assert len(words) == len(set(words))
     assert min(words) == 16

@@ -32,7 +32,9 @@ from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
 from upwell.pcre import SPENT
 from upwell.peers.health import Thresholds, Transition
-from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.membership import Membership
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.roster import Member
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -88,14 +90,15 @@ class Checker:
         "_events",
         "_gate",
         "_gates",
-        "_keys",
         "_lagged",
         "_left",
         "_listeners",
         "_log",
         "_loop",
+        "_membership",
         "_most",
         "_on_row",
+        "_own_gates",
         "_pruning",
         "_random",
         "_recalled",
@@ -123,11 +126,12 @@ class Checker:
         self._log = log
         self._events = Events(log)
         self._specs = {spec.name: spec for spec in upstreams}
-        self._wholes = Wholes(self._specs, table, self._events)
-        self._keys = {spec.name: peer_keys(spec) for spec in upstreams}
+        self._membership = Membership(table, upstreams)
+        self._wholes = Wholes(self._specs, self._membership.members, table, self._events)
         self._courses: dict[int, Course] = {}
         self._gate = Gate(most)
         self._gates = [self._gate]
+        self._own_gates: dict[Course, Gate] = {}
         self._most = most  # places in it, while it is not needed; then 0
         self._on_row: dict[int, list[Target]] = {}
         self._due: Schedule[Target | Cycle] = Schedule()
@@ -166,49 +170,52 @@ class Checker:
         identity = spec.identity
         if identity in self._courses:
             return
-        upstream = self._specs.get(spec.upstream)
-        if upstream is None:
+        if spec.upstream not in self._specs:
             raise ValueError(f'no upstream "{spec.upstream}"')
         if spec.type not in TARGETS:
             raise ValueError(f'no check of type "{spec.type}"')
         thresholds = Thresholds(spec.rise, spec.fall)
         roles: tuple[list[Target], list[Target]] = ([], [])
-        for peer, key in zip(upstream.peers, self._keys[spec.upstream], strict=True):
-            if peer.down and not spec.revives_down:
-                continue
-            try:
-                target = self._target(spec, identity, thresholds, peer, key)
-            except LookupError as error:
-                self._events.refused(f"peer {peer.name} is not checked: {error.args[0]}")
-                continue
-            roles[peer.backup].append(target)
+        for member in self._membership.members(spec.upstream):
+            target = self._target_of(spec, thresholds, member)
+            if target is not None:
+                roles[member.spec.backup].append(target)
         course: Course
         if spec.dialect == RESTY:
             course = Cycle(spec, *roles, self, self._due.add, self._clock, self._events, self._table)
         else:
             course = Rota(spec, [*roles[0], *roles[1]], self._timetable, self._random)
-            most = spec.concurrency or AT_ONCE.get(spec.type, 0)
-            if 0 < most < len(course.targets):
-                gate = Gate(most)
-                self._gates.append(gate)
-                for target in course.targets:
-                    target.gates = (gate,)
         self._courses[identity] = course
-        for target in course.targets:
-            self._on_row.setdefault(target.place.row, []).append(target)
-        self._bound()
         now = self._clock()
-        rows = [target.place.row for target in course.targets]
+        self._take_in(course, course.targets, now)
+        course.begin(now)
+
+    def _take_in(self, course: Course, targets: Sequence[Target], now: float) -> None:
+        """Targets that are new in `course`."""
+        for target in targets:
+            self._on_row.setdefault(target.place.row, []).append(target)
+        self._bound(course)
+        rows = [target.place.row for target in targets]
         if self._summarise(rows, now):
             self._table.publish()
         for row in self._recalled:
             self._table.recalled(row)
         self._recalled.clear()
-        self._wholes.watch(spec.upstream, rows)
-        course.begin(now)
+        self._wholes.watch(course.spec.upstream, rows)
 
-    def _bound(self) -> None:
-        """Have all targets pass the gate of all checks, but for lua-resty's, once they could be too many at once."""
+    def _bound(self, course: Course) -> None:
+        """Have the targets of `course` pass a gate of their own if they could be too many at once, and all targets that
+        of all checks; but for lua-resty's."""
+        if course.spec.dialect == RESTY:
+            return
+        most = course.spec.concurrency or AT_ONCE.get(course.spec.type, 0)
+        if 0 < most < len(course.targets):
+            own = self._own_gates.get(course)
+            if own is None:
+                own = self._own_gates[course] = Gate(most)
+                self._gates.append(own)
+            for target in course.targets:
+                self._through(target, own)
         bounded = [
             target for course in self._courses.values() if course.spec.dialect != RESTY for target in course.targets
         ]
@@ -216,39 +223,114 @@ class Checker:
             return
         self._most = 0
         for target in bounded:
-            if self._gate not in target.gates:
-                target.gates = (*target.gates, self._gate)
-                if target.probing:
-                    self._gate.enter(target)
+            self._through(target, self._gate)
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
-        """An operator switches a peer off, or on again (ngx.upstream.set_peer_down); `index` counts within its role.
+    def _through(self, target: Target, gate: Gate) -> None:
+        """From now on `target` needs a place of `gate`."""
+        if gate not in target.gates:
+            target.gates = (*target.gates, gate)
+            if target.probing:
+                gate.enter(target)
+
+    def set_down(self, key: PeerKey, value: bool) -> None:
+        """An operator switches a peer off, or on again (ngx.upstream.set_peer_down).
 
         Raises ValueError for a peer that is not there.
         """
-        row = self._row(upstream, backup, index)
+        row = self._membership.find(key).row
         if not value and self._table.admin(row) & 3 == ADMIN_DOWN:
             self._table.start(row, int(self._clock() * 1000))
         self._table.set_admin(row, ADMIN_DOWN if value else ADMIN_UP)
         self._table.publish()
-        self._wholes.changed(upstream)
+        self._wholes.changed(key.upstream)
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+    def suspect(self, key: PeerKey) -> None:
         """Requests at a peer failed so often that a worker sends it none for a while: probe it soon, but for
         lua-resty's checks. When it passes, the workers forget the failures. Raises ValueError like `set_down`.
         """
         now = self._clock()
-        for target in self._on_row.get(self._row(upstream, backup, index), ()):
+        for target in self._on_row.get(self._membership.find(key).row, ()):
             if target.course.spec.dialect != RESTY:
                 target.suspected = now
                 target.course.suspect(target, now)
 
-    def _row(self, upstream: str, backup: bool, index: int) -> int:
-        role = "backup" if backup else "primary"
-        keys = [key for key in self._keys.get(upstream, ()) if key.role == role]
-        if not 0 <= index < len(keys):
-            raise ValueError(f'no {role} peer {index} in upstream "{upstream}"')
-        return self._table.row(keys[index])
+    # Members
+
+    def members(self, upstream: str) -> tuple[Member, ...]:
+        """Who belongs to `upstream` now. Raises ValueError for one that is not there."""
+        return self._membership.members(upstream)
+
+    def add_peer(self, upstream: str, spec: PeerSpec) -> Member:
+        """A peer joins `upstream`: it begins in the initial state of its checks, which probe it at once, and slowly if
+        it has a `slow_start`. Raises ValueError for an upstream that is not there, or when no more peers can join."""
+        now = self._clock()
+        row = self._membership.row_for(upstream)
+        key = self._membership.key_for(upstream, spec)
+        self._table.know(row, key)
+        coming = Member(spec, key, row)
+        joined: list[tuple[Course, Target]] = []
+        for course in self._courses.values():
+            if course.spec.upstream == upstream:
+                target = self._target_of(course.spec, course.thresholds, coming)
+                if target is not None:
+                    joined.append((course, target))
+        self._table.start(row, int(now * 1000))
+        self._summarise((row,), now)
+        # Last: from here on workers may see it.
+        member = self._membership.join(key, spec, row)
+        for course, target in joined:
+            course.join(target, spec.backup, now)
+            self._take_in(course, (target,), now)
+        self._wholes.changed(upstream)
+        self._table.publish()
+        return member
+
+    def remove_peer(self, key: PeerKey) -> None:
+        """A peer leaves its upstream: no new request gets to it, and nothing is probed there any more. Raises
+        ValueError for one that is not there."""
+        member = self._membership.leave(key)
+        self._wholes.left(key.upstream, member.row)
+        for target in self._on_row.pop(member.row, ()):
+            target.gone = True
+            target.due = -1.0
+            target.close()
+            target.course.leave(target)
+            self._continue.append((target.course, target))
+        self._table.publish()
+
+    def change_peer(self, key: PeerKey, **fields: object) -> Member:
+        """A peer that stays gets other settings: fields of PeerSpec, but for its name, address and role. Raises
+        ValueError for one that is not there, and for what cannot be."""
+        before = self._membership.find(key)
+        member = self._membership.change(key, **fields)
+        if member.spec.down != before.spec.down:
+            for course in self._courses.values():
+                self._recheck(course, member)
+        self._wholes.changed(key.upstream)
+        self._table.publish()
+        return member
+
+    def _recheck(self, course: Course, member: Member) -> None:
+        """A peer's `down` is changed: checks that leave such ones alone begin or end to probe it."""
+        if course.spec.upstream != member.key.upstream or course.spec.revives_down:
+            return
+        now = self._clock()
+        if not member.spec.down:
+            target = self._target_of(course.spec, course.thresholds, member)
+            if target is not None:
+                course.join(target, member.spec.backup, now)
+                self._take_in(course, (target,), now)
+            return
+        targets = self._on_row.get(member.row, [])
+        for target in [target for target in targets if target.course is course]:
+            targets.remove(target)
+            target.gone = True
+            target.due = -1.0
+            target.close()
+            course.leave(target)
+            self._table.words[target.place.at + CHECK_IDENTITY] = 0
+            self._summarise((member.row,), now)
+            self._continue.append((course, target))
 
     # The loop
 
@@ -404,7 +486,7 @@ class Checker:
             self._table.words[CHECKER_LATENESS] = max(self._table.words[CHECKER_LATENESS], late)
 
     def _launch(self, target: Target) -> None:
-        if not self.start(target):
+        if target.gone or not self.start(target):
             self._continue.append((target.course, target))
 
     def _over(self, course: Course, target: Target, now: float) -> None:
@@ -412,6 +494,9 @@ class Checker:
             following = gate.leave(target)
             if following is not None and self._admit(following):
                 self._launch(following)
+        if target.gone:
+            course.left(target)
+            return
         course.over(target, self._table.words[target.place.at + CHECK_HEALTH], now)
 
     # Probes
@@ -561,6 +646,7 @@ class Checker:
                 publish = True
                 self._wholes.turned(course.spec.upstream, target.place.row, verdict.why, course.period, now)
         elif publish:
+            table.touch(target.place.row)
             self._wholes.changed(course.spec.upstream)
         if passed and target.suspected and target.started >= target.suspected:
             target.suspected = 0.0
@@ -585,10 +671,21 @@ class Checker:
 
     # The zone
 
-    def _target(self, spec: CheckSpec, identity: int, thresholds: Thresholds, peer: PeerSpec, key: PeerKey) -> Target:
+    def _target_of(self, spec: CheckSpec, thresholds: Thresholds, member: Member) -> Target | None:
+        """The target of one peer, unless the check leaves it alone or there is no slot for it (which is logged)."""
+        if member.spec.down and not spec.revives_down:
+            return None
+        try:
+            return self._target(spec, spec.identity, thresholds, member.spec, member.key, member.row)
+        except LookupError as error:
+            self._events.refused(f"peer {member.spec.name} is not checked: {error.args[0]}")
+            return None
+
+    def _target(
+        self, spec: CheckSpec, identity: int, thresholds: Thresholds, peer: PeerSpec, key: PeerKey, row: int
+    ) -> Target:
         """The target of one peer, its slot in the zone found or taken. Raises LookupError without a free slot."""
         table = self._table
-        row = table.row(key)
         slot = table.find_check(row, identity)
         known: list[CheckState] = []
         if slot < 0:

@@ -45,6 +45,18 @@ class Course(Protocol):
         """The probe of `target` is over (or void); `health` is the word after it."""
         ...
 
+    def join(self, target: Target, backup: bool, now: float) -> None:
+        """A peer joined: have its first probe made at once, or when its turn comes."""
+        ...
+
+    def leave(self, target: Target) -> None:
+        """A peer left; a probe of it may be under way, whose end is told by `left`."""
+        ...
+
+    def left(self, target: Target) -> None:
+        """What was under way at a peer that left is over."""
+        ...
+
     def suspect(self, target: Target, now: float) -> None:
         """Requests at `target` failed: find out soon."""
         ...

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 
 from upwell.check.course import Starter
 from upwell.check.events import Events
@@ -32,17 +33,18 @@ class Cycle:
     __slots__ = (
         "_clock",
         "_events",
+        "_members",
         "_open",
         "_roles",
         "_slices",
         "_stage",
+        "_stale",
         "_starter",
         "_table",
         "_timetable",
         "_version",
         "changed",
         "spec",
-        "targets",
         "thresholds",
     )
 
@@ -59,10 +61,11 @@ class Cycle:
     ) -> None:
         self.spec = spec
         self.thresholds = Thresholds(spec.rise, spec.fall)
-        self.targets: Sequence[Target] = (*primaries, *backups)
         self.changed = False  # lua-resty's ctx.new_version: a peer turned up or down in this cycle
-        self._roles = (_slices(primaries, "primary", spec), _slices(backups, "backup", spec))
-        self._slices = {target: part for role in self._roles for part in role for target in part.targets}
+        self._members: tuple[list[Target], list[Target]] = ([*primaries], [*backups])
+        self._roles: tuple[list[Slice], list[Slice]] = ([], [])
+        self._slices: dict[Target, Slice] = {}
+        self._stale = True  # somebody joined or left since the slices were cut
         self._stage = 0  # index of the role that is being probed
         self._open = 0  # its slices that are not through
         self._version = 0  # lua-resty's ctx.version: the last peers version known here
@@ -78,8 +81,12 @@ class Cycle:
         return f"<Cycle {self.spec.type} of {self.spec.upstream}>"
 
     @property
+    def targets(self) -> Sequence[Target]:
+        return (*self._members[0], *self._members[1])
+
+    @property
     def period(self) -> float:
-        longest = sum(max((len(part.targets) for part in role), default=0) for role in self._roles)
+        longest = sum(ceil(len(role) / max(self.spec.concurrency, 1)) for role in self._members)
         return self.spec.interval + longest * max(self.spec.timeout, 0.0)
 
     def begin(self, now: float) -> None:
@@ -87,6 +94,8 @@ class Cycle:
 
     def run(self) -> None:
         """Begin a cycle."""
+        if self._stale:
+            self._cut()
         self._events.cycle()
         published = self._table.upstream_version(self.spec.upstream)
         if self._version < published:
@@ -100,6 +109,28 @@ class Cycle:
 
     def over(self, target: Target, health: int, now: float) -> None:
         self._advance(self._slices[target])
+
+    def join(self, target: Target, backup: bool, now: float) -> None:
+        target.course = self
+        self._members[backup].append(target)
+        self._stale = True
+
+    def leave(self, target: Target) -> None:
+        for role in self._members:
+            if target in role:
+                role.remove(target)
+        self._stale = True
+
+    def left(self, target: Target) -> None:
+        part = self._slices.get(target)
+        if part is not None and part.at and part.targets[part.at - 1] is target:
+            self._advance(part)
+
+    def _cut(self) -> None:
+        self._stale = False
+        primaries, backups = self._members
+        self._roles = (_slices(primaries, "primary", self.spec), _slices(backups, "backup", self.spec))
+        self._slices = {target: part for role in self._roles for part in role for target in part.targets}
 
     def suspect(self, target: Target, now: float) -> None:
         """A cycle keeps its step: lua-resty's checks know nothing of requests."""
@@ -124,7 +155,7 @@ class Cycle:
         while part.at < len(part.targets):
             target = part.targets[part.at]
             part.at += 1
-            if self._starter.start(target):
+            if not target.gone and self._starter.start(target):
                 return
         self._open -= 1
         if self._open == 0:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from upwell.check.spec import CheckSpec
 from upwell.peers.health import Thresholds
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.peers.roster import Roster
 from upwell.zone.table import CheckState, PeerTable
 
 
@@ -35,8 +36,7 @@ def prepare_checks(table: PeerTable, upstreams: Sequence[UpstreamSpec], checks: 
             continue
         identity = spec.identity
         thresholds = Thresholds(spec.rise, spec.fall)
-        for peer, key in zip(upstream.peers, peer_keys(upstream), strict=True):
-            row = table.row(key)
+        for peer, _, row, *_ in Roster(upstream, table).members:
             if (peer.down and not spec.revives_down) or table.find_check(row, identity) >= 0:
                 continue
             known = [state for state in table.checks(row) if state.identity not in identities]

@@ -64,5 +64,10 @@ class Mass:
         left = f"{len(self._down)} of {len(self._rows)} peers"
         return f'{left} of upstream "{self._upstream}" are down, no longer more than {self._percent}% (it were {worst})'
 
+    def left(self, row: int) -> str:
+        """The peer left the upstream. Returns what is to be said of it, mostly nothing."""
+        self._rows.discard(row)
+        return self.turned_up(row)
+
     def _is_mass(self, count: int) -> bool:
         return count * 100 > self._percent * len(self._rows)

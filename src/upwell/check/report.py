@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from upwell.check.probe import KINDS
 from upwell.check.spec import CheckSpec
-from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.roster import Member, Roster
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -84,7 +85,7 @@ class PeerReport(NamedTuple):
 class Report:
     """`sent` gives the checks that this worker had started (Lua), by identity; `named` are the configuration's."""
 
-    __slots__ = ("_named", "_rows", "_sent", "table", "upstreams")
+    __slots__ = ("_named", "_rosters", "_seen", "_sent", "table", "upstreams")
 
     def __init__(
         self,
@@ -95,7 +96,8 @@ class Report:
     ) -> None:
         self.table = table
         self.upstreams = tuple(upstreams)
-        self._rows = {spec.name: tuple((table.row(key), _label(key)) for key in peer_keys(spec)) for spec in upstreams}
+        self._rosters = {spec.name: Roster(spec, table) for spec in upstreams}
+        self._seen = table.changes
         self._named = {spec.identity: spec for spec in named}
         self._sent = sent
 
@@ -111,14 +113,22 @@ class Report:
     ) -> Iterator[PeerReport]:
         """The peers of `upstream` in the order of the configuration, with those of their checks that `checks` has; only
         those of which `wanted` says so, when told whether they may get traffic."""
-        for spec, (row, label) in zip(upstream.peers, self._rows[upstream.name], strict=True):
+        for spec, key, row, *_ in self.members(upstream):
             if wanted is None or wanted(self.table.is_up(row, spec.down)):
-                yield self._peer(spec, label, row, checks)
+                yield self._peer(spec, _label(key), row, checks)
 
     def up(self, upstream: UpstreamSpec) -> int:
         """How many of all its peers may get traffic."""
-        rows = zip(upstream.peers, self._rows[upstream.name], strict=True)
-        return sum(self.table.is_up(row, spec.down) for spec, (row, _) in rows)
+        return sum(self.table.is_up(row, spec.down) for spec, _, row, *_ in self.members(upstream))
+
+    def members(self, upstream: UpstreamSpec) -> tuple[Member, ...]:
+        """Who belongs to `upstream` now."""
+        if self.table.changes != self._seen:
+            self._seen, entries = self.table.changed_since(self._seen)
+            rows = None if entries is None else [-1 - entry for entry in entries if entry < 0]
+            for roster in self._rosters.values():
+                roster.refresh(rows)
+        return self._rosters[upstream.name].members
 
     def counts(self, peer: PeerReport) -> Counts:
         """What all workers counted for `peer`."""
@@ -128,7 +138,7 @@ class Report:
         table = self.table
         words = table.words
         start = table.layout.row(row)
-        admin, summary, since, changes, _, _, *identities = _ROW(words, start * WORD_BYTES)
+        admin, summary, since, changes, _, _, _, *identities = _ROW(words, start * WORD_BYTES)
         found = []
         for slot, identity in enumerate(identities):
             check = checks.get(identity) if identity else None

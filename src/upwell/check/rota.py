@@ -49,7 +49,7 @@ class Rota:
     ) -> None:
         self.spec = spec
         self.thresholds = Thresholds(spec.rise, spec.fall)
-        self.targets = targets
+        self.targets: list[Target] = list(targets)
         self.changed = False
         self._interval = spec.interval
         self._jitter = max(spec.jitter, 0.0)
@@ -114,6 +114,19 @@ class Rota:
             due = due + period * ((now - due) // period + 1) if late else now
         target.due = due
         self._timetable(due, target)
+
+    def join(self, target: Target, backup: bool, now: float) -> None:
+        target.course = self
+        self.targets.append(target)
+        if self.spec.jitter < 0:
+            self._fresh.add(target)
+        self._place(now, target)
+
+    def leave(self, target: Target) -> None:
+        self.targets.remove(target)
+        self._fresh.discard(target)
+
+    def left(self, target: Target) -> None: ...
 
     def suspect(self, target: Target, now: float) -> None:
         soon = target.started + self._soon

@@ -70,7 +70,8 @@ class Target:
     `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
     requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `lagged`
     (how late the owner had been in all when this probe began), `not_before` (when it may be probed next), `waiting`
-    (for its turn), `gates` (what it needs a place of before it is probed) and `course` belong to the owner.
+    (for its turn), `gone` (its peer left), `gates` (what it needs a place of before it is probed) and `course` belong
+    to the owner.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Target:
         "deadline",
         "due",
         "gates",
+        "gone",
         "lagged",
         "loop",
         "name",
@@ -109,6 +111,7 @@ class Target:
         self.lagged = 0.0
         self.not_before = 0.0
         self.waiting = False
+        self.gone = False
         self.gates: tuple[Gate, ...] = ()
 
     @property

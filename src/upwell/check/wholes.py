@@ -5,12 +5,13 @@ What is done about it is each worker's business (peers/upstream.py); this only s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from upwell.check.events import Events
 from upwell.check.mass import Mass
 from upwell.peers.panic import FAIL, in_force, standing_of, words
 from upwell.peers.peer import UpstreamSpec
+from upwell.peers.roster import Member
 from upwell.zone.layout import CHECKS_DOWN
 from upwell.zone.table import PeerTable
 
@@ -18,12 +19,19 @@ _PAUSE = 0.1  # seconds between two looks at all peers of upstreams that changed
 
 
 class Wholes:
-    """All upstreams of one checker."""
+    """All upstreams of one checker; `members` gives the peers of one."""
 
-    __slots__ = ("_changed", "_events", "_ignored", "_looked", "_masses", "_specs", "_table")
+    __slots__ = ("_changed", "_events", "_ignored", "_looked", "_masses", "_members", "_specs", "_table")
 
-    def __init__(self, specs: Mapping[str, UpstreamSpec], table: PeerTable, events: Events) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, UpstreamSpec],
+        members: Callable[[str], Sequence[Member]],
+        table: PeerTable,
+        events: Events,
+    ) -> None:
         self._specs = specs
+        self._members = members
         self._table = table
         self._events = events
         self._masses = {name: Mass(name, spec.mass_down) for name, spec in specs.items()}
@@ -57,6 +65,13 @@ class Wholes:
             self._masses[upstream].turned_up(row)
             self.changed(upstream)
 
+    def left(self, upstream: str, row: int) -> None:
+        """A peer left."""
+        said = self._masses[upstream].left(row)
+        if said:
+            self._events.mass_over(said)
+        self.changed(upstream)
+
     def changed(self, upstream: str) -> None:
         """Something changed that its policy may look at."""
         if self._specs[upstream].all_down != FAIL:
@@ -69,7 +84,7 @@ class Wholes:
         self._looked = now
         for name in sorted(self._changed):
             spec = self._specs[name]
-            standing = standing_of(spec, self._table)
+            standing = standing_of(self._members(name), self._table)
             ignored = in_force(spec, standing)
             if ignored and name not in self._ignored:
                 self._ignored.add(name)

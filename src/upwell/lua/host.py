@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
+from upwell.peers.peer import PeerKey
 from upwell.peers.upstream import Upstream
 from upwell.zone.shared_dict import SharedDict
 
@@ -21,7 +22,7 @@ class Control(Protocol):
 
     def add_check(self, spec: CheckSpec) -> None: ...
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+    def set_down(self, key: PeerKey, value: bool) -> None: ...
 
 
 class Handle(Protocol):

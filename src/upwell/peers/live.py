@@ -5,14 +5,17 @@ Plain state; the rules that change it are in `passive.py`, `balancers/` and `ups
 
 from __future__ import annotations
 
-from upwell.peers.peer import PeerSpec
+from upwell.peers.peer import PeerKey, PeerSpec
 
 
 class Peer:
     """One address of one upstream. Compared and hashed by identity.
 
-    `id` counts from 0 within its role (ngx.upstream's peer id); `row` is its row in the zone. `weight`, `max_fails`,
-    `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them at each pick. `up` says
+    `id` counts from 0 within its role (ngx.upstream's peer id), and moves up when one before it leaves; `key` is who it
+    is; `row` is its row in the zone and `at` that row's first word, `serial` the roster's (peers/roster.py). `gone`: it
+    left the upstream, and has requests yet that are to end.
+    `weight`, `max_fails`, `fail_timeout` and `max_conns` are the spec's, as attributes because the balancer reads them
+    at each pick. `up` says
     whether it may get traffic as of the last `Upstream.refresh()`, `healthy` whether it might if its upstream did not
     ignore health just then (peers/panic.py). `accessed` (last failure) and `checked` (start of
     the current fail_timeout window) are times of the clock whose `now` the caller passes, 0.0 before. `cleared` says
@@ -34,6 +37,7 @@ class Peer:
         "address",
         "answer_at",
         "answer_time",
+        "at",
         "begun",
         "checked",
         "cleared",
@@ -45,8 +49,10 @@ class Peer:
         "fail_timeout",
         "fails",
         "failures",
+        "gone",
         "healthy",
         "id",
+        "key",
         "max_conns",
         "max_fails",
         "name",
@@ -57,14 +63,19 @@ class Peer:
         "responses",
         "row",
         "sent",
+        "serial",
         "spec",
         "started",
         "up",
         "weight",
     )
 
-    def __init__(self, spec: PeerSpec, number: int, row: int) -> None:
+    def __init__(self, spec: PeerSpec, number: int, row: int, key: PeerKey | None = None, serial: int = 0) -> None:
         self.spec = spec
+        self.key = key or PeerKey("", spec.role, spec.name, 0)
+        self.serial = serial
+        self.at = 0
+        self.gone = False
         self.name = spec.name
         self.address = spec.address
         self.id = number
@@ -97,6 +108,16 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.name}{'' if self.up else ' down'}>"
+
+    def change(self, spec: PeerSpec, serial: int) -> None:
+        """Other settings at run time; what is known of the peer stays."""
+        if spec.weight != self.weight:
+            self.weight = self.effective_weight = spec.weight
+        self.spec = spec
+        self.serial = serial
+        self.max_fails = spec.max_fails
+        self.fail_timeout = spec.fail_timeout
+        self.max_conns = spec.max_conns
 
     @property
     def down(self) -> bool:

@@ -10,9 +10,11 @@ that count get requests, as if there were no checks. What requests hold against 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from upwell.peers.peer import UpstreamSpec, peer_keys
+from upwell.peers.peer import UpstreamSpec
+from upwell.peers.roster import Member
 from upwell.zone.layout import ADMIN_DOWN, CHECKS_NONE
 from upwell.zone.table import PeerTable, may_serve
 
@@ -47,20 +49,19 @@ def may_count(table: PeerTable, row: int, admin: int, configured_down: bool) -> 
     return may_serve(admin, CHECKS_NONE, configured_down) and not table.untried(row)
 
 
-def standing_of(spec: UpstreamSpec, table: PeerTable) -> Standing:
-    """The upstream's standing as the zone has it."""
+def standing_of(members: Sequence[Member], table: PeerTable) -> Standing:
+    """The standing of an upstream with these members as the zone has it."""
     up = counted = 0
-    for peer, key in zip(spec.peers, peer_keys(spec), strict=True):
-        row = table.row(key)
+    for peer, _, row, *_ in members:
         admin = table.admin(row) & 3
         up += may_serve(admin, table.summary(row), peer.down)
         counted += may_count(table, row, admin, peer.down)
     return Standing(up, counted)
 
 
-def ignores_health(spec: UpstreamSpec, table: PeerTable) -> bool:
+def ignores_health(spec: UpstreamSpec, members: Sequence[Member], table: PeerTable) -> bool:
     """Whether all peers that count get requests now, whatever their checks say: what pages tell."""
-    return spec.all_down != FAIL and in_force(spec, standing_of(spec, table))
+    return spec.all_down != FAIL and in_force(spec, standing_of(members, table))
 
 
 def words(spec: UpstreamSpec) -> str:

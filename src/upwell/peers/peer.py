@@ -66,8 +66,10 @@ class UpstreamSpec:
 
     `keepalive` is the number of idle connections each worker keeps; `keepalive_requests`, `keepalive_time` (seconds)
     and `keepalive_timeout` (seconds) bound a connection's reuse (nginx's defaults since 1.29.7: 32 `local`, 1000, 1h,
-    60s). `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what happens when the checks find
-    too few peers up (peers/panic.py); when more than `mass_down` percent turn down at once, the checker says so loudly.
+    60s). `lines` are the `server` lines whose peers come at run time (`resolve`): what each such peer is, but for its
+    name and address. `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what
+    happens when the checks find too few peers up (peers/panic.py); when more than `mass_down` percent turn down at
+    once, the checker says so loudly.
     """
 
     name: str
@@ -78,6 +80,7 @@ class UpstreamSpec:
     keepalive_time: float = 3600.0
     keepalive_timeout: float = 60.0
     implicit: bool = False
+    lines: tuple[PeerSpec, ...] = ()
     all_down: str = "fail"
     panic: int = 0
     mass_down: int = 50

@@ -6,7 +6,7 @@ peer is reached, nor what a request is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
@@ -17,7 +17,8 @@ from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
-from upwell.peers.peer import Method, UpstreamSpec, peer_keys
+from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.roster import Member, Roster
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -41,29 +42,35 @@ def _no_chance() -> float:
 class Upstream:
     """One `upstream` block as one worker sees it (nginx: ngx_http_upstream_rr_peers_t and its backup group).
 
-    `table` must have a row for each peer of `spec` (KeyError otherwise); `worker` is this process's number in the zone.
-    With `log`, the warning about a peer that used up `max_fails` is written there; a caller that wants nginx's tail
-    with client and request passes none and logs it when `release` returns true. `suspect` is told (upstream, whether it
-    is a backup, id) of each such peer that is actively checked, so that it is probed soon. `chance` is for a balancer
+    `table` must have a row for each peer of `spec` (KeyError otherwise), and says who joined or left since; `worker` is
+    this process's number in the zone. With `log`, the warning about a peer that used up `max_fails` is written there; a
+    caller that wants nginx's tail with client and request passes none and logs it when `release` returns true.
+    `suspect` is told of each such peer that is actively checked, so that it is probed soon. `chance` is for a balancer
     that leaves something to it.
     """
 
     __slots__ = (
         "_backup",
         "_backup_balancer",
+        "_by_row",
+        "_chance",
         "_counted",
         "_generation",
+        "_leaving",
         "_local",
         "_log",
-        "_places",
         "_primary",
         "_primary_balancer",
+        "_roster",
+        "_seen",
+        "_slow_starts",
         "_slowly",
         "_suspect",
         "_table",
         "_words",
         "_worker",
         "name",
+        "on_leave",
         "panics",
         "peers",
         "single",
@@ -78,7 +85,7 @@ class Upstream:
         table: PeerTable,
         worker: int = 0,
         log: ErrorLog | None = None,
-        suspect: Callable[[str, bool, int], None] | None = None,
+        suspect: Callable[[PeerKey], None] | None = None,
         chance: Chance = _no_chance,
     ) -> None:
         self.spec = spec
@@ -89,37 +96,38 @@ class Upstream:
         self._counted = 0 <= worker < table.workers
         self._log = log
         self._suspect = suspect
+        self._chance = chance
         self._local: dict[Peer, tuple[int, int]] = {}
-        number = {"primary": 0, "backup": 0}
-        peers = []
-        for peer_spec, key in zip(spec.peers, peer_keys(spec), strict=True):
-            peer = Peer(peer_spec, number[peer_spec.role], table.row(key))
-            peer.cleared = table.cleared(peer.row)
-            peers.append(peer)
-            number[peer_spec.role] += 1
-        self.peers = tuple(peers)
+        self._leaving: list[Peer] = []
+        self.on_leave: Callable[[Peer], object] | None = None
+        """Called with each peer that left, whose requests go on to their end."""
+        # Before anything is read: what changes while it is comes up again.
+        self._seen = table.changes
+        self._generation = self._words[GENERATION]
+        self._roster = Roster(spec, table)
+        self.peers: tuple[Peer, ...] = ()
         """All peers in configuration order; their `current_weight` is true after `primary` or `backup` was read."""
-        self._places = [table.layout.row(peer.row) for peer in peers]
-        self._primary = tuple(peer for peer in peers if not peer.spec.backup)
-        self._backup = tuple(peer for peer in peers if peer.spec.backup)
-        self.single = len(peers) == 1 and not self._backup
+        self._by_row: dict[int, Peer] = {}
+        self._primary: tuple[Peer, ...] = ()
+        self._backup: tuple[Peer, ...] = ()
+        self.single = False
         """One peer and no backup: nginx never counts its failures, as there is nobody else to turn to."""
-        self.tries = sum(not peer.spec.down for peer in peers)
+        self.tries = 0
         """How many peers one request may try at most (nginx: peer.tries); a single peer is tried once."""
-        self._slowly = any(peer.slow_start for peer in spec.peers) and not self.single
-        balancer: Callable[[Method, Chance], Balancer] = BALANCERS[spec.method.name]
-        if self._slowly and spec.method.name == "round_robin":
-            balancer = SlowStart
-        self._primary_balancer = balancer(spec.method, chance)
-        self._backup_balancer = balancer(spec.method, chance)
-        self.watches = self._primary_balancer.watches
-        """Whether `answered` wants to be told how long answers took."""
-        self._resume_counts()
         self.panics = False
         """Whether all peers that count get requests now, whatever their checks say (peers/panic.py)."""
-        self._generation = -1
-        self.refresh()
-        self._rebuild()
+        self._slowly = False
+        self._slow_starts = 0
+        self._primary_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
+        self._backup_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
+        self.watches = self._primary_balancer.watches
+        """Whether `answered` wants to be told how long answers took."""
+        self._muster([member.row for member in self._roster.members])
+        self._resume_counts()
+        if spec.all_down != FAIL:
+            self._choose(True)
+        else:
+            self._rebuild()
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {sum(peer.up for peer in self.peers)}/{len(self.peers)} up>"
@@ -168,7 +176,7 @@ class Upstream:
         peer.connections -= 1
         if peer.everywhere is not None:
             peer.everywhere[self._worker] = peer.connections
-        if self.watches:
+        if self.watches and not peer.gone:
             (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
         if self.single:
             if failed:
@@ -191,7 +199,7 @@ class Upstream:
         if disabled and self._log is not None:
             self._log.warn("upstream server temporarily disabled")
         if disabled and self._suspect is not None and self._table.summary(peer.row) != CHECKS_NONE:
-            self._suspect(self.name, peer.spec.backup, peer.id)
+            self._suspect(peer.key)
         return disabled
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
@@ -200,27 +208,45 @@ class Upstream:
         (self._backup_balancer if peer.spec.backup else self._primary_balancer).answered(peer, header, last, now, well)
 
     def refresh(self) -> None:
-        """Read again from the zone which peers are up. `pick` calls it when the zone's generation has changed."""
+        """Read again from the zone who belongs here and who is up. `pick` calls it when the zone's generation has
+        changed; only what did change is read."""
         # Before the rows: what changes while they are read comes with another generation.
         self._generation = self._words[GENERATION]
-        table = self._table
+        self._seen, entries = self._table.changed_since(self._seen)
+        if entries is None:
+            rows = self._roster.refresh()
+        elif any(entry < 0 for entry in entries):
+            rows = self._roster.refresh([-1 - entry for entry in entries if entry < 0])
+        else:
+            rows = []
+        changed = bool(rows)
+        if rows:
+            self._muster(rows)
+        by_row = self._by_row
+        known = self.peers if entries is None else [by_row[row] for row in entries if row in by_row]
+        if self._read(known):
+            changed = True
+        if self.spec.all_down != FAIL and (changed or known):
+            self._choose(changed)
+        elif changed:
+            self._rebuild()
+
+    def _read(self, peers: Sequence[Peer]) -> bool:
+        """Read how the zone sees `peers`, and do what follows for each; whether one of them turned up or down."""
         words = self._words
         changed = False
-        policy = self.spec.all_down != FAIL
-        counted: list[Peer] = []
-        for peer, at in zip(self.peers, self._places, strict=True):
+        for peer in peers:
+            at = peer.at
             admin = words[at + PEER_ADMIN]
             if self._local:
                 admin = self._local_admin(peer, admin)
             summary = words[at + PEER_CHECKS]
             up = may_serve(admin & 3, summary, peer.spec.down)
             if up != peer.healthy:
-                peer.healthy = up
+                peer.up = peer.healthy = up
                 changed = True
                 if up and summary == CHECKS_UP:
                     self._forget(peer)
-            if policy and may_count(table, peer.row, admin & 3, peer.spec.down):
-                counted.append(peer)
             cleared = words[at + PEER_CLEARED]
             if cleared != peer.cleared:
                 peer.cleared = cleared
@@ -233,12 +259,90 @@ class Upstream:
                     self._forget(peer)
             if self._slowly and words[at + PEER_STARTED] / 1000 > peer.started:
                 self._start(peer, words[at + PEER_STARTED] / 1000)
-        if policy:
-            self._choose(counted)
-        elif changed:
-            for peer in self.peers:
-                peer.up = peer.healthy
-            self._rebuild()
+        return changed
+
+    def _muster(self, rows: Collection[int]) -> None:
+        """Have the peers of `rows` as the roster has them now. One that stays is the same object, whatever changed of
+        it. The caller rebuilds the balancers."""
+        self._primary_balancer.settle()
+        self._backup_balancer.settle()
+        by_row = self._by_row
+        joining: list[tuple[int, int, Member]] = []
+        changed: list[Peer] = []
+        parted = False
+        for row in rows:
+            member, peer = self._roster.get(row), by_row.get(row)
+            if peer is not None and (member is None or peer.key != member.key):
+                self._part(peer)
+                del by_row[row]
+                parted = True
+                peer = None
+            if member is None:
+                continue
+            if peer is None:
+                joining.append((member.joined, row, member))
+            else:
+                self._note(peer.spec, -1)
+                peer.change(member.spec, member.serial)
+                self._note(peer.spec, 1)
+                if self._counted:
+                    self._share(peer)
+                changed.append(peer)
+        if parted:
+            self.peers = tuple(peer for peer in self.peers if not peer.gone)
+        joined = [self._join(member) for _, _, member in sorted(joining)]
+        for peer in joined:
+            by_row[peer.row] = peer
+        self.peers += tuple(joined)
+        # New objects even if nobody joined or left: balancers keep what they made of the last ones.
+        self._primary = tuple([peer for peer in self.peers if not peer.spec.backup])
+        self._backup = tuple([peer for peer in self.peers if peer.spec.backup])
+        for role in (self._primary, self._backup):
+            for number, peer in enumerate(role):
+                peer.id = number
+        self.single = len(self.peers) == 1 and not self._backup
+        slowly = self._slow_starts > 0 and not self.single
+        if slowly != self._slowly:
+            self._slowly = slowly
+            method = self.spec.method
+            if method.name == "round_robin":
+                balancer: Callable[[Method, Chance], Balancer] = SlowStart if slowly else BALANCERS[method.name]
+                self._primary_balancer = balancer(method, self._chance)
+                self._backup_balancer = balancer(method, self._chance)
+        self._read([*joined, *changed])
+
+    def _note(self, spec: PeerSpec, count: int) -> None:
+        """`count` more peers of this kind belong here."""
+        self.tries += 0 if spec.down else count
+        self._slow_starts += count if spec.slow_start else 0
+
+    def _join(self, member: Member) -> Peer:
+        table = self._table
+        peer = Peer(member.spec, 0, member.row, member.key, member.serial)
+        peer.at = table.layout.row(member.row)
+        peer.cleared = table.cleared(member.row)
+        self._note(member.spec, 1)
+        if self._counted:
+            table.hold(member.row, self._worker, member.serial)
+            self._share(peer)
+        return peer
+
+    def _share(self, peer: Peer) -> None:
+        """Have other workers see what is under way at the peer, where it decides who gets a request."""
+        if self._table.workers > 1 and (peer.max_conns or self.spec.method.compares):
+            peer.everywhere = self._table.everywhere(peer.row)
+            peer.everywhere[self._worker] = peer.connections
+        else:
+            peer.everywhere = None
+
+    def _part(self, peer: Peer) -> None:
+        self._note(peer.spec, -1)
+        peer.gone = True
+        peer.up = peer.healthy = False
+        self._local.pop(peer, None)
+        self._leaving.append(peer)
+        if self.on_leave is not None:
+            self.on_leave(peer)
 
     def set_local_down(self, backup: bool, number: int, value: bool) -> None:
         """Let this worker see its own `set_peer_down` at once, until the zone has it (or a later one) too.
@@ -250,14 +354,26 @@ class Upstream:
             raise IndexError(number)
         peer = peers[number]
         self._local[peer] = (self._table.admin(peer.row), ADMIN_DOWN if value else ADMIN_UP)
-        self.refresh()
+        self._bring_up_to_date()
+        changed = self._read((peer,))
+        if self.spec.all_down != FAIL:
+            self._choose(changed)
+        elif changed:
+            self._rebuild()
 
     def publish(self) -> None:
         """Write this worker's counters into the zone. Meant for once a second, not for each request.
 
         Raises IndexError when the zone was made for fewer workers.
         """
-        for peer in self.peers:
+        if self._words[GENERATION] != self._generation:
+            self.refresh()
+        for peer in self._leaving:
+            # Its row may be somebody else's as soon as no worker holds it.
+            if not peer.connections and self._counted:
+                self._table.let_go(peer.row, self._worker)
+        self._leaving = [peer for peer in self._leaving if peer.connections]
+        for peer in (*self.peers, *self._leaving):
             one_xx, two_xx, three_xx, four_xx, five_xx = peer.responses
             counts = Counts(
                 peer.connections,
@@ -293,14 +409,23 @@ class Upstream:
             if isinstance(balancer, SlowStart):
                 balancer.begin(peer)
 
-    def _choose(self, counted: list[Peer]) -> None:
-        """Decide who may get requests under a policy for when too few are up; `counted` are those that count."""
+    def _choose(self, changed: bool) -> None:
+        """Decide who may get requests under a policy for when too few are up; `changed`: the balancers have to know
+        something in any case."""
+        words = self._words
+        counted = [
+            peer
+            for peer in self.peers
+            if may_count(
+                self._table, peer.row, self._local_admin(peer, words[peer.at + PEER_ADMIN]) & 3, peer.spec.down
+            )
+        ]
         before = [peer.up for peer in self.peers]
         self.panics = in_force(self.spec, Standing(sum(peer.healthy for peer in self.peers), len(counted)))
         chosen = set(counted) if self.panics else ()
         for peer in self.peers:
             peer.up = peer.healthy or peer in chosen
-        if before != [peer.up for peer in self.peers]:
+        if changed or before != [peer.up for peer in self.peers]:
             self._rebuild()
 
     def _resume_counts(self) -> None:
@@ -309,10 +434,7 @@ class Upstream:
             return
         for peer in self.peers:
             self._table.set_suspended(peer.row, self._worker, 0)
-            everywhere = self._table.everywhere(peer.row)
-            everywhere[self._worker] = 0
-            if self._table.workers > 1 and (peer.max_conns or self.spec.method.compares):
-                peer.everywhere = everywhere
+            self._table.everywhere(peer.row)[self._worker] = 0
             counts = self._table.counts(peer.row, self._worker)
             peer.requests = counts.requests
             peer.failures = counts.fails
@@ -340,3 +462,14 @@ class Upstream:
     def _rebuild(self) -> None:
         self._primary_balancer.rebuild(self._primary, [peer for peer in self._primary if peer.up])
         self._backup_balancer.rebuild(self._backup, [peer for peer in self._backup if peer.up])
+
+
+def forget_others(table: PeerTable, worker: int, upstreams: Iterable[Upstream]) -> None:
+    """Worker `worker` begins, with these upstreams: what one before it of the same number counted for peers that have
+    left since is over."""
+    if not table.members_changed:
+        return
+    mine = {peer.row for upstream in upstreams for peer in upstream.peers}
+    for row in range(table.rows_used):
+        if row not in mine and table.holds(row, worker):
+            table.let_go(row, worker)

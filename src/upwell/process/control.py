@@ -1,4 +1,5 @@
-"""What workers tell the checker: checks to run, administrative states, peers that failed. Knows no check.
+"""What workers tell the checker: checks to run, administrative states, peers that failed,
+that join and that leave. Knows no check.
 
 The socket pair belongs to the master, so a message sent while the checker is dead waits for the next one.
 """
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from upwell.check.spec import CheckSpec, from_message, to_message
+from upwell.peers.peer import PeerKey, PeerSpec
+from upwell.peers.roster import message_of, spec_of
 from upwell.zone.table import PeerTable
 
 _MAX_MESSAGE = 1 << 16
@@ -24,8 +27,11 @@ class Target(Protocol):
     """The part of `check.checker.Checker` that messages reach."""
 
     def add(self, spec: CheckSpec) -> None: ...
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
-    def suspect(self, upstream: str, backup: bool, index: int) -> None: ...
+    def set_down(self, key: PeerKey, value: bool) -> None: ...
+    def suspect(self, key: PeerKey) -> None: ...
+    def add_peer(self, upstream: str, spec: PeerSpec) -> object: ...
+    def remove_peer(self, key: PeerKey) -> None: ...
+    def change_peer(self, key: PeerKey, **fields: object) -> object: ...
 
 
 class Control:
@@ -35,7 +41,18 @@ class Control:
     with `master_process off`. `flush()` is to be called now and then (the worker does, several times a second).
     """
 
-    __slots__ = ("_checks", "_clock", "_deliver", "_epoch", "_later", "_suspected", "_table", "_waiting", "specs")
+    __slots__ = (
+        "_checks",
+        "_clock",
+        "_deliver",
+        "_epoch",
+        "_later",
+        "_orders",
+        "_suspected",
+        "_table",
+        "_waiting",
+        "specs",
+    )
 
     def __init__(
         self, table: PeerTable, deliver: Callable[[Message], bool], clock: Callable[[], float] = time.monotonic
@@ -47,6 +64,7 @@ class Control:
         self.specs: dict[int, CheckSpec] = {}
         """The checks that this worker asked for, by identity."""
         self._waiting: dict[tuple[object, ...], Message] = {}
+        self._orders = 0
         self._clock = clock
         self._later: dict[tuple[object, ...], Message] = {}  # suspicions that are still to be said
         self._suspected: dict[tuple[object, ...], float] = {}  # when each was last said, the oldest first
@@ -68,19 +86,35 @@ class Control:
             raise
         self.specs[identity] = spec
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
-        """Set the administrative state of peer `index` (its place among the primaries or backups of `upstream`)."""
-        key = ("set_down", upstream, backup, index)
-        self._waiting.pop(key, None)
-        self._waiting[key] = {"op": "set_down", "upstream": upstream, "backup": backup, "index": index, "value": value}
+    def set_down(self, key: PeerKey, value: bool) -> None:
+        """Set the administrative state of a peer."""
+        self._waiting.pop(("set_down", key), None)
+        self._waiting["set_down", key] = {"op": "set_down", "peer": key, "value": value}
         self.flush()
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
-        """Requests failed at peer `index`: have it probed soon. Said of one peer once a second at most, however many
+    def suspect(self, key: PeerKey) -> None:
+        """Requests failed at a peer: have it probed soon. Said of one peer once a second at most, however many
         requests fail; what has to wait for that is said later, as the peer may get no request that would say it again.
         """
-        key = ("suspect", upstream, backup, index)
-        self._later[key] = {"op": "suspect", "upstream": upstream, "backup": backup, "index": index}
+        self._later["suspect", key] = {"op": "suspect", "peer": key}
+        self.flush()
+
+    def add_peer(self, upstream: str, spec: PeerSpec) -> None:
+        """Have a peer join `upstream`."""
+        self._order({"op": "add_peer", "upstream": upstream, "peer": message_of(spec)})
+
+    def remove_peer(self, key: PeerKey) -> None:
+        """Have a peer leave its upstream; its requests go on to their end."""
+        self._order({"op": "remove_peer", "peer": key})
+
+    def change_peer(self, key: PeerKey, **fields: object) -> None:
+        """Give a peer other settings: fields of PeerSpec, but for its name, address and role."""
+        self._order({"op": "change_peer", "peer": key, "fields": fields})
+
+    def _order(self, message: Message) -> None:
+        """Send what has to be carried out in the order in which it was said."""
+        self._orders += 1
+        self._waiting["order", self._orders] = message
         self.flush()
 
     def flush(self) -> None:
@@ -162,8 +196,14 @@ def apply(message: Mapping[str, Any], checker: Target) -> None:
     if message["op"] == "add_check":
         checker.add(from_message(message["check"]))
     elif message["op"] == "set_down":
-        checker.set_down(message["upstream"], message["backup"], message["index"], message["value"])
+        checker.set_down(PeerKey(*message["peer"]), message["value"])
     elif message["op"] == "suspect":
-        checker.suspect(message["upstream"], message["backup"], message["index"])
+        checker.suspect(PeerKey(*message["peer"]))
+    elif message["op"] == "add_peer":
+        checker.add_peer(message["upstream"], spec_of(message["peer"]))
+    elif message["op"] == "remove_peer":
+        checker.remove_peer(PeerKey(*message["peer"]))
+    elif message["op"] == "change_peer":
+        checker.change_peer(PeerKey(*message["peer"]), **message["fields"])
     else:
         raise ValueError(message["op"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from upwell.check.initial import prepare_checks
 from upwell.check.leftovers import end_leftovers
 from upwell.log import ErrorLog
+from upwell.peers.membership import carry
 from upwell.process import pidfile
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, forget_signals, name_process, run_child
@@ -248,6 +249,7 @@ class Master:
             self._perform(self._supervisor.failed())
             return
         old = self._generations[self._supervisor.serving or max(self._generations)]
+        carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
         self._begin(generation)
 

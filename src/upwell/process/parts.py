@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.log import ErrorLog
-from upwell.peers.peer import UpstreamSpec
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal
 from upwell.proxy.listen import ListenSpec
@@ -87,8 +87,11 @@ class Checker(Protocol):
     """The part of `check.checker.Checker` that the checker process drives."""
 
     def add(self, spec: CheckSpec) -> None: ...
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
-    def suspect(self, upstream: str, backup: bool, index: int) -> None: ...
+    def set_down(self, key: PeerKey, value: bool) -> None: ...
+    def suspect(self, key: PeerKey) -> None: ...
+    def add_peer(self, upstream: str, spec: PeerSpec) -> object: ...
+    def remove_peer(self, key: PeerKey) -> None: ...
+    def change_peer(self, key: PeerKey, **fields: object) -> object: ...
     def step(self, max_wait: float) -> None: ...
     def fileno(self) -> int: ...
     def next_due(self) -> float | None: ...
@@ -149,10 +152,12 @@ def real_parts(path: str, prefix: str, overrides: str) -> Parts:
 
 
 def table_of(upstreams: Sequence[UpstreamSpec], workers: int) -> PeerTable:
-    """The zone's table with a row for every peer."""
+    """The zone's table with a row for every peer, and as many again (or SPARE) for those that join at run time."""
+    from upwell.peers.membership import SPARE
     from upwell.peers.peer import peer_keys
 
-    return PeerTable.create([key for upstream in upstreams for key in peer_keys(upstream)], workers)
+    keys = [key for upstream in upstreams for key in peer_keys(upstream)]
+    return PeerTable.create(keys, workers, max(SPARE, len(keys)), [upstream.name for upstream in upstreams])
 
 
 def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:

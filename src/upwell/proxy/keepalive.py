@@ -80,6 +80,7 @@ class Keepalive:
         if (
             not connection.reusable
             or self.most <= 0
+            or connection.peer.gone
             or connection.requests >= self.max_requests
             or self.loop.time() - connection.opened >= self.max_time
             or (connection.sent > _SURELY_TAKEN and connection.transport.get_write_buffer_size())
@@ -98,6 +99,12 @@ class Keepalive:
         if connection in self._all:
             del self._all[connection]
             self._idle[connection.peer].remove(connection)
+
+    def drop(self, peer: Peer) -> None:
+        """The peer left the upstream."""
+        for connection in list(self._idle.get(peer, ())):
+            connection.close()
+        self._idle.pop(peer, None)
 
     def close(self) -> None:
         self.most = 0  # what is in use now does not come back

@@ -8,7 +8,7 @@ import tempfile
 from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
 from upwell.modules.lua import LuaSettings
-from upwell.peers.peer import peer_keys
+from upwell.peers.peer import PeerKey, peer_keys
 from upwell.runtime.build import Plan
 from upwell.runtime.runtime import Runtime
 from upwell.zone.table import PeerTable
@@ -23,10 +23,10 @@ class _Recorder:
     def add_check(self, spec: CheckSpec) -> None:
         self.specs.setdefault(spec.identity, spec)
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None:
+    def set_down(self, key: PeerKey, value: bool) -> None:
         """There is no peer to turn down."""
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None:
+    def suspect(self, key: PeerKey) -> None:
         """There is no request that could fail."""
 
 

@@ -24,7 +24,8 @@ from upwell.modules.lua import LuaSettings
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.variables import VariableSettings
-from upwell.peers.upstream import Upstream
+from upwell.peers.peer import PeerKey
+from upwell.peers.upstream import Upstream, forget_others
 from upwell.proxy import phases, variables
 from upwell.proxy.client import ClientConnection, Endpoint
 from upwell.proxy.clock import Clock
@@ -59,9 +60,9 @@ class Control(Protocol):
 
     def add_check(self, spec: CheckSpec) -> None: ...
 
-    def set_down(self, upstream: str, backup: bool, index: int, value: bool) -> None: ...
+    def set_down(self, key: PeerKey, value: bool) -> None: ...
 
-    def suspect(self, upstream: str, backup: bool, index: int) -> None: ...
+    def suspect(self, key: PeerKey) -> None: ...
 
 
 class Runtime:
@@ -98,7 +99,10 @@ class Runtime:
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         for spec in plan.upstreams:
             upstream = Upstream(spec, table, worker, suspect=control.suspect, chance=random)
-            self._upstreams[spec.name] = (upstream, keepalive_of(spec, loop, self._timers))
+            pool = keepalive_of(spec, loop, self._timers)
+            upstream.on_leave = pool.drop
+            self._upstreams[spec.name] = (upstream, pool)
+        forget_others(table, worker, [upstream for upstream, _ in self._upstreams.values()])
         self._destinations = Destinations(self._upstreams, loop, self._timers)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)

@@ -1,8 +1,11 @@
 """Whose word is where: the offsets, in 8-byte words, of everything in the shared peer table. Pure numbers, no memory.
 
-The table is: header, one block per worker, one block per upstream, one block per peer (row), and the records of checks.
-A row holds the peer's own words, its check slots, and one block of counters for each worker. Each word has one writing
-process; it is named here.
+The table is: header, the ring of changes, one block per worker, one block per upstream, one block per peer (row), the
+records of checks, and the descriptions of peers that joined at run time. A row holds the peer's own words, its check
+slots, and one block of counters for each worker. Each word has one writing process; it is named here.
+
+Rows after those of the configuration are spare: for peers that join. Nobody reads or writes them before, so they cost
+no memory.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Final
 
 VERSION: Final = 0  # master, before the fork: the layout's own number
 GENERATION: Final = 1  # checker: goes up by one after each change that a worker must see
-ROWS: Final = 2  # master
+ROWS: Final = 2  # master, then checker: rows that are or were in use, the spare ones behind them left out
 UPSTREAMS: Final = 3  # master
 WORKERS: Final = 4  # master
 CHECKER_PID: Final = 5  # checker
@@ -21,12 +24,17 @@ CHECKER_LATENESS: Final = (
     8  # checker: how late the last probe began, or for how long one waits for others, microseconds
 )
 CONFIGURATIONS: Final = 9  # master: how many configurations were in use, this one included
+CHANGES: Final = 10  # checker: how many entries the ring of changes has had
+MEMBERS: Final = 11  # checker (before the fork: master): how often a peer joined, left or was changed
 CHECKER_VOIDS: Final = 12  # checker: how many probes got no verdict, for trouble of this machine's own
 CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 4
+LAYOUT_VERSION: Final = 5
+
+RING: Final = HEADER_WORDS  # checker: the rows that changed last, entry n at n % RING_WORDS; -1 - row: as a member
+RING_WORDS: Final = 4096
 
 # One block per worker, written by that worker.
 WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
@@ -44,7 +52,8 @@ PEER_SINCE: Final = 2  # when PEER_CHECKS last changed, milliseconds
 PEER_CHANGES: Final = 3  # how often it changed between up and down
 PEER_CLEARED: Final = 4  # when an active pass last ended what requests held against the peer, milliseconds
 PEER_STARTED: Final = 5  # when it last became fit for traffic again, or a reload added it, milliseconds, 0: never
-PEER_WORDS: Final = 6
+PEER_SERIAL: Final = 6  # how often the row got a description at run time (its member's words), 0: never
+PEER_WORDS: Final = 7
 
 ADMIN_UNSET: Final = 0
 ADMIN_DOWN: Final = 1
@@ -100,31 +109,53 @@ COUNT_1XX: Final = 3  # 4..7: 2xx to 5xx
 COUNT_SENT: Final = 8
 COUNT_RECEIVED: Final = 9
 COUNT_SUSPENDED: Final = 10  # until when requests keep the peer out of use there, milliseconds; never carried over
-COUNT_WORDS: Final = 11
+COUNT_HELD: Final = 11  # 1 + the serial of the member that the worker counts for here, 0: nobody; never carried over
+COUNT_WORDS: Final = 12
+
+# One block per row, for a peer that joined at run time or was changed then, written by the checker (before the fork:
+# master). Two sides in turn: that of serial n is n % 2, so what is read is never half written.
+SIDE_OF: Final = 0  # 1 + the number of its upstream, 0: nobody has the row
+SIDE_LENGTH: Final = 1  # bytes of the text
+SIDE_TEXT: Final = 2
+SIDE_WORDS: Final = 124
+MEMBER_WORDS: Final = 2 * SIDE_WORDS
 
 WORD_BYTES: Final = 8
 
 
 class Layout:
-    """The offsets for one number of rows, upstreams and workers."""
+    """The offsets for one number of rows (spare ones included), upstreams and workers."""
 
-    __slots__ = ("counts", "records", "row_count", "row_words", "rows", "size", "upstreams", "worker_count")
+    __slots__ = (
+        "counts",
+        "members",
+        "records",
+        "row_count",
+        "row_words",
+        "rows",
+        "size",
+        "upstreams",
+        "worker_count",
+        "workers",
+    )
 
     def __init__(self, rows: int, upstreams: int, workers: int) -> None:
         self.worker_count = workers
-        self.upstreams = HEADER_WORDS + workers * WORKER_WORDS
+        self.workers = RING + RING_WORDS
+        self.upstreams = self.workers + workers * WORKER_WORDS
         self.rows = self.upstreams + upstreams * UPSTREAM_WORDS
         self.counts = PEER_WORDS + CHECKS_PER_PEER * CHECK_WORDS
         self.row_words = self.counts + (workers + 1) * COUNT_WORDS
         self.records = self.rows + rows * self.row_words
         self.row_count = rows
-        self.size = self.records + rows * CHECKS_PER_PEER * RECORD_WORDS
+        self.members = self.records + rows * CHECKS_PER_PEER * RECORD_WORDS
+        self.size = self.members + rows * MEMBER_WORDS
 
     def worker(self, worker: int) -> int:
         """First word of the block of `worker` (0 .. workers-1). Raises IndexError for any other number."""
         if not 0 <= worker < self.worker_count:
             raise IndexError(f"no worker {worker}")
-        return HEADER_WORDS + worker * WORKER_WORDS
+        return self.workers + worker * WORKER_WORDS
 
     def upstream(self, upstream: int) -> int:
         return self.upstreams + upstream * UPSTREAM_WORDS
@@ -138,6 +169,10 @@ class Layout:
     def record(self, row: int, slot: int) -> int:
         """First word of the record of a check. Those of one slot lie together: unused slots cost no memory."""
         return self.records + (slot * self.row_count + row) * RECORD_WORDS
+
+    def member(self, row: int) -> int:
+        """First word of the description of a peer that joined or was changed at run time."""
+        return self.members + row * MEMBER_WORDS
 
     def count(self, row: int, worker: int) -> int:
         """First counter of `worker` for the peer at `row`; worker -1 is what earlier generations counted."""

@@ -8,7 +8,8 @@ whoever sees a new generation also sees what it stands for.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+import struct
+from collections.abc import Collection, Sequence
 from struct import Struct
 from sys import byteorder
 from typing import Final, NamedTuple
@@ -16,6 +17,7 @@ from typing import Final, NamedTuple
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
+    CHANGES,
     CHECK_AT,
     CHECK_FAILS,
     CHECK_HEALTH,
@@ -39,22 +41,31 @@ from upwell.zone.layout import (
     CHECKS_UP,
     CONFIGURATIONS,
     COUNT_CONNECTIONS,
+    COUNT_HELD,
     COUNT_REQUESTS,
     COUNT_SUSPENDED,
     COUNT_WORDS,
     GENERATION,
     LAYOUT_VERSION,
+    MEMBERS,
     PEER_ADMIN,
     PEER_CHANGES,
     PEER_CHECKS,
     PEER_CLEARED,
+    PEER_SERIAL,
     PEER_SINCE,
     PEER_STARTED,
     PEER_WORDS,
     RECORD_VOID_AT,
     RECORD_VOID_WHY,
     RECORD_WORDS,
+    RING,
+    RING_WORDS,
     ROWS,
+    SIDE_LENGTH,
+    SIDE_OF,
+    SIDE_TEXT,
+    SIDE_WORDS,
     UPSTREAM_VERSION,
     UPSTREAMS,
     VERSION,
@@ -71,6 +82,8 @@ _NOTHING = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
 _COUNTS: Final = Struct(f"@{COUNT_WORDS}q")
 _COUNT_BYTES: Final = COUNT_WORDS * WORD_BYTES
 _COUNTS_ALL: Final = (1 << 8 * _COUNT_BYTES) - 1
+
+_NOBODY: Final = ("", "", "", 0)
 
 RowKey = tuple[str, str, str, int]
 """(upstream, role, name, ordinal): what `peers.peer.PeerKey` is."""
@@ -127,22 +140,51 @@ class Counts(NamedTuple):
     suspended: tuple[int, ...] = ()
 
 
+class MemberText(NamedTuple):
+    """What a row says of a peer that joined or was changed at run time: `of` is its upstream's name, "" when nobody has
+    the row; `text` is peers/roster.py's. `serial` is another one after each change, 0: as the configuration has it."""
+
+    serial: int
+    of: str
+    text: bytes
+
+
 class PeerTable:
     """The shared table. Made by the master before the fork; children inherit the mapping.
+
+    `keys` are those of the rows that this process knows, by row: the configuration's, and what it was told of others
+    (`know`).
 
     `words` is the memory itself, for readers on the hot path: `table.words[layout.GENERATION]`.
     """
 
-    __slots__ = ("_memory", "_row_of", "_upstream_of", "halves", "keys", "layout", "phrases", "words", "workers")
+    __slots__ = (
+        "_memory",
+        "_row_of",
+        "_rows_at_first",
+        "_upstream_of",
+        "_upstreams",
+        "configured",
+        "halves",
+        "keys",
+        "layout",
+        "phrases",
+        "words",
+        "workers",
+    )
 
-    def __init__(self, keys: Sequence[RowKey], workers: int) -> None:
+    def __init__(self, keys: Sequence[RowKey], workers: int, spare: int = 0, upstreams: Sequence[str] = ()) -> None:
         self._row_of = {key: row for row, key in enumerate(keys)}
         if len(self._row_of) != len(keys):
             raise ValueError("two peers with one key")
-        self._upstream_of = {name: at for at, name in enumerate(dict.fromkeys(key[0] for key in keys))}
-        self.keys = tuple(keys)
+        self._rows_at_first = self._row_of
+        self._upstream_of = {name: at for at, name in enumerate(dict.fromkeys((*upstreams, *(key[0] for key in keys))))}
+        self._upstreams = tuple(self._upstream_of)
+        self.keys = list(keys)
+        self.configured = len(keys)
+        """Rows that the configuration gave; those behind them are for peers that join."""
         self.workers = workers
-        self.layout = Layout(len(keys), len(self._upstream_of), workers)
+        self.layout = Layout(len(keys) + spare, len(self._upstream_of), workers)
         self._memory = mmap.mmap(-1, self.layout.size * WORD_BYTES)
         self.words = memoryview(self._memory).cast("q")
         self.halves = memoryview(self._memory).cast("I")
@@ -155,9 +197,10 @@ class PeerTable:
         self.words[CONFIGURATIONS] = 1
 
     @classmethod
-    def create(cls, keys: Sequence[RowKey], workers: int) -> PeerTable:
-        """A table of zeros with one row per key. Raises ValueError when a key comes twice, OSError without memory."""
-        return cls(keys, workers)
+    def create(cls, keys: Sequence[RowKey], workers: int, spare: int = 0, upstreams: Sequence[str] = ()) -> PeerTable:
+        """A table of zeros with one row per key, and `spare` ones. `upstreams` are those that may have no peer yet.
+        Raises ValueError when a key comes twice, OSError without memory."""
+        return cls(keys, workers, spare, upstreams)
 
     def __repr__(self) -> str:
         return f"<PeerTable {len(self.keys)} rows, {self.workers} workers>"
@@ -174,6 +217,23 @@ class PeerTable:
     def row(self, key: RowKey) -> int:
         """The row of `key`. Raises KeyError for a peer that is not in the table."""
         return self._row_of[key]
+
+    def row_at_first(self, key: RowKey) -> int:
+        """The row that the configuration gave to `key`, whoever has it now. Raises KeyError."""
+        return self._rows_at_first[key]
+
+    def know(self, row: int, key: RowKey | None) -> None:
+        """This process has learned whose row `row` is; None: nobody's any more."""
+        if self._row_of is self._rows_at_first:
+            self._row_of = dict(self._rows_at_first)
+        while len(self.keys) <= row:
+            self.keys.append(_NOBODY)
+        before = self.keys[row]
+        if self._row_of.get(before) == row:
+            del self._row_of[before]
+        self.keys[row] = key or _NOBODY
+        if key is not None:
+            self._row_of[key] = row
 
     def adopt(self, old: PeerTable, now: int = 0) -> None:
         """Carry over what `old` knows, row by row of the same key (a reload). Called by the master before it forks.
@@ -197,7 +257,9 @@ class PeerTable:
                     words[layout.row(row) + PEER_STARTED] = now
                 continue
             start, old_start = layout.row(row), old.layout.row(old_row)
+            serial = words[start + PEER_SERIAL]
             words[start : start + carried] = old.words[old_start : old_start + carried]
+            words[start + PEER_SERIAL] = serial
             self._adopt_records(old, row, old_row)
             base = layout.count(row, -1)
             for worker in range(-1, old.workers):
@@ -301,6 +363,108 @@ class PeerTable:
     def set_upstream_version(self, upstream: str, version: int) -> None:
         self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_VERSION] = version
 
+    # Changes
+
+    def touch(self, row: int, member: bool = False) -> None:
+        """Something that workers read of the peer at `row` is changed, `member`: who it is; the caller publishes."""
+        words = self.words
+        count = words[CHANGES]
+        words[RING + count % RING_WORDS] = -1 - row if member else row
+        words[CHANGES] = count + 1
+
+    @property
+    def changes(self) -> int:
+        """How many changes there were."""
+        return self.words[CHANGES]
+
+    def changed_since(self, count: int) -> tuple[int, Collection[int] | None]:
+        """How many changes there were, and the entries of those after the first `count`: rows, or -1 - row where the
+        member is another one or was changed. None: too many to know which."""
+        words = self.words
+        last = words[CHANGES]
+        if last == count:
+            return last, ()
+        if last - count > RING_WORDS:
+            return last, None
+        rows = {words[RING + entry % RING_WORDS] for entry in range(count, last)}
+        # An entry is written before it is counted: one more may be under way.
+        return (last, None) if words[CHANGES] - count >= RING_WORDS else (last, rows)
+
+    # Members
+
+    @property
+    def rows_used(self) -> int:
+        """Rows that are or were somebody's: the configuration's, and those up to the last peer that joined."""
+        return self.words[ROWS]
+
+    @property
+    def members_changed(self) -> int:
+        """How often a peer joined, left or was changed."""
+        return self.words[MEMBERS]
+
+    def member_serial(self, row: int) -> int:
+        """How often the row's member became another one or was changed, 0: it is the configuration's."""
+        return self.words[self.layout.row(row) + PEER_SERIAL]
+
+    def member(self, row: int) -> MemberText:
+        """Who has the row, unless the configuration says it (serial 0)."""
+        words = self.words
+        at = self.layout.row(row) + PEER_SERIAL
+        while True:
+            serial = words[at]
+            side = self.layout.member(row) + serial % 2 * SIDE_WORDS
+            of = words[side + SIDE_OF]
+            text = words[side + SIDE_TEXT : side + SIDE_WORDS].tobytes()[: words[side + SIDE_LENGTH]]
+            if words[at] == serial:
+                return MemberText(serial, self._upstreams[of - 1] if of else "", text)
+
+    def set_member(self, row: int, of: str, text: bytes) -> None:
+        """Write who has the row (`of` "": nobody). Raises ValueError when `text` is too long, KeyError for an upstream
+        that is not there."""
+        room = (SIDE_WORDS - SIDE_TEXT) * WORD_BYTES
+        if len(text) > room:
+            raise ValueError(f"a peer's description has {len(text)} bytes, {room} are allowed")
+        words = self.words
+        at = self.layout.row(row) + PEER_SERIAL
+        serial = words[at] + 1
+        side = self.layout.member(row) + serial % 2 * SIDE_WORDS
+        words[side + SIDE_OF] = self._upstream_of[of] + 1 if of else 0
+        words[side + SIDE_LENGTH] = len(text)
+        for word, (value,) in enumerate(struct.iter_unpack("q", text + bytes(-len(text) % WORD_BYTES))):
+            words[side + SIDE_TEXT + word] = value
+        if row >= words[ROWS]:
+            words[ROWS] = row + 1
+        words[at] = serial
+        words[MEMBERS] += 1
+        self.touch(row, True)
+
+    def is_held(self, row: int) -> bool:
+        """Whether a worker still counts for the peer that has or had the row."""
+        words, layout = self.words, self.layout
+        return any(words[layout.count(row, worker) + COUNT_HELD] for worker in range(self.workers))
+
+    def clean_row(self, row: int) -> None:
+        """Forget what was known of the peer that had the row."""
+        words, layout = self.words, self.layout
+        start = layout.row(row)
+        serial = words[start + PEER_SERIAL]
+        for word in range(start, layout.count(row, -1) + COUNT_WORDS):
+            words[word] = 0
+        words[start + PEER_SERIAL] = serial
+
+    def hold(self, row: int, worker: int, serial: int) -> None:
+        """Worker `worker` counts for the peer that has the row now. Only it may say so."""
+        self.words[self.layout.count(row, worker) + COUNT_HELD] = 1 + serial
+
+    def holds(self, row: int, worker: int) -> bool:
+        return self.words[self.layout.count(row, worker) + COUNT_HELD] != 0
+
+    def let_go(self, row: int, worker: int) -> None:
+        """Worker `worker` counts for nobody at `row` any more, and its counters there are zero again."""
+        at = self.layout.count(row, worker)
+        for word in range(COUNT_WORDS):
+            self.words[at + word] = 0
+
     # Peers
 
     def admin(self, row: int) -> int:
@@ -310,6 +474,7 @@ class PeerTable:
     def set_admin(self, row: int, state: int) -> None:
         at = self.layout.row(row) + PEER_ADMIN
         self.words[at] = ((self.words[at] >> 2) + 1) << 2 | state
+        self.touch(row)
 
     def summary(self, row: int) -> int:
         """CHECKS_NONE, CHECKS_UP or CHECKS_DOWN."""
@@ -349,6 +514,7 @@ class PeerTable:
         if summary == CHECKS_UP and words[start + PEER_CHECKS] == CHECKS_DOWN:
             words[start + PEER_STARTED] = now
         words[start + PEER_CHECKS] = summary
+        self.touch(row)
         return True
 
     def recalled(self, row: int) -> None:
@@ -373,6 +539,7 @@ class PeerTable:
         """The peer passed an active check after a worker had found fault with it; the caller publishes."""
         at = self.layout.row(row) + PEER_CLEARED
         self.words[at] = max(self.words[at] + 1, now)
+        self.touch(row)
 
     def started(self, row: int) -> int:
         """When (milliseconds) the peer last became fit for traffic again, or was added by a reload; 0: never."""
@@ -381,6 +548,7 @@ class PeerTable:
     def start(self, row: int, now: int) -> None:
         """An operator switched the peer on again; the caller publishes."""
         self.words[self.layout.row(row) + PEER_STARTED] = now
+        self.touch(row)
 
     # Checks
 
@@ -428,7 +596,7 @@ class PeerTable:
         """All references to phrases that are anywhere in the table."""
         words, layout = self.words, self.layout
         found = {words[CHECKER_VOID_WHY]}
-        for row in range(len(self.keys)):
+        for row in range(words[ROWS]):
             at = layout.check(row, 0) + CHECK_IDENTITY
             identities = words[at : at + CHECKS_PER_PEER * CHECK_WORDS : CHECK_WORDS]
             for slot, identity in enumerate(identities):
@@ -466,7 +634,7 @@ class PeerTable:
             total = _COUNTS.unpack((whole & _COUNTS_ALL).to_bytes(_COUNT_BYTES, byteorder))
         else:
             total = _COUNTS.unpack_from(self._memory, self.layout.count(row, worker) * WORD_BYTES)
-        connections, requests, fails, one_xx, two_xx, three_xx, four_xx, five_xx, sent, received, suspended = total
+        connections, requests, fails, one_xx, two_xx, three_xx, four_xx, five_xx, sent, received, suspended, _ = total
         until: tuple[int, ...] = (suspended,) if suspended else ()
         if until and worker is None:
             start = self.layout.count(row, 0) + COUNT_SUSPENDED

@@ -69,7 +69,7 @@ class View:
 
     def panics(self, upstream: UpstreamSpec) -> bool:
         """Whether its `all_down` has health ignored now."""
-        return ignores_health(upstream, self.report.table)
+        return ignores_health(upstream, self.report.members(upstream), self.report.table)
 
     # The checker
 

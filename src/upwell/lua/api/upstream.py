@@ -95,7 +95,7 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
             return None, b"bad peer id"
         # This worker sees its own word at once; the others when the checker has taken it in.
         upstream.set_local_down(backup, index, down)
-        host.control.set_down(upstream.name, backup, index, down)
+        host.control.set_down(group[index].key, down)
         return True
 
     def current() -> Any:

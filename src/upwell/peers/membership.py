@@ -1,0 +1,146 @@
+"""The owner of each upstream's list of peers: they join, leave and change at run time. Only the checker has one.
+
+It writes into the zone, from which every process reads it (peers/roster.py); nobody needs to be told. What it means for
+checks is the checker's business, for requests each worker's. Pure: no clock, no I/O but the zone's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.roster import Member, Roster, describe
+from upwell.zone.table import PeerTable
+
+SPARE: Final = 4096
+"""Rows of the zone for peers that join, at least; one that nobody needed costs no memory."""
+
+
+class Refused(ValueError):
+    """The list cannot be changed so; the text is a sentence that says why."""
+
+
+class Membership:
+    """All upstreams. The caller publishes what it changed (`PeerTable.publish`), once for any number of changes."""
+
+    __slots__ = ("_free", "_joined", "_table", "rosters")
+
+    def __init__(self, table: PeerTable, upstreams: Iterable[UpstreamSpec]) -> None:
+        self._table = table
+        self.rosters = {spec.name: Roster(spec, table) for spec in upstreams}
+        taken = {member.row for roster in self.rosters.values() for member in roster.members}
+        self._free = [row for row in range(table.configured, table.rows_used) if row not in taken]
+        if table.members_changed:
+            # The one before may have been killed between a change and its announcement.
+            for row in range(table.rows_used):
+                table.touch(row, True)
+            table.publish()
+        self._joined = max((m.joined for roster in self.rosters.values() for m in roster.members), default=0)
+
+    def __repr__(self) -> str:
+        return f"<Membership {len(self.rosters)} upstreams>"
+
+    def members(self, upstream: str) -> tuple[Member, ...]:
+        """Raises Refused for an upstream that is not there."""
+        return self._roster(upstream).members
+
+    def find(self, key: PeerKey) -> Member:
+        """Raises Refused for a peer that does not belong to its upstream."""
+        member = self._roster(key.upstream).find(key)
+        if member is None:
+            raise Refused(f'no {key.role} peer "{key.name}" in upstream "{key.upstream}"')
+        return member
+
+    def row_for(self, upstream: str) -> int:
+        """A clean row of the zone for a peer that is about to join. Raises Refused when all are in use."""
+        self._roster(upstream)
+        table = self._table
+        for at, row in enumerate(self._free):
+            if not table.is_held(row):
+                del self._free[at]
+                table.clean_row(row)
+                return row
+        if table.rows_used >= table.layout.row_count:
+            spare = table.layout.row_count - table.configured
+            raise Refused(f'no room for one more peer in upstream "{upstream}": {spare} joined since the last reload')
+        return table.rows_used
+
+    def key_for(self, upstream: str, spec: PeerSpec) -> PeerKey:
+        """The identity that a peer which joins gets: of equal ones the first number that is free."""
+        roster = self._roster(upstream)
+        ordinal = 0
+        while True:
+            key = PeerKey(upstream, spec.role, spec.name, ordinal)
+            if roster.find(key) is None:
+                return key
+            ordinal += 1
+
+    def join(self, key: PeerKey, spec: PeerSpec, row: int) -> Member:
+        """A peer begins to belong to its upstream, in a row of `row_for` where all that has to be known of it stands.
+        Raises Refused when its description is too long."""
+        self._joined += 1
+        self._write(key, spec, row, self._joined)
+        return self.find(key)
+
+    def leave(self, key: PeerKey) -> Member:
+        """A peer ends to belong to its upstream. Raises Refused."""
+        member = self.find(key)
+        table = self._table
+        table.set_member(member.row, "", b"")
+        self.rosters[key.upstream].refresh((member.row,))
+        if member.row >= table.configured:
+            self._free.append(member.row)
+        return member
+
+    def change(self, key: PeerKey, **fields: object) -> Member:
+        """Other settings for a peer that stays. Raises Refused, also for a setting that makes it another peer."""
+        member = self.find(key)
+        if fields.keys() & {"name", "address", "backup"}:
+            raise Refused("a peer with another address or role is another peer")
+        try:
+            spec = replace(member.spec, **fields)  # type: ignore[arg-type]  # whatever does not fit is refused below
+        except TypeError as error:
+            raise Refused(str(error)) from None
+        if spec == member.spec:
+            return member
+        self._write(key, spec, member.row, member.joined)
+        return self.find(key)
+
+    def _write(self, key: PeerKey, spec: PeerSpec, row: int, joined: int) -> None:
+        table = self._table
+        try:
+            table.set_member(row, key.upstream, describe(spec, key.ordinal, joined))
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        self.rosters[key.upstream].refresh((row,))
+
+    def _roster(self, upstream: str) -> Roster:
+        roster = self.rosters.get(upstream)
+        if roster is None:
+            raise Refused(f'no upstream "{upstream}"')
+        return roster
+
+
+def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, before: Iterable[UpstreamSpec]) -> None:
+    """Let peers that joined for a line of the configuration (`UpstreamSpec.lines`) in the generation before stay in
+    this one, if the line is still there. By the master, before it forks and before `table` adopts what `old` knows."""
+    upstreams = tuple(upstreams)
+    if not any(spec.lines for spec in upstreams):
+        return
+    rosters = {spec.name: Roster(spec, old) for spec in before}
+    membership = Membership(table, upstreams)
+    for spec in upstreams:
+        roster = rosters.get(spec.name)
+        if roster is None or not spec.lines:
+            continue
+        lines = {line.server: line for line in spec.lines}
+        for member in roster.members:
+            line = lines.get(member.spec.server)
+            if line is None or membership.rosters[spec.name].find(member.key) is not None:
+                continue
+            now = replace(line, name=member.spec.name, address=member.spec.address)
+            row = membership.row_for(spec.name)
+            table.know(row, member.key)
+            membership.join(member.key, now, row)

@@ -1,0 +1,262 @@
+"""Peers that join, leave and change at run time: whoever reads the zone has them, and nobody else notices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upwell.peers.membership import Membership, Refused, carry
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.roster import Member, Roster
+from upwell.peers.upstream import Peer, Upstream, forget_others
+from upwell.zone.layout import RING_WORDS
+from upwell.zone.table import PeerTable
+
+
+def peer(name: str, **settings: object) -> PeerSpec:
+    return PeerSpec(name, (name, 80), **settings)  # type: ignore[arg-type]  # tests say them as they are
+
+
+class Group:
+    """An upstream's list, and workers that read it."""
+
+    def __init__(self, *peers: PeerSpec, workers: int = 2, spare: int = 8) -> None:
+        self.spec = UpstreamSpec("u", peers)
+        other = UpstreamSpec("v", (peer("z"),))
+        self.table = PeerTable.create([*peer_keys(self.spec), *peer_keys(other)], workers, spare)
+        self.membership = Membership(self.table, (self.spec, other))
+        self.workers = [Upstream(self.spec, self.table, worker) for worker in range(workers)]
+
+    def join(self, spec: PeerSpec) -> Member:
+        row = self.membership.row_for("u")
+        member = self.membership.join(self.membership.key_for("u", spec), spec, row)
+        self.table.publish()
+        return member
+
+    def leave(self, key: PeerKey) -> None:
+        self.membership.leave(key)
+        self.table.publish()
+
+    def names(self, worker: int = 0) -> str:
+        self.workers[worker].primary  # noqa: B018  # brought up to date by being read
+        return "".join(peer.name for peer in self.workers[worker].peers)
+
+    def picks(self, count: int, worker: int = 0) -> str:
+        found = ""
+        for _ in range(count):
+            peer = self.workers[worker].pick((), 1.0)
+            assert peer is not None
+            self.workers[worker].release(peer, 1.0, failed=False)
+            found += peer.name
+        return found
+
+
+def test_one_that_joins_gets_requests_in_every_worker() -> None:
+    group = Group(peer("a"), peer("b"))
+    kept = group.workers[0].peers
+    group.join(peer("c", weight=2))
+    for worker in (0, 1):
+        assert sorted(group.picks(8, worker)) == sorted("abcc" * 2)
+    assert group.workers[0].peers[:2] == kept
+    assert [one.id for one in group.workers[0].primary] == [0, 1, 2]
+    assert group.workers[0].tries == 3
+
+
+def test_one_that_leaves_gets_none_and_ends_what_it_has() -> None:
+    group = Group(peer("a"), peer("b"), peer("c"))
+    told: list[Peer] = []
+    worker = group.workers[0]
+    worker.on_leave = told.append
+    b = worker.peers[1]
+    b.connections += 1
+    group.leave(b.key)
+    assert "b" not in group.picks(9)
+    assert told == [b]
+    assert b.gone
+    assert [one.id for one in worker.peers] == [0, 1]
+    worker.publish()
+    assert group.table.counts(b.row, 0).connections == 1
+    assert worker.release(b, 1.0, failed=True) in (True, False)
+    worker.publish()
+    assert group.table.counts(b.row, 0).requests == 0
+    assert not group.table.holds(b.row, 0)
+
+
+def test_a_row_is_given_again_when_no_worker_counts_there_any_more() -> None:
+    group = Group(peer("a"), spare=1)
+    first = group.join(peer("b"))
+    group.picks(2, 0)
+    group.picks(2, 1)
+    with pytest.raises(Refused, match="no room for one more peer"):
+        group.join(peer("c"))
+    group.leave(first.key)
+    with pytest.raises(Refused, match="no room"):
+        group.join(peer("c"))
+    group.workers[0].publish()
+    with pytest.raises(Refused, match="no room"):
+        group.join(peer("c"))
+    group.workers[1].publish()
+    second = group.join(peer("c"))
+    assert second.row == first.row
+    assert group.picks(4) == "acac"
+    assert group.table.counts(second.row).requests == 0
+
+
+def test_a_worker_that_died_holds_no_row_once_its_successor_begins() -> None:
+    group = Group(peer("a"), spare=1, workers=1)
+    member = group.join(peer("b"))
+    group.picks(2)
+    group.leave(member.key)
+    assert group.table.holds(member.row, 0)
+    successor = Upstream(group.spec, group.table, 0)
+    forget_others(group.table, 0, [successor])
+    assert not group.table.holds(member.row, 0)
+    assert group.table.holds(0, 0)
+    assert group.join(peer("c")).row == member.row
+
+
+def test_a_changed_peer_stays_the_same_object() -> None:
+    group = Group(peer("a"), peer("b"))
+    a, b = group.workers[0].peers
+    a.connections = 3
+    group.membership.change(a.key, weight=3, max_conns=9)
+    group.table.publish()
+    assert sorted(group.picks(8)) == sorted("aaab" * 2)
+    assert group.workers[0].peers == (a, b)
+    assert (a.connections, a.max_conns, a.spec.weight) == (3, 9, 3)
+    group.membership.change(a.key, down=True)
+    group.table.publish()
+    assert group.picks(3) == "bbb"
+    assert group.workers[0].tries == 1
+
+
+def test_who_begins_later_reads_the_same() -> None:
+    group = Group(peer("a"), peer("b"), peer("x", backup=True))
+    group.join(peer("c"))
+    group.leave(group.workers[0].peers[0].key)
+    group.join(peer("y", backup=True))
+    group.membership.change(PeerKey("u", "primary", "b", 0), weight=5)
+    late = Upstream(group.spec, PeerTable.create(peer_keys(group.spec), 1), 0)
+    assert [one.name for one in late.peers] == ["a", "b", "x"]  # another zone
+    late = Upstream(group.spec, group.table, 1)
+    assert [(one.name, one.weight) for one in late.peers] == [("b", 5), ("x", 1), ("c", 1), ("y", 1)]
+    assert [one.name for one in late.backup] == ["x", "y"]
+    again = Membership(group.table, (group.spec,))
+    assert [member.spec.name for member in again.members("u")] == ["b", "x", "c", "y"]
+    group.table.publish()
+    assert group.names() == "bxcy"
+    # Its numbers go on where the last one's ended.
+    spec = peer("c")
+    assert again.key_for("u", spec) == PeerKey("u", "primary", "c", 1)
+    assert again.join(again.key_for("u", spec), spec, again.row_for("u")).joined == 3
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
+    group = Group(peer("a"))
+    stranger = PeerKey("u", "primary", "q", 0)
+    for call in (
+        lambda: group.membership.leave(stranger),
+        lambda: group.membership.change(stranger, weight=2),
+        lambda: group.membership.find(stranger._replace(upstream="w")),
+        lambda: group.membership.row_for("w"),
+        lambda: group.membership.change(group.workers[0].peers[0].key, address=("b", 1)),
+        lambda: group.membership.change(group.workers[0].peers[0].key, colour="red"),
+        lambda: group.join(peer("a" * 2000)),
+    ):
+        with pytest.raises(Refused):
+            call()
+    assert group.names() == "a"
+    assert [member.spec.name for member in Membership(group.table, (group.spec,)).members("u")] == ["a"]
+
+
+def test_equal_peers_are_told_apart() -> None:
+    group = Group(peer("a"))
+    one, two = group.join(peer("a")), group.join(peer("a"))
+    assert [one.key.ordinal, two.key.ordinal] == [1, 2]
+    group.leave(one.key)
+    assert group.join(peer("a")).key.ordinal == 1
+    assert group.names() == "aaa"
+
+
+def test_more_changes_than_the_ring_holds_are_all_seen() -> None:
+    group = Group(peer("a"), peer("b"))
+    a = group.workers[0].peers[0]
+    member = group.join(peer("c"))
+    for _ in range(RING_WORDS):
+        group.table.touch(1)
+    group.table.set_admin(0, 1)
+    group.table.publish()
+    assert group.picks(4) == "bcbc"
+    assert not a.up
+    for _ in range(RING_WORDS + 1):
+        group.table.touch(1)
+    group.leave(member.key)
+    assert group.picks(2) == "bb"
+
+
+def test_health_and_streaks_of_the_others_stay() -> None:
+    group = Group(peer("a", max_fails=3), peer("b"))
+    a = group.workers[0].peers[0]
+    a.connections += 1
+    group.workers[0].release(a, 1.0, failed=True)
+    group.join(peer("c"))
+    group.picks(3)
+    assert group.workers[0].peers[0] is a
+    assert a.fails == 1
+    assert a.accessed == 1.0
+
+
+def test_a_line_s_peers_stay_over_a_reload() -> None:
+    line = PeerSpec("", "", server="name:80", weight=2)
+    group = Group(peer("a"))
+    one = group.join(replace(line, name="1:80", address=("1", 80)))
+    group.join(peer("by hand"))
+    group.table.set_admin(one.row, 1)
+    spec = UpstreamSpec("u", (peer("b"),), lines=(replace(line, weight=7),))
+    table = PeerTable.create(peer_keys(spec), 1, 4)
+    carry(table, (spec,), group.table, (group.spec,))
+    table.adopt(group.table)
+    members = Roster(spec, table).members
+    assert [(member.spec.name, member.spec.weight) for member in members] == [("b", 1), ("1:80", 7)]
+    assert table.admin(members[1].row) & 3 == 1
+    assert [one.name for one in Upstream(spec, table).peers if one.up] == ["b"]
+    # And over the next one, from there.
+    third = PeerTable.create(peer_keys(spec), 1, 4)
+    carry(third, (spec,), table, (spec,))
+    assert [member.spec.name for member in Roster(spec, third).members] == ["b", "1:80"]
+    gone = replace(spec, lines=())
+    fourth = PeerTable.create(peer_keys(spec), 1, 4)
+    carry(fourth, (gone,), table, (spec,))
+    assert [member.spec.name for member in Roster(gone, fourth).members] == ["b"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("jlcp"), st.integers(0, 9)), max_size=60))
+def test_workers_and_those_who_begin_now_agree(steps: list[tuple[str, int]]) -> None:
+    group = Group(peer("a"), peer("b"), spare=12)
+    for what, number in steps:
+        members = group.membership.members("u")
+        if what == "j":
+            try:
+                group.join(peer(str(number), weight=1 + number, backup=number > 7))
+            except Refused:
+                group.workers[0].publish()
+                group.workers[1].publish()
+        elif what == "l" and members:
+            group.leave(members[number % len(members)].key)
+        elif what == "c" and members:
+            group.membership.change(members[number % len(members)].key, weight=1 + number)
+            group.table.publish()
+        elif what == "p":
+            group.workers[number % 2].publish()
+    late = Upstream(group.spec, group.table, 5)
+    expected = [(one.key, one.weight, one.id) for one in late.peers]
+    for worker in group.workers:
+        assert worker.primary is not None
+        assert sorted((one.key, one.weight, one.id) for one in worker.peers) == sorted(expected)
+        assert [one.key for one in worker.primary] == [one.key for one in late.primary]
+        assert worker.tries == late.tries
+        chosen = worker.pick((), 1.0)
+        assert (chosen is None) == (not late.peers)
