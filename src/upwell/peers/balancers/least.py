@@ -18,32 +18,31 @@ from upwell.peers.live import Peer, look
 from upwell.peers.passive import full, suspended
 from upwell.peers.slow_start import share
 
+# The states of a seat that has no place in a heap; those above 0 are the stamps of their entries.
 _OUT: Final = 0  # not among those that may get requests
-_MOVED: Final = 1  # to be placed before the next pick
-_SEATED: Final = 2
-_FULL: Final = 3  # has its `max_conns`
-_ODD: Final = 4  # walked over
+_MOVED: Final = -1  # to be placed before the next pick
+_FULL: Final = -2  # has its `max_conns`
+_ODD: Final = -3  # walked over
 
 _LOOKS: Final = 4  # candidates that other workers may have filled meanwhile, before one is taken as it is
 
 
 class _Level:
-    """The peers of one ratio. `clock` counts the rounds among them, `total` is the sum of their weights."""
+    """The peers of one ratio. `clock` counts the rounds among them, `total` is the sum of their weights; it is `listed`
+    while its ratio is in the heap of ratios."""
 
-    __slots__ = ("by_weight", "clock", "count", "listed", "pots", "ratio", "total")
+    __slots__ = ("clock", "listed", "pots", "ratio", "total")
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
         self.clock = 0
-        self.count = 0
         self.total = 0
         self.listed = False
         self.pots: list[_Pot] = []
-        self.by_weight: dict[int, _Pot] = {}
 
 
 class _Pot:
-    """Those of one weight: a heap of (what its credit lacks at the clock's 0, order, stamp), old entries among them."""
+    """Those of one weight: a heap of (lack, order, stamp), and how many of its entries are still true."""
 
     __slots__ = ("count", "heap", "level", "weight")
 
@@ -55,24 +54,24 @@ class _Pot:
 
 
 class _Seat:
-    """Where one peer is. `order` grows as in the configuration, `stamp` is that of its entry, 0: it has none. While it
-    is seated, its `current_weight` is weight * clock - lack."""
+    """Where one peer is. `order` grows as in the configuration; `pots` are those of its weight by their ratios. While
+    it is in one (`pot`), its `current_weight` is weight * clock - lack."""
 
-    __slots__ = ("lack", "order", "part", "peer", "pot", "stamp", "state", "weight")
+    __slots__ = ("lack", "order", "part", "peer", "pot", "pots", "state", "weight")
 
-    def __init__(self, peer: Peer, order: int) -> None:
+    def __init__(self, peer: Peer, order: int, pots: dict[float, _Pot]) -> None:
         self.peer = peer
         self.order = order
         self.weight = peer.weight
+        self.pots = pots
         self.state = _OUT
-        self.stamp = 0
         self.lack = 0
         self.part = 0.0  # of 1, what a slow start has not yet added to `current_weight`
         self.pot: _Pot | None = None
 
 
 class Least:
-    """A balancer; a subclass says of what (`_ratio`). `unsure`: ratios may change without a pick or a release here."""
+    """A balancer; a subclass says of what (`_ratio`). `unsure`: a ratio may lapse without a pick or a release."""
 
     __slots__ = (
         "_always_unsure",
@@ -83,9 +82,11 @@ class Least:
         "_moved",
         "_odd",
         "_peers",
+        "_pots",
         "_ratios",
         "_seat_of",
         "_seats",
+        "_shared",
         "_stamp",
         "_unsure",
         "watches",
@@ -95,6 +96,7 @@ class Least:
         self.watches = True
         self._always_unsure = unsure
         self._unsure = unsure
+        self._shared = False  # with other workers
         self._peers: Sequence[Peer] = ()
         self._here: frozenset[Peer] = frozenset()
         self._seat_of: dict[Peer, _Seat] = {}
@@ -103,6 +105,7 @@ class Least:
         self._odd: list[_Seat] = []
         self._full: list[_Seat] = []  # may hold some that are not any more
         self._levels: dict[float, _Level] = {}
+        self._pots: dict[int, dict[float, _Pot]] = {}  # by weight, by ratio
         self._ratios: list[float] = []  # a heap of the ratios of all levels with somebody, and of some without
         self._stamp = 0
         self._at = 0  # whom to look at next
@@ -113,6 +116,10 @@ class Least:
     def _ratio(self, peer: Peer, now: float) -> float:
         """How much it has; equal rationals must be equal here (they are, as quotients of numbers below 2 ** 26)."""
         raise NotImplementedError
+
+    def _lapsed(self, peer: Peer, now: float) -> bool:
+        """Whether the ratio of a peer that nothing happened to may be another by now."""
+        return False
 
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         if peers is not self._peers:
@@ -131,46 +138,48 @@ class Least:
         self._here = here
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
-        if self._moved:
-            self._place_moved(now)
+        moved = self._moved
+        if moved:
+            for seat in moved:
+                if seat.state == _MOVED:
+                    self._place(seat, now)
+            moved.clear()
         if tried or self._odd:
             return self._pick_among(tried, now)
-        seat = self._surely(now) if self._unsure else self._first()
-        if seat is None:
+        first = self._surely(now) if self._unsure else self._first()
+        if first is None:
             return None
-        peer = seat.peer
-        pot = seat.pot
+        peer = first.peer
+        pot = first.pot
         assert pot is not None
         level = pot.level
-        if level.count > 1:
-            level.clock += 1
-            peer.current_weight = seat.weight * level.clock - seat.lack - level.total
+        weight = first.weight
+        total = level.total
+        if total > weight:
+            clock = level.clock = level.clock + 1
+            peer.current_weight = weight * clock - first.lack - total
         else:
-            peer.current_weight = seat.weight * level.clock - seat.lack
+            peer.current_weight = weight * level.clock - first.lack
         heappop(pot.heap)
         pot.count -= 1
-        level.count -= 1
-        level.total -= seat.weight
-        seat.stamp = 0
-        seat.state = _MOVED
-        self._moved.append(seat)
+        level.total = total - weight
+        first.state = _MOVED
+        moved.append(first)
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
         return peer
 
     def settle(self) -> None:
         for seat in self._seats:
-            if seat.state == _SEATED:
+            if seat.state > 0:
                 self._leave(seat)
-                self._moved.append(seat)
 
     def released(self, peer: Peer) -> None:
         seat = self._seat_of.get(peer)
         if seat is None:
             return
-        if seat.state == _SEATED:
+        if seat.state > 0:
             self._leave(seat)
-            self._moved.append(seat)
         elif seat.state == _FULL:
             seat.state = _MOVED
             self._moved.append(seat)
@@ -194,10 +203,10 @@ class Least:
             last = seat.order
             kept += 1
             if seat.weight != peer.weight:
-                if seat.state == _SEATED:
+                if seat.state > 0:
                     self._leave(seat)
-                    self._moved.append(seat)
                 seat.weight = peer.weight
+                seat.pots = self._pots.setdefault(peer.weight, {})
         if kept < len(known):
             there = frozenset(peers)
             for peer in [peer for peer in known if peer not in there]:
@@ -207,7 +216,7 @@ class Least:
                 self._seat_anew(peers)
                 return
         for peer in fresh:
-            seat = _Seat(peer, len(self._seats))
+            seat = _Seat(peer, len(self._seats), self._pots.setdefault(peer.weight, {}))
             self._seats.append(seat)
             known[peer] = seat
         self._consider(peers)
@@ -216,7 +225,8 @@ class Least:
         for seat in self._seats:
             self._take_out(seat)
         self._here = frozenset()
-        self._seats = [_Seat(peer, order) for order, peer in enumerate(peers)]
+        pots = self._pots = {peer.weight: {} for peer in peers}
+        self._seats = [_Seat(peer, order, pots[peer.weight]) for order, peer in enumerate(peers)]
         self._seat_of = {seat.peer: seat for seat in self._seats}
         self._levels = {}
         self._ratios = []
@@ -225,10 +235,11 @@ class Least:
         self._consider(peers)
 
     def _consider(self, peers: Sequence[Peer]) -> None:
-        self._unsure = self._always_unsure or any(peer.everywhere is not None for peer in peers)
+        self._shared = any(peer.everywhere is not None for peer in peers)
+        self._unsure = self._always_unsure or self._shared
 
     def _take_out(self, seat: _Seat) -> None:
-        if seat.state == _SEATED:
+        if seat.state > 0:
             self._leave(seat)
         elif seat.state == _ODD:
             self._odd.remove(seat)
@@ -239,21 +250,12 @@ class Least:
         pot = seat.pot
         assert pot is not None
         level = pot.level
-        seat.peer.current_weight = seat.weight * level.clock - seat.lack
+        weight = seat.weight
+        seat.peer.current_weight = weight * level.clock - seat.lack
         pot.count -= 1
-        level.count -= 1
-        level.total -= seat.weight
-        seat.stamp = 0
+        level.total -= weight
         seat.state = _MOVED
-        if not pot.count:
-            pot.heap.clear()
-
-    def _place_moved(self, now: float) -> None:
-        moved = self._moved
-        self._moved = []
-        for seat in moved:
-            if seat.state == _MOVED:
-                self._place(seat, now)
+        self._moved.append(seat)
 
     def _is_odd(self, peer: Peer, now: float) -> bool:
         if peer.fails or peer.effective_weight != peer.weight:
@@ -262,7 +264,8 @@ class Least:
 
     def _place(self, seat: _Seat, now: float) -> None:
         peer = seat.peer
-        if self._is_odd(peer, now):
+        weight = seat.weight
+        if (peer.fails or peer.effective_weight != weight or peer.started > 0.0) and self._is_odd(peer, now):
             seat.state = _ODD
             self._odd.append(seat)
             return
@@ -273,48 +276,51 @@ class Least:
                 self._full = [seat for seat in dict.fromkeys(self._full) if seat.state == _FULL]
             return
         ratio = self._ratio(peer, now)
-        level = self._levels.get(ratio)
-        if level is None:
-            level = self._add_level(ratio)
+        pot = seat.pots.get(ratio)
+        if pot is None:
+            pot = self._add_pot(ratio, seat)
+        level = pot.level
         if not level.listed:
             level.listed = True
             heappush(self._ratios, ratio)
-        weight = seat.weight
-        pot = level.by_weight.get(weight)
-        if pot is None:
-            pot = level.by_weight[weight] = _Pot(level, weight)
-            level.pots.append(pot)
-        stamp = self._stamp = self._stamp + 1
-        seat.lack = weight * level.clock - peer.current_weight
-        seat.stamp = stamp
-        seat.pot = pot
-        seat.state = _SEATED
-        heappush(pot.heap, (seat.lack, seat.order, stamp))
-        pot.count += 1
-        level.count += 1
         level.total += weight
-        if len(pot.heap) > 2 * pot.count + 64:
+        count = pot.count = pot.count + 1
+        stamp = self._stamp = self._stamp + 1
+        lack = weight * level.clock - peer.current_weight
+        seat.lack = lack
+        seat.pot = pot
+        seat.state = stamp
+        heap = pot.heap
+        heappush(heap, (lack, seat.order, stamp))
+        if len(heap) > 2 * count + 64:
             seats = self._seats
-            pot.heap = [entry for entry in pot.heap if seats[entry[1]].stamp == entry[2]]
-            heapify(pot.heap)
+            heap[:] = [entry for entry in heap if seats[entry[1]].state == entry[2]]
+            heapify(heap)
 
-    def _add_level(self, ratio: float) -> _Level:
+    def _add_pot(self, ratio: float, seat: _Seat) -> _Pot:
         if len(self._levels) > 4 * len(self._seats) + 256:
             self._levels = {ratio: level for ratio, level in self._levels.items() if level.listed}
-        level = self._levels[ratio] = _Level(ratio)
-        return level
+            for pots in self._pots.values():
+                for other in [other for other, pot in pots.items() if not pot.level.listed]:
+                    del pots[other]
+        level = self._levels.get(ratio)
+        if level is None:
+            level = self._levels[ratio] = _Level(ratio)
+        pot = seat.pots[ratio] = _Pot(level, seat.weight)
+        level.pots.append(pot)
+        return pot
 
     def _first(self) -> _Seat | None:
         """Who is next among those that are seated."""
         ratios = self._ratios
-        while ratios:
+        while True:
+            if not ratios:
+                return None
             level = self._levels[ratios[0]]
-            if level.count:
+            if level.total:
                 break
             level.listed = False
             heappop(ratios)
-        else:
-            return None
         best: _Seat | None = None
         most = 0
         seats = self._seats
@@ -322,10 +328,12 @@ class Least:
             if not pot.count:
                 continue
             heap = pot.heap
-            seat = seats[heap[0][1]]
-            while seat.stamp != heap[0][2]:
+            entry = heap[0]
+            seat = seats[entry[1]]
+            while seat.state != entry[2]:
                 heappop(heap)
-                seat = seats[heap[0][1]]
+                entry = heap[0]
+                seat = seats[entry[1]]
             credit = pot.weight * (level.clock + 1) - seat.lack
             if best is None or credit > most or (credit == most and seat.order < best.order):
                 best = seat
@@ -352,12 +360,15 @@ class Least:
     def _look_again(self, seat: _Seat, now: float) -> bool:
         """Whether it had to be placed elsewhere."""
         peer = seat.peer
-        if seat.state == _SEATED:
+        if seat.state > 0:
+            if not self._shared and not self._lapsed(peer, now):
+                return False
             assert seat.pot is not None
             look(peer)
             if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
                 return False
             self._leave(seat)
+            self._moved.pop()
         elif seat.state != _FULL or full(peer):
             return False
         else:
@@ -369,9 +380,8 @@ class Least:
         """The same with those walked over that must be, and without those that were tried."""
         for peer in tried:
             out = self._seat_of.get(peer)
-            if out is not None and out.state == _SEATED:
+            if out is not None and out.state > 0:
                 self._leave(out)
-                self._moved.append(out)
         odd = self._odd
         self._odd = []
         fit: list[_Seat] = []
@@ -413,12 +423,11 @@ class Least:
         if first is not None:
             assert first.pot is not None
             level = first.pot.level
-            if level.count > 1 or tied:
+            if level.total > first.weight or tied:
                 many = True
                 level.clock += 1
                 total = level.total
             self._leave(first)
-            self._moved.append(first)
             best = first
         for seat in tied:
             peer = seat.peer

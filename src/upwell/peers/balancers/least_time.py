@@ -12,20 +12,22 @@ from upwell.peers.peer import Method
 
 
 class LeastTime(Least):
-    __slots__ = ("_times",)
+    __slots__ = ("_inflight", "_times")
 
     def __init__(self, method: Method, chance: Chance) -> None:
         super().__init__(unsure=True)
         self._times = AnswerTimes(method)
+        self._inflight = method.inflight
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         peer = super().pick(key, tried, now)
-        if peer is not None:
+        if self._inflight and peer is not None:
             self._times.picked(peer, now)
         return peer
 
     def released(self, peer: Peer) -> None:
-        self._times.released(peer)
+        if self._inflight:
+            self._times.released(peer)
         super().released(peer)
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
@@ -33,3 +35,6 @@ class LeastTime(Least):
 
     def _ratio(self, peer: Peer, now: float) -> float:
         return self._times.cost(peer, now)
+
+    def _lapsed(self, peer: Peer, now: float) -> bool:
+        return self._inflight or now - peer.checked > peer.fail_timeout
