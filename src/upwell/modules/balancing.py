@@ -61,6 +61,10 @@ def _least_time(block: Block, directive: Directive) -> None:
     choose(block, directive, Method("least_time", measure=args[0], inflight=inflight))
 
 
+def _ewma(block: Block, directive: Directive) -> None:
+    choose(block, directive, Method("ewma"))
+
+
 def _random(block: Block, directive: Directive) -> None:
     args = directive.args
     if args and args[0] != "two":
@@ -80,6 +84,7 @@ MODULE = Module(
         command("hash", "upstream", (1, 3), _hash),
         command("least_conn", "upstream", 0, _least_conn),
         command("least_time", "upstream", (1, 2), _least_time),
+        command("ewma", "upstream", 0, _ewma),
         command("random", "upstream", (0, 2), _random),
     ),
     options=(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from upwell.peers.balancers.balancer import Balancer, Chance
 from upwell.peers.balancers.bounded_hash import BoundedHash
 from upwell.peers.balancers.consistent_hash import ConsistentHash
+from upwell.peers.balancers.ewma import Ewma
 from upwell.peers.balancers.hash import KeyHash
 from upwell.peers.balancers.ip_hash import IpHash
 from upwell.peers.balancers.least_conn import LeastConn
@@ -24,6 +25,7 @@ def _hash(method: Method, chance: Chance) -> Balancer:
 
 
 BALANCERS: dict[str, Callable[[Method, Chance], Balancer]] = {
+    "ewma": Ewma,
     "hash": _hash,
     "ip_hash": IpHash,
     "least_conn": LeastConn,
