@@ -13,8 +13,8 @@ from upwell.peers.live import Peer
 from upwell.peers.peer import Method
 
 _SMOOTHING: Final = 0.05
-_CLUSTER: Final = 20  # milliseconds; peers within one are served in turn
-_MOST: Final = 5000  # milliseconds; what is slower is equally bad
+_CLUSTERS: Final = 50.0  # in a second: 20 ms each; peers within one are served in turn
+_MOST: Final = 5.0  # seconds; what is slower is equally bad
 _LONGEST: Final = 64  # halvings after which nothing is left
 _WORST: Final = 32.0  # how many times the usual answer time failures can make of a peer's
 _UNUSUAL: Final = 1.0  # seconds: the usual answer time while nobody has answered well yet
@@ -52,12 +52,9 @@ class AnswerTimes:
             time = time / (1 << halvings) if halvings < _LONGEST else 0.0
         if self.inflight and peer.connections:
             time = max(time, now - peer.begun / peer.connections)
-        whole = int(time * 1000.0)
-        if whole > _MOST:
-            whole = _MOST
-        else:
-            whole += _CLUSTER - whole % _CLUSTER
-        return whole * (1 + under_way) / peer.weight
+        if time > _MOST:
+            return 5000 * (1 + under_way) / peer.weight
+        return (int(time * _CLUSTERS) + 1) * 20 * (1 + under_way) / peer.weight
 
     def picked(self, peer: Peer, now: float) -> None:
         peer.begun += now

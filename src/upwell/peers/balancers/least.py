@@ -71,32 +71,37 @@ class _Seat:
 
 
 class Least:
-    """A balancer; a subclass says of what (`_ratio`). `unsure`: a ratio may lapse without a pick or a release."""
+    """A balancer; a subclass says of what (`_ratio`).
+
+    Where a ratio may become another without a pick or a release, whoever is next is looked at once more before it is
+    chosen, and one other peer in turn: with `lapses` those that were not picked for their `fail_timeout`, where it is
+    `restless` or there are other workers all of them.
+    """
 
     __slots__ = (
-        "_always_unsure",
         "_at",
         "_full",
         "_here",
+        "_lapses",
         "_levels",
         "_moved",
         "_odd",
         "_peers",
         "_pots",
         "_ratios",
+        "_restless",
         "_seat_of",
         "_seats",
-        "_shared",
+        "_shaky",
         "_stamp",
-        "_unsure",
         "watches",
     )
 
-    def __init__(self, unsure: bool) -> None:
+    def __init__(self, lapses: bool = False, restless: bool = False) -> None:
         self.watches = True
-        self._always_unsure = unsure
-        self._unsure = unsure
-        self._shared = False  # with other workers
+        self._lapses = lapses
+        self._restless = restless
+        self._shaky = restless  # or shared with other workers
         self._peers: Sequence[Peer] = ()
         self._here: frozenset[Peer] = frozenset()
         self._seat_of: dict[Peer, _Seat] = {}
@@ -116,10 +121,6 @@ class Least:
     def _ratio(self, peer: Peer, now: float) -> float:
         """How much it has; equal rationals must be equal here (they are, as quotients of numbers below 2 ** 26)."""
         raise NotImplementedError
-
-    def _lapsed(self, peer: Peer, now: float) -> bool:
-        """Whether the ratio of a peer that nothing happened to may be another by now."""
-        return False
 
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         if peers is not self._peers:
@@ -146,7 +147,7 @@ class Least:
             moved.clear()
         if tried or self._odd:
             return self._pick_among(tried, now)
-        first = self._surely(now) if self._unsure else self._first()
+        first = self._surely(now) if self._lapses or self._shaky else self._first()
         if first is None:
             return None
         peer = first.peer
@@ -235,8 +236,7 @@ class Least:
         self._consider(peers)
 
     def _consider(self, peers: Sequence[Peer]) -> None:
-        self._shared = any(peer.everywhere is not None for peer in peers)
-        self._unsure = self._always_unsure or self._shared
+        self._shaky = self._restless or any(peer.everywhere is not None for peer in peers)
 
     def _take_out(self, seat: _Seat) -> None:
         if seat.state > 0:
@@ -341,40 +341,54 @@ class Least:
         return best
 
     def _surely(self, now: float) -> _Seat | None:
-        """The same where other workers, or time, may have changed ratios."""
+        """The same where ratios may have changed meanwhile."""
+        seats = self._seats
+        if not seats:
+            return None
+        shaky = self._shaky
         at = self._at + 1
-        self._at = at if at < len(self._seats) else 0
-        if self._seats:
-            self._look_again(self._seats[self._at], now)
-        seat = self._first()
-        for _ in range(_LOOKS):
-            if seat is None or not self._look_again(seat, now):
-                break
-            seat = self._first()
-        if seat is None and self._full:
-            for other in [other for other in self._full if other.state == _FULL]:
-                self._look_again(other, now)
-            seat = self._first()
-        return seat
-
-    def _look_again(self, seat: _Seat, now: float) -> bool:
-        """Whether it had to be placed elsewhere."""
+        if at >= len(seats):
+            at = 0
+        self._at = at
+        seat = seats[at]
         peer = seat.peer
         if seat.state > 0:
-            if not self._shared and not self._lapsed(peer, now):
-                return False
-            assert seat.pot is not None
-            look(peer)
-            if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
-                return False
-            self._leave(seat)
-            self._moved.pop()
-        elif seat.state != _FULL or full(peer):
+            if shaky or now - peer.checked > peer.fail_timeout:
+                self._has_moved(seat, now)
+        elif seat.state == _FULL:
+            self._has_room(seat, now)
+        first = self._first()
+        for _ in range(_LOOKS):
+            if first is None:
+                break
+            peer = first.peer
+            if not shaky and now - peer.checked <= peer.fail_timeout:
+                return first
+            if not self._has_moved(first, now):
+                return first
+            first = self._first()
+        if first is None and self._full:
+            for seat in [seat for seat in self._full if seat.state == _FULL]:
+                self._has_room(seat, now)
+            first = self._first()
+        return first
+
+    def _has_moved(self, seat: _Seat, now: float) -> bool:
+        """Whether its ratio is another one by now; it is there then."""
+        peer = seat.peer
+        assert seat.pot is not None
+        look(peer)
+        if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
             return False
-        else:
-            look(peer)
+        self._leave(seat)
+        self._moved.pop()
         self._place(seat, now)
         return True
+
+    def _has_room(self, seat: _Seat, now: float) -> None:
+        """Let it take part again if other workers have made room there."""
+        if not full(seat.peer):
+            self._place(seat, now)
 
     def _pick_among(self, tried: Collection[Peer], now: float) -> Peer | None:
         """The same with those walked over that must be, and without those that were tried."""
@@ -397,7 +411,7 @@ class Least:
                     self._moved.append(seat)
                 else:
                     self._place(seat, now)
-        first = self._surely(now) if self._unsure else self._first()
+        first = self._surely(now) if self._lapses or self._shaky else self._first()
         level: _Level | None = None
         if first is not None:
             assert first.pot is not None

@@ -12,7 +12,7 @@ class LeastConn(Least):
     __slots__ = ()
 
     def __init__(self, method: Method, chance: Chance) -> None:
-        super().__init__(unsure=False)
+        super().__init__()
 
     def _ratio(self, peer: Peer, now: float) -> float:
         return (peer.connections + peer.elsewhere) / peer.weight

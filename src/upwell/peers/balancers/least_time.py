@@ -1,4 +1,4 @@
-"""`least_time`: the peer that is likely to be done first with what it has and one more request."""
+"""`least_time`: the peer that is likely to be done first with what it has and one more request, as nginx reckons it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,11 @@ from upwell.peers.peer import Method
 
 
 class LeastTime(Least):
-    __slots__ = ("_inflight", "_times")
+    __slots__ = ("_times",)
 
     def __init__(self, method: Method, chance: Chance) -> None:
-        super().__init__(unsure=True)
+        super().__init__(lapses=True, restless=method.inflight)
         self._times = AnswerTimes(method)
-        self._inflight = method.inflight
-
-    def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
-        peer = super().pick(key, tried, now)
-        if self._inflight and peer is not None:
-            self._times.picked(peer, now)
-        return peer
-
-    def released(self, peer: Peer) -> None:
-        if self._inflight:
-            self._times.released(peer)
-        super().released(peer)
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
         self._times.answered(peer, header, last, now, well)
@@ -36,5 +24,18 @@ class LeastTime(Least):
     def _ratio(self, peer: Peer, now: float) -> float:
         return self._times.cost(peer, now)
 
-    def _lapsed(self, peer: Peer, now: float) -> bool:
-        return self._inflight or now - peer.checked > peer.fail_timeout
+
+class LeastTimeInflight(LeastTime):
+    """With the parameter `inflight`: requests that take longer than usual count before they are over."""
+
+    __slots__ = ()
+
+    def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
+        peer = super().pick(key, tried, now)
+        if peer is not None:
+            self._times.picked(peer, now)
+        return peer
+
+    def released(self, peer: Peer) -> None:
+        self._times.released(peer)
+        super().released(peer)
