@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upwell.peers.balancers.least_conn import LeastConn
+from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
@@ -184,3 +189,78 @@ def test_the_sequence_is_nginx_s(specs: list[PeerSpec], script: list[tuple[str, 
         elif what == "read":
             compare()
     compare()
+
+
+moves = st.one_of(
+    st.tuples(st.just("pick"), st.integers(0, 20)),
+    st.tuples(st.just("pick"), st.integers(0, 20)),
+    st.tuples(st.just("end"), st.integers(0, 20)),
+    st.tuples(st.just("join"), st.integers(0, 20)),
+    st.tuples(st.just("append"), st.integers(1, 3)),
+    st.tuples(st.just("leave"), st.integers(0, 20)),
+    st.tuples(st.just("weigh"), st.integers(0, 20)),
+    st.tuples(st.just("turn"), st.integers(0, 20)),
+    st.tuples(st.just("read"), st.just(0)),
+)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=6), st.lists(moves, max_size=120))
+def test_so_it_stays_while_peers_come_and_go(weights: list[int], script: list[tuple[str, int]]) -> None:
+    """`now` stands still and nobody fails: what is looked at is whom the heaps hold."""
+    balancer = LeastConn(Method("least_conn"), Random(1).random)
+    plain = PlainUpstream(UpstreamSpec("u", ()))
+    twin: dict[Peer, PlainPeer] = {}
+    held: list[Peer] = []
+
+    def new(weight: int) -> Peer:
+        spec = PeerSpec("p", ("127.0.0.1", 80), weight=weight)
+        peer = Peer(spec, 0, 0)
+        twin[peer] = PlainPeer(spec)
+        return peer
+
+    peers = tuple(new(weight) for weight in weights)
+
+    def follow() -> None:
+        plain.peers = [twin[peer] for peer in peers]
+        balancer.rebuild(peers, [peer for peer in peers if peer.up])
+
+    follow()
+    for what, amount in script:
+        at = amount % len(peers) if peers else 0
+        if what == "pick":
+            for _ in range(amount):
+                chosen, expected = balancer.pick(None, (), 1.0), plain.pick(set(), 1.0)
+                assert (None if chosen is None else peers.index(chosen)) == expected
+                if chosen is not None:
+                    chosen.connections += 1
+                    held.append(chosen)
+        elif what == "end":
+            for _ in range(min(amount, len(held))):
+                peer = held.pop(amount % len(held))
+                peer.connections -= 1
+                twin[peer].conns -= 1
+                balancer.released(peer)
+        elif what == "read":
+            balancer.settle()
+            for peer in peers:
+                assert peer.current_weight == twin[peer].current
+        elif what == "turn" and peers:
+            peers[at].up = twin[peers[at]].down
+            twin[peers[at]].down = not peers[at].up
+            follow()
+        elif what == "append":
+            peers = (*peers, *[new(amount) for _ in range(amount)])
+            follow()
+        elif what == "join":
+            peers = (*peers[:at], new(1 + amount % 3), *peers[at:])
+            follow()
+        elif what == "leave" and peers:
+            peers = (*peers[:at], *peers[at + 1 :])
+            follow()
+        elif what == "weigh" and peers:
+            peer = peers[at]
+            other = twin[peer]
+            peer.weight = peer.effective_weight = other.effective = 1 + amount % 4
+            other.spec = replace(other.spec, weight=peer.weight)
+            peers = (*peers[:at], peer, *peers[at + 1 :])
+            follow()
