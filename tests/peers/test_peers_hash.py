@@ -203,6 +203,74 @@ def test_the_addresses_of_one_server_share_its_keys_by_weight() -> None:
     assert balancer.pick(key, two, 1.0) is other[0]
 
 
+@given(
+    turns=st.lists(
+        st.tuples(
+            st.sampled_from(("key", "none", "key", "none", "settled", "tried", "failed", "down", "up")),
+            st.integers(0, 2),
+            st.integers(1, 15),
+        ),
+        max_size=20,
+    )
+)
+@settings(deadline=None, max_examples=200)
+def test_the_turns_of_addresses_are_nginxs_walk(turns: list[tuple[str, int, int]]) -> None:
+    """Written down rounds or not: the weights are those that nginx's walks over the same peers leave."""
+    weights = (2, 1, 3, 1)
+    spec = [PeerSpec(f"p{n}", ("p", n), server="app" if n < 3 else "x", weight=w) for n, w in enumerate(weights)]
+    peers = [Peer(one, n, n) for n, one in enumerate(spec)]
+    twins = [Peer(one, n, n) for n, one in enumerate(spec)]
+    balancer = made("consistent", peers)
+    key = next(key for key, peer in owners(balancer).items() if peer.spec.server == "app")
+    balancer = made("consistent", peers)
+    for peer, twin in zip(peers, twins, strict=True):
+        peer.current_weight = twin.current_weight = 0
+    up = list(twins)
+    for what, which in ((what, which) for what, which, times in turns for _ in range(times)):
+        tried: list[int] = []
+        among = [twin for twin in up if twin.spec.server == "app"] or up
+        if what in ("down", "up"):
+            up = [twin for twin in twins if (twin in up and twin.id != which) or (what == "up" and twin.id == which)]
+            balancer.rebuild(peers, [peers[twin.id] for twin in up])
+            continue
+        if what == "failed":
+            balancer.settle()
+            peers[which].effective_weight = twins[which].effective_weight = 1
+            continue
+        if what == "none":
+            among = up
+        elif what == "tried":
+            tried = [which]
+            among = [twin for twin in among if twin.id != which] or [twin for twin in up if twin.id != which]
+        picked = balancer.pick(b"" if what == "none" else key, [peers[number] for number in tried], 1.0)
+        expected = _walk(among)
+        assert (picked and picked.id) == (expected and expected.id)
+        if what != "settled":
+            continue
+        balancer.settle()
+        assert [peer.current_weight for peer in peers] == [twin.current_weight for twin in twins]
+
+
+def _walk(peers: list[Peer]) -> Peer | None:
+    """ngx_http_upstream_get_peer, without what is no part of the weights."""
+    best = None
+    total = 0
+    for peer in peers:
+        peer.current_weight += peer.effective_weight
+        total += peer.effective_weight
+        peer.effective_weight = min(peer.effective_weight + 1, peer.weight)
+        if best is None or peer.current_weight > best.current_weight:
+            best = peer
+    if best is not None:
+        best.current_weight -= total
+    return best
+
+
+def test_a_bounded_load_is_of_each_address() -> None:
+    peers = [Peer(PeerSpec(f"p{n}", ("p", n), server="app"), n, n) for n in range(3)]
+    assert len(set(owners(made("bounded", peers)).values())) == 3
+
+
 def test_a_failed_peer_gets_its_weight_back_as_its_turns_come() -> None:
     peers = group([4, 4])
     balancer = made("consistent", peers)

@@ -2,7 +2,8 @@
 
 Consistent hashing with bounded loads (V. Mirrokni, M. Thorup, M. Zadimoghaddam, 2016): a peer takes at most `bounded`
 times its share, by weight, of the requests that are under way in this worker. What is too much goes on to the next ones
-on the ring, so that a key that everybody asks for spreads over as few peers as it can. nginx has nothing like it.
+on the ring, so that a key that everybody asks for spreads over as few peers as it can. nginx has nothing like it; where
+a `server` line means several addresses, each has keys of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class BoundedHash:
         self._factor = method.bounded
         self._instead = RoundRobin(method, chance)
         self._peers: Sequence[Peer] = ()
-        self._ring = Ring()
+        self._ring = Ring(by_address=True)
         self._up: frozenset[Peer] = frozenset()
         self._under_way = 0
         self._weight = 0

@@ -22,19 +22,24 @@ _MOST_TRIES: Final = 20
 class ConsistentHash:
     """Each peer has 160 points on the ring for each unit of its weight."""
 
-    __slots__ = ("_instead", "_peers", "_ring", "_up", "watches")
+    __slots__ = ("_chance", "_instead", "_method", "_peers", "_ring", "_turns", "_up", "watches")
 
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = False
+        self._method = method
+        self._chance = chance
         self._instead = RoundRobin(method, chance)
         self._peers: Sequence[Peer] = ()
         self._ring = Ring()
         self._up: frozenset[Peer] = frozenset()
+        self._turns: dict[str, RoundRobin] = {}  # of the servers with several addresses
 
     def __repr__(self) -> str:
         return f"<ConsistentHash {len(self._up)} of {len(self._peers)} peers>"
 
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
+        self.settle()
+        self._turns = {}
         self._instead.rebuild(peers, up)
         self._up = frozenset(up)
         if peers is not self._peers:
@@ -43,45 +48,51 @@ class ConsistentHash:
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         if not key or len(self._peers) < 2:
-            return self._instead.pick(None, tried, now)
+            return self._in_turn(tried, now)
         at = crc32(key)
         if not tried:
             server = self._ring.first(at)
-            if server is not None and len(server.peers) == 1:
-                peer = server.peers[0]
-                if peer in self._up and not unfit(peer, now):
-                    if peer.effective_weight < peer.weight:
-                        peer.effective_weight += 1
-                    return chosen(peer, now)
+            if server is not None:
+                peer = self._of(server, tried, now)
+                if peer is not None:
+                    return peer
         # What came before the tried ones is gone through again, so that it is counted as it was.
         for server in islice(self._ring.after(at), _MOST_TRIES + 1):
-            found = self._among(server, tried, now)
-            if found is not None:
-                return chosen(found, now)
-        return self._instead.pick(None, tried, now)
+            peer = self._of(server, tried, now)
+            if peer is not None:
+                return peer
+        return self._in_turn(tried, now)
 
     def settle(self) -> None:
         self._instead.settle()
+        for turns in self._turns.values():
+            turns.settle()
 
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
 
-    def _among(self, server: Server, tried: Collection[Peer], now: float) -> Peer | None:
-        """The peer of `server` whose turn it is: nginx's smooth weighted walk, on the weights of the round robin."""
-        fit = [peer for peer in server.peers if peer not in tried and peer in self._up and not unfit(peer, now)]
-        if not fit:
+    def _of(self, server: Server, tried: Collection[Peer], now: float) -> Peer | None:
+        """The peer of `server` whose turn it is; None: it has none who can have the request."""
+        if len(server.peers) > 1:
+            return self._among(server, tried, now)
+        peer = server.peers[0]
+        if peer in tried or peer not in self._up or unfit(peer, now):
             return None
+        if peer.effective_weight < peer.weight:
+            peer.effective_weight += 1
+        return chosen(peer, now)
+
+    def _among(self, server: Server, tried: Collection[Peer], now: float) -> Peer | None:
+        """One of several addresses, by nginx's smooth weighted round robin; its weights are those of all peers'."""
         self._instead.settle()
-        best = fit[0]
-        total = 0
-        for peer in fit:
-            weight = peer.effective_weight
-            peer.current_weight += weight
-            total += weight
-            if weight < peer.weight:
-                peer.effective_weight = weight + 1
-            if peer.current_weight > best.current_weight:
-                best = peer
-        best.current_weight -= total
-        return best
+        turns = self._turns.get(server.name)
+        if turns is None:
+            turns = self._turns[server.name] = RoundRobin(self._method, self._chance)
+            turns.rebuild(server.peers, [peer for peer in server.peers if peer in self._up])
+        return turns.pick(None, tried, now)
+
+    def _in_turn(self, tried: Collection[Peer], now: float) -> Peer | None:
+        if self._turns:
+            self.settle()
+        return self._instead.pick(None, tried, now)

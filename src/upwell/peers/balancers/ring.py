@@ -1,7 +1,7 @@
 """The ring of consistent hashing: which server comes at a hash, and which after it.
 
-A server is what a `server` line names; the addresses behind a name share its points, as in nginx
-(ngx_http_upstream_hash_module.c), whose ketama points these are. It knows nothing of who is up.
+The points are nginx's (ketama, ngx_http_upstream_hash_module.c). A server is what a `server` line names, and the
+addresses behind a name share its points, as they do there; or each address is one. It knows nothing of who is up.
 
 The points lie in many short sorted arrays, by their high bits: a peer that joins or leaves changes a few bytes here and
 there, where one array of the 1.6 million points of ten thousand peers would be moved in memory 160 times.
@@ -43,11 +43,6 @@ class Server:
         return f"<Server {self.name}, {len(self.peers)} peers>"
 
 
-def server_of(peer: Peer) -> str:
-    """The name of the server whose address `peer` is."""
-    return peer.spec.server or peer.name
-
-
 def _weight(peers: Sequence[Peer]) -> int:
     """The weight of a server with these peers."""
     return max([peer.weight for peer in peers], default=0)
@@ -72,11 +67,12 @@ def points(server: str, begin: int, end: int) -> list[int]:
 
 
 class Ring:
-    """The points of some servers. `follow` says whose."""
+    """The points of some servers. `follow` says whose; with `by_address` each peer is a server of its own."""
 
-    __slots__ = ("_buckets", "_by_name", "_servers", "_shift", "_size", "_weights")
+    __slots__ = ("_buckets", "_by_address", "_by_name", "_servers", "_shift", "_size", "_weights")
 
-    def __init__(self) -> None:
+    def __init__(self, by_address: bool = False) -> None:
+        self._by_address = by_address
         self._buckets: list[array[int]] = [array("Q")]
         self._shift = 32
         self._size = 0
@@ -127,25 +123,29 @@ class Ring:
             for name, found in members.items():
                 self._change(name, found)
 
+    def _name(self, peer: Peer) -> str:
+        """The name of the server whose address `peer` is."""
+        return peer.name if self._by_address else peer.spec.server or peer.name
+
     def _changed(self, peers: Sequence[Peer]) -> dict[str, list[Peer]]:
         """The servers of which something is not as before, with their peers; takes note of all peers."""
         # Ten thousand peers are looked through here while requests wait.
         weights = self._weights
         came = [peer for peer in peers if weights.get(peer, -1) != peer.weight]
-        touched = {server_of(peer) for peer in came}
+        touched = {self._name(peer) for peer in came}
         for peer in came:
             weights[peer] = peer.weight
         if len(weights) != len(peers):
             for peer in weights.keys() - set(peers):
                 del weights[peer]
-                touched.add(server_of(peer))
+                touched.add(self._name(peer))
         members: dict[str, list[Peer]] = {}
         shared = False
         for name in touched:
             server = self._by_name.get(name)
             members[name] = [] if server is None else [peer for peer in server.peers if peer in weights]
         for peer in came:
-            found = members[server_of(peer)]
+            found = members[self._name(peer)]
             if peer not in found:
                 found.append(peer)
                 shared |= len(found) > 1
@@ -160,7 +160,7 @@ class Ring:
         self._servers = {}
         self._by_name = {}
         for peer in peers:
-            server = self._server(server_of(peer))
+            server = self._server(self._name(peer))
             server.peers.append(peer)
             server.weight = max(server.weight, peer.weight)
         total = sum([server.weight for server in self._by_name.values()]) * _POINTS
