@@ -42,7 +42,8 @@ class Load:
 
 
 class Block:
-    """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server" or "location".
+    """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server", "location", or
+    "stream", "stream_upstream", "stream_server".
 
     `block[ProxySettings]` is the frozen dataclass of that feature for this block: its own values over those inherited
     from the blocks around it. While a file is loaded, setters put values in with `set`; afterwards nothing changes.
@@ -100,6 +101,14 @@ class Block:
                 return block
             block = block.parent
         raise LookupError(kind)
+
+    @property
+    def section(self) -> Block:
+        """The block right below the main level that this one is, or stands in: `http` or `stream`."""
+        block = self
+        while block.parent is not None and block.parent.parent is not None:
+            block = block.parent
+        return block
 
     # What follows is for setters, while the file is being loaded.
 

@@ -33,6 +33,9 @@ from upwell.modules import (
     upwell_status,
     variables,
 )
+from upwell.modules.stream import proxy as stream_proxy
+from upwell.modules.stream import server as stream_server
+from upwell.modules.stream import variables as stream_variables
 
 MODULES: tuple[Module, ...] = (
     core.MODULE,
@@ -64,6 +67,9 @@ MODULES: tuple[Module, ...] = (
     lua.MODULE,
     variables.MODULE,
     health_policy.MODULE,
+    stream_server.MODULE,
+    stream_proxy.MODULE,
+    stream_variables.MODULE,
     no_effect.MODULE,
 )
 """In the order in which their closing checks run: upstreams before what refers to them, variables after all uses."""

@@ -16,7 +16,7 @@ from upwell.log import ERROR
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_LEVELS = "http server location"
+_LEVELS = "http server location stream stream_server"
 _FORBIDDEN = 403
 _REMEMBERED = 4096
 

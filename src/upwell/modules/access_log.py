@@ -15,7 +15,7 @@ from upwell.modules.core import full_path
 from upwell.modules.syslog import Syslog, parse_syslog
 from upwell.units import parse_seconds, parse_size, parse_time
 
-_LEVELS = "http server location"
+_LEVELS = "http server location stream stream_server"
 _ESCAPES = ("default", "json", "none")
 _COMBINED = (
     '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"'
@@ -88,7 +88,7 @@ class LogFormatsSettings:
 
 def _log_format(block: Block, directive: Directive) -> None:
     name = directive.args[0]
-    known = block[LogFormatsSettings].formats
+    known = _formats(block)
     if any(other.name == name for other in known):
         raise directive.error(f'duplicate "log_format" name "{name}"', 0)
     escape, first = "default", 1
@@ -121,6 +121,8 @@ def _access_log(block: Block, directive: Directive) -> None:
             if "/../" in path:
                 raise directive.error('"access_log" with variables and ".." in its path is not supported by upwell', 0)
             template = block.template(directive, 0, path)
+    if len(directive.args) == 1 and block.section.kind == "stream":
+        raise directive.error("log format is not specified")
     format_ = COMBINED
     if len(directive.args) > 1:
         format_ = _find_format(block, directive)
@@ -186,15 +188,26 @@ def _log_file_cache(block: Block, directive: Directive) -> None:
 
 def _find_format(block: Block, directive: Directive) -> LogFormat:
     name = directive.args[1]
-    for known in block.around("http")[LogFormatsSettings].formats:
+    for known in _formats(block.section):
         if known.name == name:
             return known
     raise directive.error(f'unknown log format "{name}"', 1)
 
 
+def _formats(section: Block) -> tuple[LogFormat, ...]:
+    """The formats so far; stream begins with none."""
+    first = () if section.kind == "stream" else (COMBINED,)
+    formats: tuple[LogFormat, ...] = section.own(LogFormatsSettings).get("formats", first)
+    return formats
+
+
 def _close_http(block: Block) -> None:
     if "logs" not in block.own(AccessLogSettings):
         block.set(AccessLogSettings, "logs", (AccessLog(full_path(block, "logs/access.log"), COMBINED),))
+    _close_section(block)
+
+
+def _close_section(block: Block) -> None:
     paths: dict[str, AccessLog] = {}
     for inner in block.walk():
         for log in inner.own(AccessLogSettings).get("logs", ()):
@@ -210,9 +223,9 @@ def _close_http(block: Block) -> None:
 MODULE = Module(
     "access_log",
     (
-        command("log_format", "http", (2, None), _log_format),
+        command("log_format", "http stream", (2, None), _log_format),
         command("access_log", _LEVELS, (1, None), _access_log),
         command("open_log_file_cache", _LEVELS, (1, 4), _log_file_cache),
     ),
-    {"http": _close_http},
+    {"http": _close_http, "stream": _close_section},
 )

@@ -81,11 +81,11 @@ MODULE = Module(
     "balancing",
     (
         command("ip_hash", "upstream", 0, _ip_hash),
-        command("hash", "upstream", (1, 3), _hash),
-        command("least_conn", "upstream", 0, _least_conn),
+        command("hash", "upstream stream_upstream", (1, 3), _hash),
+        command("least_conn", "upstream stream_upstream", 0, _least_conn),
         command("least_time", "upstream", (1, 2), _least_time),
         command("ewma", "upstream", 0, _ewma),
-        command("random", "upstream", (0, 2), _random),
+        command("random", "upstream stream_upstream", (0, 2), _random),
     ),
     options=(
         "http_upstream_hash_module",

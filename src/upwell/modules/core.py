@@ -15,7 +15,7 @@ from upwell.config.slots import flag, once, parse_number, time
 from upwell.errors import ConfigError, Position
 from upwell.log import DEBUG, ERROR, LEVELS
 
-_EVERYWHERE = "main http server location"
+_EVERYWHERE = "main http server location stream stream_server"
 _DEBUG_PARTS = frozenset(f"debug_{part}" for part in ("core", "alloc", "mutex", "event", "http", "mail", "stream"))
 
 

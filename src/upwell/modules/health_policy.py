@@ -69,11 +69,12 @@ def _concurrency(block: Block, directive: Directive) -> None:
 
 def _close_http(http: Block) -> None:
     """Only now is known what the http block says, which may do so after its upstreams."""
-    policies = {block[UpstreamSettings].name: block[HealthPolicySettings] for block in http.of("upstream")}
+    blocks = [block for block in http.children if block.kind.endswith("upstream")]
+    policies = {block[UpstreamSettings].name: block[HealthPolicySettings] for block in blocks}
     common = http[HealthPolicySettings]
     specs = []
     for spec in http[UpstreamsSettings].specs:
-        policy = common if spec.implicit else policies.get(spec.name, common)
+        policy = common if spec.implicit else policies.get(spec.local, common)
         specs.append(replace(spec, all_down=policy.all_down, panic=policy.panic, mass_down=policy.mass_down))
     http.set(UpstreamsSettings, "specs", tuple(specs))
 
@@ -81,9 +82,9 @@ def _close_http(http: Block) -> None:
 MODULE = Module(
     "health_policy",
     (
-        command("all_down", "upstream", 1, _all_down),
-        command("mass_down_threshold", "http upstream", 1, _mass_down),
+        command("all_down", "upstream stream_upstream", 1, _all_down),
+        command("mass_down_threshold", "http upstream stream stream_upstream", 1, _mass_down),
         command("health_check_concurrency", "http", 1, _concurrency),
     ),
-    {"http": _close_http},
+    {"http": _close_http, "stream": _close_http},
 )

@@ -72,7 +72,7 @@ def _server(block: Block, directive: Directive) -> None:
 
 
 def _listen(block: Block, directive: Directive) -> None:
-    addresses = _addresses(block, directive)
+    addresses = listen_addresses(block, directive, 80)
     spec = ListenSpec(("", 0))
     default = explicit = False
     for index, parameter in enumerate(directive.args[1:], 1):
@@ -106,11 +106,11 @@ def _listen(block: Block, directive: Directive) -> None:
         block.append(ServerSettings, "listens", listen)
 
 
-def _addresses(block: Block, directive: Directive) -> list[tuple[str, int] | str]:
-    """The socket addresses that the first argument of `listen` means."""
+def listen_addresses(block: Block, directive: Directive, port: int) -> list[tuple[str, int] | str]:
+    """The socket addresses that the first argument of `listen` means; `port` where it names none (0: it has to)."""
     text = directive.args[0]
     try:
-        ports, address = _ports(text)
+        ports, address = _ports(text, port)
         if address.path:
             return [address.path]
         if address.host == "*":
@@ -129,7 +129,7 @@ def _addresses(block: Block, directive: Directive) -> list[tuple[str, int] | str
     return [(host, port) for port in ports for host in hosts]
 
 
-def _ports(text: str) -> tuple[range, Address]:
+def _ports(text: str, default: int) -> tuple[range, Address]:
     if text.isdigit():
         port = parse_port(text)
         return range(port, port + 1), Address("*", port)
@@ -142,7 +142,9 @@ def _ports(text: str) -> tuple[range, Address]:
         address = parse_address(head) if colon else Address("*")
         return range(first, last + 1), address
     address = parse_address(text)
-    port = address.port or 80
+    port = address.port or default
+    if not port and not address.path:
+        raise ValueError("no port")
     return range(port, port + 1), address
 
 

@@ -81,14 +81,14 @@ UNSUPPORTED = words(
     proxy_bind_dynamic proxy_buffer proxy_cache_background_update proxy_cache_bypass proxy_cache_convert_head
     proxy_cache_key proxy_cache_lock proxy_cache_lock_age proxy_cache_lock_timeout proxy_cache_max_range_offset
     proxy_cache_methods proxy_cache_min_uses proxy_cache_path proxy_cache_purge proxy_cache_revalidate
-    proxy_cache_use_stale proxy_cache_valid proxy_download_rate proxy_downstream_buffer proxy_half_close proxy_no_cache
-    proxy_pass_error_message proxy_protocol proxy_protocol_timeout proxy_requests proxy_responses proxy_ssl
-    proxy_ssl_alpn proxy_ssl_certificate
+    proxy_cache_use_stale proxy_cache_valid proxy_download_rate proxy_downstream_buffer proxy_no_cache
+    proxy_pass_error_message
+    proxy_ssl_alpn
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache
-    proxy_ssl_certificate_key proxy_ssl_ciphers proxy_ssl_conf_command proxy_ssl_crl proxy_ssl_name
-    proxy_ssl_password_file proxy_ssl_protocols proxy_ssl_server_name proxy_ssl_session_reuse
-    proxy_ssl_trusted_certificate proxy_ssl_verify proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
-    proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_timeout proxy_upload_rate
+    proxy_ssl_conf_command proxy_ssl_crl
+    proxy_ssl_password_file
+    proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
+    proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher queue quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
     referer_hash_bucket_size referer_hash_max_size resolver resolver_file resolver_timeout rewrite root rtmp
@@ -110,16 +110,16 @@ UNSUPPORTED = words(
     set_rotate set_secure_random_alphanum set_secure_random_lcalpha set_sha1 set_unescape_uri slice smtp_auth
     smtp_capabilities smtp_client_buffer smtp_greeting_delay source_charset spdy_chunk_size spdy_headers_comp
     split_clients srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
-    ssi_silent_errors ssi_types ssi_value_length ssl ssl_buffer_size ssl_certificate ssl_certificate_by_lua_block
-    ssl_certificate_by_lua_file ssl_certificate_compression ssl_certificate_key ssl_ciphers ssl_client_certificate
+    ssi_silent_errors ssi_types ssi_value_length ssl ssl_buffer_size ssl_certificate_by_lua_block
+    ssl_certificate_by_lua_file ssl_certificate_compression
     ssl_client_hello_by_lua_block ssl_client_hello_by_lua_file ssl_crl ssl_dhparam ssl_early_data ssl_ecdh_curve
-    ssl_ech_file ssl_engine ssl_handshake_timeout ssl_object_cache_inheritable ssl_ocsp ssl_ocsp_cache
-    ssl_ocsp_responder ssl_password_file ssl_prefer_server_ciphers ssl_preread ssl_protocols ssl_psk_by_lua_block
-    ssl_reject_handshake ssl_session_cache ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
-    ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key ssl_session_tickets
-    ssl_session_timeout ssl_stapling ssl_stapling_file ssl_stapling_responder ssl_stapling_verify
-    ssl_trusted_certificate ssl_verify_client ssl_verify_depth starttls state state_path status
-    status_zone sticky sticky_cookie_insert stream stream_lua_package_path stub_status sub_filter
+    ssl_ech_file ssl_engine ssl_object_cache_inheritable ssl_ocsp ssl_ocsp_cache
+    ssl_ocsp_responder ssl_password_file ssl_preread ssl_psk_by_lua_block
+    ssl_reject_handshake ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
+    ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
+    ssl_stapling ssl_stapling_file ssl_stapling_responder ssl_stapling_verify
+    ssl_verify_depth starttls state state_path status
+    status_zone sticky sticky_cookie_insert stream_lua_package_path stub_status sub_filter
     sub_filter_last_modified sub_filter_once sub_filter_types subrequest_output_buffer_size subs_filter timeout
     try_files tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
     tunnel_next_upstream tunnel_next_upstream_timeout tunnel_next_upstream_tries tunnel_pass tunnel_read_timeout

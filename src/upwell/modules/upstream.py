@@ -13,7 +13,7 @@ from upwell.config.model import Block
 from upwell.config.slots import number, once, parse_number, time
 from upwell.errors import ConfigError
 from upwell.modules.address import Address, format_address, is_ip, parse_address
-from upwell.peers.peer import Method, PeerSpec, UpstreamSpec
+from upwell.peers.peer import STREAM, Method, PeerSpec, UpstreamSpec
 from upwell.units import parse_seconds, parse_size
 
 _UNSUPPORTED = words("resolve route service drain id")
@@ -68,19 +68,30 @@ class _Before:
     errors: int = 0
 
 
-def implicit_upstream(http: Block, name: str, address: Address, default_port: int = 80) -> None:
-    """Add the upstream of a `proxy_pass` to an address, once per name. Raises ValueError with nginx's words."""
+def implicit_upstream(http: Block, name: str, address: Address, default_port: int = 80) -> str:
+    """Add the upstream of a `proxy_pass` to an address, once per name, and return what its UpstreamSpec is called.
+
+    Raises ValueError with nginx's words; a `default_port` of 0 is none.
+    """
     if f"={name}" in http[_Index].specs:
-        return
+        return http[_Index].specs[f"={name}"].name
     peers = tuple(PeerSpec(text, where, server=name) for text, where in _expand(http, address, default_port))
-    _add(http, f"={name}", UpstreamSpec(name, peers, implicit=True))
+    spec = UpstreamSpec(_identity(http, name), peers, implicit=True)
+    _add(http, f"={name}", spec)
+    return spec.name
+
+
+def _identity(section: Block, name: str) -> str:
+    """The name by which everybody but the configuration file knows an upstream: http and stream may both have `name`
+    (docs/decisions/0018-stream.md)."""
+    return f"{STREAM}{name}" if section.kind == "stream" else name
 
 
 def _upstream(block: Block, directive: Directive) -> None:
     name = directive.args[0]
     block.set(UpstreamSettings, "name", name)
     block.set(_Before, "errors", len(block.loading.errors))
-    if find_upstream(block.around("http"), name) is not None:
+    if find_upstream(block.section, name) is not None:
         raise directive.error(f'duplicate upstream "{name}"', 0)
 
 
@@ -106,7 +117,7 @@ def _server(block: Block, directive: Directive) -> None:
         settings[name] = value
     try:
         address = parse_address(text)
-        found = list(_expand(block, address, 80))
+        found = list(_expand(block, address, 80 if block.kind == "upstream" else 0))
     except ValueError as error:
         raise directive.error(f'{error} in upstream "{text}"', 0) from None
     for name, where in found:
@@ -140,6 +151,8 @@ def _expand(block: Block, address: Address, default_port: int) -> Iterator[tuple
         yield f"unix:{address.path}", address.path
         return
     port = address.port or default_port
+    if not port:
+        raise ValueError("no port")
     if is_ip(address.host):
         yield format_address(address.host, port), (address.host, port)
         return
@@ -177,7 +190,7 @@ def _zone(block: Block, directive: Directive) -> None:
         if bytes_ < _SMALLEST_ZONE:
             raise directive.error(f'zone "{name}" is too small', 1)
         block.loading.idle.append((f"the size of zone {name}", directive.place(1)))
-    elif not any(other[UpstreamSettings].zone == name for other in block.around("http").of("upstream")):
+    elif not any(other[UpstreamSettings].zone == name for other in block.section.of(block.kind)):
         raise directive.error(f'zero size shared memory zone "{name}"', 0)
     block.set(UpstreamSettings, "zone", name)
 
@@ -187,19 +200,19 @@ def _close_upstream(block: Block) -> None:
     given = "peers" in own
     peers = own["peers"] = tuple(own.get("peers", ()))
     settings = block[UpstreamSettings]
-    http = block.around("http")
+    http = block.section
     if find_upstream(http, settings.name) is None:
         # known even when something is wrong with it, or each `proxy_pass` to it would be an error too
-        _add(http, settings.name.lower(), _spec_of(settings))
+        _add(http, settings.name.lower(), _spec_of(settings, http))
     if not given and len(block.loading.errors) == block[_Before].errors:  # else a `server` may be what was refused
         raise ConfigError("no servers are inside upstream", block.position)
     if peers and all(peer.backup for peer in peers):
         raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
 
 
-def _spec_of(settings: UpstreamSettings) -> UpstreamSpec:
+def _spec_of(settings: UpstreamSettings, section: Block) -> UpstreamSpec:
     return UpstreamSpec(
-        settings.name,
+        _identity(section, settings.name),
         settings.peers,
         method=settings.method,
         keepalive=settings.keepalive,
@@ -213,13 +226,14 @@ MODULE = Module(
     "upstream",
     (
         command("upstream", "http", 1, _upstream, opens="upstream"),
-        command("server", "upstream", (1, None), _server),
+        command("upstream", "stream", 1, _upstream, opens="stream_upstream"),
+        command("server", "upstream stream_upstream", (1, None), _server),
         command("keepalive", "upstream", (1, 2), _keepalive),
         command("keepalive_requests", "upstream", 1, number(UpstreamSettings, "keepalive_requests")),
         command("keepalive_time", "upstream", 1, time(UpstreamSettings, "keepalive_time")),
         command("keepalive_timeout", "upstream", 1, time(UpstreamSettings, "keepalive_timeout")),
-        command("zone", "upstream", (1, 2), _zone),
+        command("zone", "upstream stream_upstream", (1, 2), _zone),
     ),
-    {"upstream": _close_upstream},
+    {"upstream": _close_upstream, "stream_upstream": _close_upstream},
     options=("http_upstream_keepalive_module", "http_upstream_zone_module"),
 )

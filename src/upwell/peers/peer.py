@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+STREAM = "stream/"
+"""What the names of upstreams of `stream` begin with, so that they are none of http's."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerSpec:
@@ -84,6 +87,11 @@ class UpstreamSpec:
     all_down: str = "fail"
     panic: int = 0
     mass_down: int = 50
+
+    @property
+    def local(self) -> str:
+        """The name as the configuration file has it."""
+        return self.name.removeprefix(STREAM)
 
 
 class PeerKey(NamedTuple):

@@ -37,19 +37,21 @@ def absorb(listens: Iterable[ListenSpec]) -> list[ListenSpec]:
     nginx (ngx_http_init_listening) binds `*:80` alone when `127.0.0.1:80` is also listened on, and finds the server by
     the connection's local address; a `reuseport` listen keeps a socket of its own.
     """
-    unique: dict[tuple[int, tuple[str, int] | str], ListenSpec] = {}
+    unique: dict[tuple[int, tuple[str, int] | str, bool], ListenSpec] = {}
     for listen in listens:
-        unique.setdefault((listen.family, listen.address), listen)
-    wild: set[tuple[int, int]] = {
-        (x.family, x.address[1]) for x in unique.values() if not isinstance(x.address, str) and x.address[0] in _ANY
+        unique.setdefault((listen.family, listen.address, listen.udp), listen)
+    wild: set[tuple[int, int, bool]] = {
+        (x.family, x.address[1], x.udp)
+        for x in unique.values()
+        if not isinstance(x.address, str) and x.address[0] in _ANY
     }
     return [x for x in unique.values() if not _covered(x, wild)]
 
 
-def _covered(listen: ListenSpec, wild: Set[tuple[int, int]]) -> bool:
+def _covered(listen: ListenSpec, wild: Set[tuple[int, int, bool]]) -> bool:
     if isinstance(listen.address, str) or listen.address[0] in _ANY or listen.reuseport:
         return False
-    return (listen.family, listen.address[1]) in wild
+    return (listen.family, listen.address[1], listen.udp) in wild
 
 
 def open_sockets(
@@ -66,15 +68,15 @@ def open_sockets(
     in all; another error ends it at once. Raises ListenError, with nothing new left open. With `test` an address in
     use is no error, for nginx's `-t` runs beside the server that it checks.
     """
-    at_hand = {(x.family, x.address): (x, held) for x, held in kept.items()}
+    at_hand = {(x.family, x.address, x.udp): (x, held) for x, held in kept.items()}
     opened: dict[ListenSpec, tuple[socket.socket, ...]] = {}
     fresh: list[socket.socket] = []
     wanted: list[ListenSpec] = []
     for listen in absorb(listens):
-        old, held = at_hand.get((listen.family, listen.address), (None, ()))
+        old, held = at_hand.get((listen.family, listen.address, listen.udp), (None, ()))
         if old is not None and old.reuseport == listen.reuseport:
             opened[listen] = held
-            if old.backlog != listen.backlog:
+            if old.backlog != listen.backlog and not listen.udp:
                 for sock in held:
                     sock.listen(listen.backlog)
             if not listen.reuseport or len(held) >= workers:
@@ -122,7 +124,7 @@ def _open_one(
 
 
 def _bind(listen: ListenSpec) -> socket.socket:
-    sock = socket.socket(listen.family, socket.SOCK_STREAM)
+    sock = socket.socket(listen.family, socket.SOCK_DGRAM if listen.udp else socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,7 +139,8 @@ def _bind(listen: ListenSpec) -> socket.socket:
             os.chmod(listen.address, 0o666)
         else:
             sock.bind(listen.address)
-        sock.listen(listen.backlog)
+        if not listen.udp:
+            sock.listen(listen.backlog)
     except OSError:
         sock.close()
         raise

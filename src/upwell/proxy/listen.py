@@ -11,13 +11,14 @@ class ListenSpec:
     """One address of `listen` (nginx: ngx_http_core_module). `address` is (host, port) or the path of a unix socket.
 
     Two specs are the same socket when `address` is equal; `backlog` as for listen(2). `ipv6only` means nothing but
-    for IPv6.
+    for IPv6. `udp`: datagrams come to it, not connections.
     """
 
     address: tuple[str, int] | str
     backlog: int = 511
     reuseport: bool = False
     ipv6only: bool = True
+    udp: bool = False
 
     @property
     def family(self) -> socket.AddressFamily:

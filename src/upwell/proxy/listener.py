@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 
 from upwell.log import ALERT, CRIT, ERROR, ErrorLog
 from upwell.proxy.client import Endpoint
+from upwell.proxy.session import Front
+from upwell.proxy.tcp_session import accepted
 from upwell.proxy.transport import Poll, Transport, Watched
 
 _MOST_AT_ONCE: Final = 8  # of one turn: the others are for those that came before, and for other workers
@@ -20,16 +22,19 @@ _SHORT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 
 class Listener(Watched):
-    """Gives each client that comes by `sock` to `endpoint`, until it is closed, the socket with it."""
+    """Gives each client that comes by `sock` to `endpoint` (a Front: of `stream`), until it is closed, the socket with
+    it.
+    """
 
-    __slots__ = ("_accept", "_endpoint", "_family", "_fd", "_log", "_loop", "_pausing", "_poll", "_sock")
+    __slots__ = ("_accept", "_endpoint", "_family", "_fd", "_front", "_log", "_loop", "_pausing", "_poll", "_sock")
 
-    def __init__(self, poll: Poll, sock: socket.socket, endpoint: Endpoint, log: ErrorLog) -> None:
+    def __init__(self, poll: Poll, sock: socket.socket, endpoint: Endpoint | Front, log: ErrorLog) -> None:
         self._poll = poll
         self._loop = endpoint.loop
         self._sock = sock
         self._accept: Callable[[], tuple[int, Any]] = cast(Any, sock)._accept  # accept() asks for the own address too
-        self._endpoint = endpoint
+        self._endpoint: Endpoint | None = endpoint if isinstance(endpoint, Endpoint) else None
+        self._front: Front | None = endpoint if isinstance(endpoint, Front) else None
         self._log = log
         self._fd = sock.fileno()
         self._family = int(sock.family)
@@ -40,7 +45,7 @@ class Listener(Watched):
         poll.watch(self._fd, select.EPOLLIN, self)
 
     def __repr__(self) -> str:
-        return f"<Listener {self._endpoint!r}{' pausing' if self._pausing else ''}>"
+        return f"<Listener {self._endpoint or self._front!r}{' pausing' if self._pausing else ''}>"
 
     def ready(self, events: int) -> None:
         for _ in range(_MOST_AT_ONCE):
@@ -52,7 +57,11 @@ class Listener(Watched):
                 self._failed(error)
                 return
             os.set_blocking(fd, False)
-            Transport(self._poll, fd, self._family, peer, self._endpoint.connect()).begin()
+            endpoint = self._endpoint
+            if endpoint is not None:
+                Transport(self._poll, fd, self._family, peer, endpoint.connect()).begin()
+            elif self._front is not None:
+                accepted(self._front, fd, peer)
 
     def _failed(self, error: OSError) -> None:
         short = error.errno in _SHORT

@@ -37,6 +37,10 @@ class Watched:
         """Something can be done. `events` is a hint: the descriptor may be another one's by now."""
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Let go of the descriptor (see `Poll.end`)."""
+        raise NotImplementedError
+
 
 class Poll:
     """What is watched for one worker: one descriptor for the loop, whatever their number.
@@ -50,7 +54,7 @@ class Poll:
         self._loop = loop
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
-        self._ended: list[Transport] = []
+        self._ended: list[Watched] = []
         self._scheduled = False
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -76,9 +80,13 @@ class Poll:
         """Tell nothing of `fd` any more; closing it takes it out of the set."""
         self._watched.pop(fd, None)
 
-    def end(self, transport: Transport) -> None:
-        """Have `transport` finish, but not under the feet of whoever closes it."""
-        self._ended.append(transport)
+    def take_over(self, fd: int, one: Watched) -> None:
+        """Tell `one` of `fd` from now on, which is watched already."""
+        self._watched[fd] = one
+
+    def end(self, one: Watched) -> None:
+        """Have `one` finish, but not under the feet of whoever closes it."""
+        self._ended.append(one)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._see_out)
@@ -99,8 +107,8 @@ class Poll:
     def _see_out(self) -> None:
         self._scheduled = False
         ended, self._ended = self._ended, []
-        for transport in ended:
-            transport.finish()
+        for one in ended:
+            one.finish()
 
     def report(self, transport: Transport, error: Exception) -> None:
         """Somebody who was told of an event raised."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from upwell.modules.access_log import AccessLog, LogFileCache
 from upwell.proxy.location import Filter
@@ -15,9 +15,11 @@ from upwell.runtime.syslog import SyslogServer
 if TYPE_CHECKING:
     import asyncio
 
+    from upwell.config.template import Template
     from upwell.log import ErrorLog
     from upwell.modules.syslog import Syslog
-    from upwell.proxy.exchange import Exchange
+
+T = TypeVar("T")
 
 
 class AccessLogs:
@@ -43,24 +45,40 @@ class AccessLogs:
         line = self._formats.get(log.format)
         if line is None:
             line = self._formats[log.format] = log_line(log.format.template, log.format.escape)
-        write = self._writer(log, line, cache)
+        return self.writer(log, cache, line, render)
+
+    def writer(
+        self,
+        log: AccessLog,
+        cache: LogFileCache,
+        line: Callable[[T], bytes],
+        render: Callable[[Template], Callable[[T], bytes]],
+    ) -> Callable[[T], None]:
+        """What writes `line` of something that `render` makes templates for, as `log` says."""
+        write = self._writer(log, line, cache, render)
         if log.condition is None:
             return write
         condition = render(log.condition)
 
-        def conditional(exchange: Exchange) -> None:
-            if condition(exchange) not in (b"", b"0"):
-                write(exchange)
+        def conditional(subject: T) -> None:
+            if condition(subject) not in (b"", b"0"):
+                write(subject)
 
         return conditional
 
-    def _writer(self, log: AccessLog, line: Render, cache: LogFileCache) -> Filter:
+    def _writer(
+        self,
+        log: AccessLog,
+        line: Callable[[T], bytes],
+        cache: LogFileCache,
+        render: Callable[[Template], Callable[[T], bytes]],
+    ) -> Callable[[T], None]:
         if log.template is not None:
             paths = self._paths.get(cache)
             if paths is None:
                 paths = self._paths[cache] = LogPaths(cache, self._loop, self._log)
             write_to, path = paths.write, render(log.template)
-            return lambda exchange: write_to(path(exchange), line(exchange))
+            return lambda subject: write_to(path(subject), line(subject))
         if log.syslog is not None:
             server = self._servers.get(log.syslog)
             if server is None:
@@ -68,7 +86,7 @@ class AccessLogs:
             write = server.write
         else:
             write = self._files[log.path].write
-        return lambda exchange: write(line(exchange))
+        return lambda subject: write(line(subject))
 
     def close(self) -> None:
         """Write what was collected and let go of what was opened here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from upwell.check.spec import CheckSpec, NotifySpec
@@ -17,6 +17,7 @@ from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.server import ServerSettings
+from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.peer import UpstreamSpec
 from upwell.proxy.listen import ListenSpec
@@ -76,6 +77,7 @@ def plan(config: Config) -> Plan:
     core = main[CoreSettings]
     events = next(main.of("events"), None)
     http = next(main.of("http"), None)
+    sections = [block for block in main.children if block.kind in ("http", "stream")]
     return Plan(
         config=config,
         worker_processes=core.worker_processes,
@@ -86,14 +88,14 @@ def plan(config: Config) -> Plan:
         pid=core.pid,
         error_log=tuple(ErrorLog(target.path, target.level) for target in main[ErrorLogSettings].logs),
         worker_shutdown_timeout=core.worker_shutdown_timeout or 0.0,
-        listens=tuple(_listens(http)) if http is not None else (),
-        upstreams=http[UpstreamsSettings].specs if http is not None else (),
-        checks=http[ChecksSettings].specs if http is not None else (),
+        listens=tuple(spec for section in sections for spec in _LISTENS[section.kind](section)),
+        upstreams=tuple(spec for section in sections for spec in section[UpstreamsSettings].specs),
+        checks=tuple(spec for section in sections for spec in section[ChecksSettings].specs),
         notified=receivers(http) if http is not None else {},
         state_file=http[StateSettings].path if http is not None else "",
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
-        access_logs=tuple(_access_logs(http)) if http is not None else (),
+        access_logs=tuple(_access_logs(sections)),
         inner_error_logs=tuple(_error_logs(main)),
         folders=tuple(_folders(main, config.prefix)),
     )
@@ -110,13 +112,23 @@ def _listens(http: Block) -> Iterator[ListenSpec]:
     return (spec for _, spec in chosen.values())
 
 
+def _stream_listens(stream: Block) -> Iterator[ListenSpec]:
+    return (listen.spec for server in stream.of("stream_server") for listen in server[StreamServerSettings].listens)
+
+
+_LISTENS: Mapping[str, Callable[[Block], Iterator[ListenSpec]]] = {"http": _listens, "stream": _stream_listens}
+
+LOGGING = ("http", "server", "location", "stream", "stream_server")
+"""The kinds of blocks that may have logs of their own."""
+
+
 def _error_logs(main: Block) -> Iterator[ErrorLog]:
     """The error logs of inner levels, each path and level once, without those of the main level."""
     outer = {(target.path, target.level) for target in main[ErrorLogSettings].logs}
     inner = {
         (target.path, target.level): None
         for block in main.walk()
-        if block.kind in ("http", "server", "location")
+        if block.kind in LOGGING
         for target in block[ErrorLogSettings].logs
     }
     return (ErrorLog(path, level) for path, level in inner if (path, level) not in outer)
@@ -131,11 +143,11 @@ def _folders(main: Block, prefix: str) -> Iterator[str]:
     return (path for path in paths if path)
 
 
-def _access_logs(http: Block) -> Iterator[AccessLogFile]:
+def _access_logs(sections: list[Block]) -> Iterator[AccessLogFile]:
     files: dict[str, AccessLogFile] = {}
-    for block in http.walk():
+    for block in (block for section in sections for block in section.walk()):
         # A log that nobody inherits is not opened, unless the http block names it itself.
-        if block.kind in ("http", "server", "location"):
+        if block.kind in LOGGING:
             for log in block[AccessLogSettings].logs:
                 if not log.is_file or (block.kind == "http" and log.position is None):
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from upwell.config.template import Template, Variable
 from upwell.proxy import variables
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Render = Callable[["Exchange"], bytes]
 Escape = Callable[[bytes], bytes]
+T = TypeVar("T")
 
 _MOST_REMEMBERED: Final = 2048
 _PLAIN: Final = frozenset(
@@ -62,7 +63,7 @@ def log_line(template: Template, escape: str) -> Render:
             value = cast("Render", _part(part))
             blank.append(part.encode("utf-8", "surrogateescape"))
         else:
-            value = cast("Render", _part(part)) if part.name in _PLAIN else _logged(_part(part), escape)
+            value = cast("Render", _part(part)) if part.name in _PLAIN else logged_value(_part(part), escape)
             every.append((len(blank), value))
             blank.append(b"")
             if part.name in _PLAIN or not (part.name in _OF_HEAD or part.name.startswith("http_")):
@@ -124,15 +125,16 @@ def _variable(name: str) -> variables.Variable:
     return of_configuration
 
 
-def _logged(value: variables.Variable, escape: str) -> Render:
+def logged_value(value: Callable[[T], bytes | None], escape: str) -> Callable[[T], bytes]:
+    """`value` as a log line has it: escaped, and with a sign for what is not found."""
     if escape == "none":
-        return lambda exchange: value(exchange) or b""
+        return lambda subject: value(subject) or b""
     unsafe, missing, mend = (
         (_UNSAFE_JSON, b"", _escape_json) if escape == "json" else (_UNSAFE_DEFAULT, b"-", _escape_default)
     )
 
-    def logged(exchange: Exchange) -> bytes:
-        text = value(exchange)
+    def logged(subject: T) -> bytes:
+        text = value(subject)
         if text is None:
             return missing
         return text if unsafe.search(text) is None else unsafe.sub(mend, text)

@@ -24,7 +24,7 @@ from upwell.modules.lua import LuaSettings
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.variables import VariableSettings
-from upwell.peers.peer import PeerKey
+from upwell.peers.peer import STREAM, PeerKey
 from upwell.peers.upstream import Upstream, forget_others
 from upwell.proxy import phases, variables
 from upwell.proxy.client import ClientConnection, Endpoint
@@ -36,12 +36,13 @@ from upwell.proxy.location import Location, Server
 from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 from upwell.runtime.access_logs import AccessLogs
-from upwell.runtime.build import Plan
+from upwell.runtime.build import LOGGING, Plan
 from upwell.runtime.compile import Compiler
 from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
+from upwell.runtime.streams import Streams
 from upwell.zone.shared_dict import open_dicts
 from upwell.zone.table import PeerTable
 
@@ -97,16 +98,26 @@ class Runtime:
         self._publishing: asyncio.TimerHandle | None = None
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
+        streamed: dict[str, Upstream] = {}
         for spec in plan.upstreams:
             upstream = Upstream(spec, table, worker, suspect=control.suspect, chance=random)
+            if spec.name.startswith(STREAM):
+                streamed[spec.name] = upstream
+                continue
             pool = keepalive_of(spec, loop, self._timers)
             upstream.on_leave = pool.drop
             self._upstreams[spec.name] = (upstream, pool)
-        forget_others(table, worker, [upstream for upstream, _ in self._upstreams.values()])
+        forget_others(table, worker, [*(upstream for upstream, _ in self._upstreams.values()), *streamed.values()])
         self._destinations = Destinations(self._upstreams, loop, self._timers)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
+        stream = next(plan.config.main.of("stream"), None)
+        self._streams: Streams | None = None
+        if stream is not None:
+            self._streams = Streams(
+                stream, streamed, self._access_logs, self._error_logs(), self._log, self._connection_closed
+            )
         if self._http is not None:
             compiler = Compiler(
                 self._upstreams,
@@ -132,8 +143,11 @@ class Runtime:
             if code is not None:
                 phase.run_init_worker(self._vm, self._vm.compile(code.source, code.chunk))
         poll = self._poll = Poll(self._loop)
-        for endpoint, sock in zip(self._endpoints, self._sockets.values(), strict=True):
+        for endpoint, sock in zip(self._endpoints, self._sockets_of_http().values(), strict=True):
             self._listeners.append(Listener(poll, sock, endpoint, self._log))
+        if self._streams is not None:
+            limit = self._plan.worker_connections
+            self._streams.start(self._sockets, poll, self._loop, self._timers, self._clock, limit)
         self._clock.tick(self._loop)
         self._publish()
 
@@ -145,20 +159,22 @@ class Runtime:
         for endpoint in self._endpoints:
             endpoint.draining = True
             endpoint.on_close = self._connection_closed
+        if self._streams is not None:
+            self._streams.stop_accepting()
         for connection in list(self._connections):
             connection.close_if_idle()
 
     @property
     def idle(self) -> bool:
         """Whether no connection is open."""
-        return not self._connections
+        return not self._connections and (self._streams is None or self._streams.idle)
 
     def on_idle(self, callback: Callable[[], object]) -> None:
         """Call `callback` once no connection is open any more."""
         self._idle.append(callback)
 
     def _connection_closed(self) -> None:
-        if not self._connections and self._idle:
+        if self._idle and self.idle:
             callbacks, self._idle = self._idle, []
             for callback in callbacks:
                 callback()
@@ -171,6 +187,8 @@ class Runtime:
             listener.close()
         for connection in list(self._connections):
             connection.cut()
+        if self._streams is not None:
+            self._streams.close()
         if self._poll is not None:
             self._poll.close()
         for _, pool in self._upstreams.values():
@@ -188,18 +206,19 @@ class Runtime:
         """This worker's counters into the zone, once a second."""
         for upstream, _ in self._upstreams.values():
             upstream.publish()
+        if self._streams is not None:
+            self._streams.publish()
         self._publishing = self._loop.call_later(_PUBLISH_EVERY, self._publish)
 
     # Compiling
 
     def _error_logs(self) -> dict[tuple[LogTarget, ...], ErrorLog]:
         """For each set of `error_log` lines that a level may have, where its messages go."""
-        assert self._http is not None
         main = self._plan.config.main[ErrorLogSettings].logs
         files = {(log.path, log.level): log for log in (*self._plan.error_log, *self._plan.inner_error_logs)}
         by_lines = {main: self._log}
-        for block in self._http.walk():
-            if block.kind in ("http", "server", "location"):
+        for block in self._plan.config.main.walk():
+            if block.kind in LOGGING:
                 lines = block[ErrorLogSettings].logs
                 if lines not in by_lines:
                     by_lines[lines] = ErrorLogs([files[line.path, line.level] for line in lines])
@@ -250,8 +269,12 @@ class Runtime:
                     first[address] = block
                 for name in settings.names:
                     names.add(name, server)
-        for spec in self._sockets:
+        for spec in self._sockets_of_http():
             self._endpoints.append(self._endpoint(spec, by_address, first, heads))
+
+    def _sockets_of_http(self) -> dict[ListenSpec, socket.socket]:
+        streams = self._streams
+        return {spec: sock for spec, sock in self._sockets.items() if streams is None or not streams.owns(spec)}
 
     def _endpoint(
         self,

@@ -1,0 +1,1 @@
+"""`stream`: sessions over TCP and UDP, one nginx feature a file."""

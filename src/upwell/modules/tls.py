@@ -1,0 +1,218 @@
+"""TLS toward clients (`ssl_*`) and toward peers (`proxy_ssl*`): the directives and the contexts that they become.
+
+The same for every block that has them: a module takes the commands for its levels and asks for the contexts when its
+server is complete. The files are read here, while they can be: workers may be another user.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field
+
+from upwell.config.command import Command, Setter, command
+from upwell.config.directive import Directive
+from upwell.config.inherit import LOCAL
+from upwell.config.model import Block
+from upwell.config.slots import choice, flag, once, read_flag, read_time, text, time, words_of
+from upwell.config.template import Template
+from upwell.errors import ConfigError, Position
+from upwell.modules.core import full_path
+from upwell.proxy.tls import ClientTls, ServerTls, TlsError, client_context, server_context
+
+_PROTOCOLS = ("sslv2", "sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
+_DEFAULT = frozenset(("tlsv1.2", "tlsv1.3"))
+_CIPHERS = "HIGH:!aNULL:!MD5"
+_CACHE = re.compile(r"off|none|builtin(:[0-9]+)?|shared:[^:]+:[0-9]+[kKmM]?")
+_VERIFY = {"off": "off", "on": "on", "optional": "optional"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTlsSettings:
+    """ngx_stream_ssl_module (and, for issue 7, ngx_http_ssl_module). `certificates` and `keys` are paths, by pairs;
+    `place` is where the last one stands. `context` is there once the server is complete.
+    """
+
+    certificates: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    place: Position | None = None
+    protocols: frozenset[str] = _DEFAULT
+    ciphers: str = _CIPHERS
+    prefer_server_ciphers: bool = False
+    verify_client: str = "off"
+    client_certificate: str = ""
+    trusted_certificate: str = ""
+    handshake_timeout: float = 60.0
+    tickets: bool = True
+    context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTlsSettings:
+    """ngx_stream_proxy_module's `proxy_ssl` and its kin. `name` None: the peer's as `proxy_pass` names it."""
+
+    on: bool = False
+    name: Template | None = None
+    server_name: bool = False
+    verify: bool = False
+    trusted_certificate: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    protocols: frozenset[str] = _DEFAULT
+    ciphers: str = "DEFAULT"
+    place: Position | None = None
+    context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
+
+
+def _path(block: Block, directive: Directive) -> str:
+    """The file that the first argument names."""
+    path = directive.args[0]
+    if "$" in path:
+        raise directive.error(f'"{directive.name}" with variables is not supported by upwell', 0)
+    kind, colon, _ = path.partition(":")
+    if colon and kind in ("data", "engine", "store"):
+        raise directive.error(f'"{directive.name} {kind}:" is not supported by upwell', 0)
+    return full_path(block, path) if path else ""
+
+
+def _file(settings: type[object], name: str) -> Setter:
+    def put(block: Block, directive: Directive) -> None:
+        once(block, directive, settings, name)
+        block.set(settings, name, _path(block, directive))
+        if settings is PeerTlsSettings:
+            block.set(settings, "place", directive.position)
+
+    return put
+
+
+def _files(name: str) -> Setter:
+    def put(block: Block, directive: Directive) -> None:
+        block.append(ServerTlsSettings, name, _path(block, directive))
+        block.set(ServerTlsSettings, "place", directive.position)
+
+    return put
+
+
+def _without_effect(check: Setter) -> Setter:
+    def put(block: Block, directive: Directive) -> None:
+        check(block, directive)
+        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+
+    return put
+
+
+def _session_cache(block: Block, directive: Directive) -> None:
+    """Sessions are resumed by tickets, whose key all workers have."""
+    for index, argument in enumerate(directive.args):
+        if _CACHE.fullmatch(argument) is None:
+            raise directive.error(f'invalid session cache "{argument}"', index)
+
+
+def _session_timeout(block: Block, directive: Directive) -> None:
+    read_time(directive)
+
+
+def _session_reuse(block: Block, directive: Directive) -> None:
+    read_flag(directive)
+
+
+def _proxy_ssl(block: Block, directive: Directive) -> None:
+    flag(PeerTlsSettings, "on")(block, directive)
+    block.set(PeerTlsSettings, "place", directive.position)
+
+
+def _proxy_ssl_name(block: Block, directive: Directive) -> None:
+    once(block, directive, PeerTlsSettings, "name")
+    block.set(PeerTlsSettings, "name", block.template(directive, 0))
+
+
+def server_commands(levels: str) -> tuple[Command, ...]:
+    """The directives of TLS toward clients, for blocks of the kinds `levels`."""
+    settings = ServerTlsSettings
+    return (
+        command("ssl_certificate", levels, 1, _files("certificates")),
+        command("ssl_certificate_key", levels, 1, _files("keys")),
+        command("ssl_protocols", levels, (1, None), words_of(settings, "protocols", _PROTOCOLS)),
+        command("ssl_ciphers", levels, 1, text(settings, "ciphers")),
+        command("ssl_prefer_server_ciphers", levels, 1, flag(settings, "prefer_server_ciphers")),
+        command("ssl_verify_client", levels, 1, choice(settings, "verify_client", _VERIFY)),
+        command("ssl_client_certificate", levels, 1, _file(settings, "client_certificate")),
+        command("ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
+        command("ssl_handshake_timeout", levels, 1, time(settings, "handshake_timeout")),
+        command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
+        command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
+        command("ssl_session_timeout", levels, 1, _without_effect(_session_timeout)),
+    )
+
+
+def peer_commands(levels: str) -> tuple[Command, ...]:
+    """The directives of TLS toward peers, for blocks of the kinds `levels` (in http `proxy_ssl` is https://)."""
+    settings = PeerTlsSettings
+    return (
+        command("proxy_ssl", levels, 1, _proxy_ssl),
+        command("proxy_ssl_name", levels, 1, _proxy_ssl_name),
+        command("proxy_ssl_server_name", levels, 1, flag(settings, "server_name")),
+        command("proxy_ssl_verify", levels, 1, flag(settings, "verify")),
+        command("proxy_ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
+        command("proxy_ssl_certificate", levels, 1, _file(settings, "certificate")),
+        command("proxy_ssl_certificate_key", levels, 1, _file(settings, "certificate_key")),
+        command("proxy_ssl_protocols", levels, (1, None), words_of(settings, "protocols", _PROTOCOLS)),
+        command("proxy_ssl_ciphers", levels, 1, text(settings, "ciphers")),
+        command("proxy_ssl_session_reuse", levels, 1, _without_effect(_session_reuse)),
+    )
+
+
+def close_server_tls(server: Block) -> None:
+    """Make the context of a server that listens with TLS. Raises ConfigError."""
+    found = server[ServerTlsSettings]
+    place = found.place or server.position
+    if any(
+        at == block.position and name.startswith("ssl_")
+        for at, name in server.loading.refused
+        for block in (server, server.section)
+    ):
+        return  # that has been told
+    if not found.certificates:
+        raise ConfigError('no "ssl_certificate" is defined for the "listen ... ssl" directive', server.position)
+    if len(found.keys) < len(found.certificates):
+        missing = found.certificates[len(found.keys)]
+        raise ConfigError(f'no "ssl_certificate_key" is defined for certificate "{missing}"', place)
+    if found.verify_client != "off" and not (found.client_certificate or found.trusted_certificate):
+        raise ConfigError("no ssl_client_certificate for ssl_verify_client", server.position)
+    spec = ServerTls(
+        tuple(zip(found.certificates, found.keys, strict=False)),
+        found.protocols,
+        found.ciphers,
+        found.prefer_server_ciphers,
+        found.verify_client,
+        tuple(path for path in (found.client_certificate, found.trusted_certificate) if path),
+        found.tickets,
+    )
+    try:
+        server.set(ServerTlsSettings, "context", server_context(spec))
+    except TlsError as error:
+        raise ConfigError(str(error), place) from None
+
+
+def close_peer_tls(server: Block) -> None:
+    """Make the context of a server whose peers speak TLS. Raises ConfigError."""
+    found = server[PeerTlsSettings]
+    if not found.on:
+        return
+    place = found.place or server.position
+    if found.verify and not found.trusted_certificate:
+        raise ConfigError("no proxy_ssl_trusted_certificate for proxy_ssl_verify", place)
+    if found.certificate and not found.certificate_key:
+        raise ConfigError(f'no "proxy_ssl_certificate_key" is defined for certificate "{found.certificate}"', place)
+    spec = ClientTls(
+        found.verify,
+        found.trusted_certificate,
+        found.certificate,
+        found.certificate_key,
+        found.protocols,
+        found.ciphers,
+    )
+    try:
+        server.set(PeerTlsSettings, "context", client_context(spec))
+    except TlsError as error:
+        raise ConfigError(str(error), place) from None

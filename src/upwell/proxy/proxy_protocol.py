@@ -1,0 +1,90 @@
+"""The PROXY protocol: the lines by which one proxy tells the next whom it speaks for (HAProxy's, versions 1 and 2).
+
+Knows bytes; who sends them, and whether he is to be believed, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from upwell.errors import MessageError
+from upwell.log import printable
+
+if TYPE_CHECKING:
+    from upwell.proxy.session import Session
+
+MOST: Final = 4096
+"""Bytes of a header at most (nginx: NGX_PROXY_PROTOCOL_MAX_HEADER)."""
+_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_V1_MOST: Final = 107
+_STREAM_V4: Final = 0x11
+_STREAM_V6: Final = 0x21
+
+Addresses = tuple[str, int, str, int]
+"""The client's address and port, and those that it came to."""
+
+
+def parse(data: bytes) -> tuple[int, Addresses | None]:
+    """How many bytes of `data` are the header, and what it says (None: of nobody). Raises MessageError(400)."""
+    if data.startswith(_SIGNATURE):
+        return _parse_binary(data)
+    end = data.find(b"\r\n", 0, _V1_MOST)
+    if end < 0 or not data.startswith(b"PROXY "):
+        line = data[:_V1_MOST].partition(b"\r")[0].partition(b"\n")[0]
+        raise MessageError(400, f'broken header: "{printable(line)}"')
+    words = data[:end].split(b" ")
+    if words[1] == b"UNKNOWN":
+        return end + 2, None
+    try:
+        family = {b"TCP4": 4, b"TCP6": 6}[words[1]]
+        _, _, source, target, source_port, target_port = words
+        addresses = (_address(source, family), _port(source_port), _address(target, family), _port(target_port))
+    except (KeyError, ValueError):
+        raise MessageError(400, f'broken header: "{printable(data[:end])}"') from None
+    return end + 2, addresses
+
+
+def _address(text: bytes, family: int) -> str:
+    """Raises ValueError."""
+    word = text.decode("ascii")
+    if ipaddress.ip_address(word).version != family or "%" in word:
+        raise ValueError(word)
+    return word
+
+
+def _port(text: bytes) -> int:
+    """Raises ValueError."""
+    if not text.isdigit() or len(text) > 5 or int(text) > 65535:
+        raise ValueError(text)
+    return int(text)
+
+
+def _parse_binary(data: bytes) -> tuple[int, Addresses | None]:
+    if len(data) < 16:
+        raise MessageError(400, "broken header: too short")
+    version, command = data[12] >> 4, data[12] & 15
+    size = 16 + int.from_bytes(data[14:16], "big")
+    if version != 2:
+        raise MessageError(400, f"unknown PROXY protocol version: {version}")
+    if len(data) < size:
+        raise MessageError(400, "header is too large or incomplete")
+    if command != 1 or data[13] not in (_STREAM_V4, _STREAM_V6):
+        return size, None  # LOCAL, or of a kind that says nothing here
+    width = 4 if data[13] == _STREAM_V4 else 16
+    if size < 16 + 2 * width + 4:
+        raise MessageError(400, "header is too short for its addresses")
+    source, target = (str(ipaddress.ip_address(data[at : at + width])) for at in (16, 16 + width))
+    ports = data[16 + 2 * width :]
+    return size, (source, int.from_bytes(ports[:2], "big"), target, int.from_bytes(ports[2:4], "big"))
+
+
+def header(session: Session) -> bytes:
+    """The line that tells a peer of the client (version 1, as nginx sends it): of who has connected, not of whom he
+    speaks for."""
+    source, source_port = session.address, session.port
+    target, target_port = session.local_address()
+    if source == "unix:" or target == "unix:" or (":" in source) != (":" in target):
+        return b"PROXY UNKNOWN\r\n"
+    family = "TCP6" if ":" in source else "TCP4"
+    return f"PROXY {family} {source} {target} {source_port} {target_port}\r\n".encode()

@@ -1,0 +1,299 @@
+"""A session of `stream`: one TCP connection of a client, or its datagrams; what both kinds have in common.
+
+Knows what a session is told to be, what is remembered of it for the log, and how its lines in the error log end. Must
+not know how bytes are passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from upwell.log import ERROR, WARN, ErrorLog
+from upwell.peers.upstream import Peer, Upstream
+from upwell.proxy.clock import Clock
+from upwell.proxy.splice import Leaving, Pipes
+from upwell.proxy.timers import Timed, Timers
+from upwell.proxy.transport import Poll
+
+OK: Final = 200
+BAD_REQUEST: Final = 400
+FORBIDDEN: Final = 403
+INTERNAL: Final = 500
+BAD_GATEWAY: Final = 502
+UNAVAILABLE: Final = 503
+"""nginx's statuses of a session ($status)."""
+
+_numbers = count(1)
+_UNMET: Final = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTls:
+    """How TLS is spoken with peers. `name` gives the name that the certificate must have and, with `tells`, that is
+    told to the peer (SNI)."""
+
+    context: ssl.SSLContext
+    name: Callable[[Session], bytes]
+    tells: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """One `server` of `stream` as compiled for a worker. Times in seconds, 0 for no limit; sizes in bytes.
+
+    `upstream` is where sessions go, None: `returns` gives what each is told. `name` is the upstream's as the file has
+    it. `allowed` says who may come, None: everybody. `log` writes the access log's lines. `key` is for a balancer that
+    hashes. `near` gives the address (and port) that connections to peers come from, None: the system's choice.
+    `proxy_protocol`: peers are told of the client. `requests` and `responses` count datagrams (0: no end; None: any).
+    """
+
+    upstream: Upstream | None
+    name: str
+    error_log: ErrorLog
+    log: tuple[Callable[[Session], None], ...] = ()
+    allowed: Callable[[str], bool] | None = None
+    returns: Callable[[Session], bytes] | None = None
+    key: Callable[[Session], bytes] | None = None
+    connect_timeout: float = 60.0
+    timeout: float = 600.0
+    next_upstream: bool = True
+    next_tries: int = 0
+    next_timeout: float = 0.0
+    half_close: bool = False
+    buffer_size: int = 16_384
+    proxy_protocol: bool = False
+    proxy_protocol_timeout: float = 30.0
+    near: Callable[[Session], tuple[str, int] | None] | None = None
+    keepalive: bool = False
+    tls: ssl.SSLContext | None = None
+    handshake_timeout: float = 60.0
+    peer_tls: PeerTls | None = None
+    requests: int = 0
+    responses: int | None = None
+
+
+class Front:
+    """What all sessions of one listening socket share in one worker. `text` is its address as nginx prints it.
+
+    `specific` are the servers of more specific addresses whose connections come by this socket, too.
+    """
+
+    __slots__ = (
+        "clock",
+        "draining",
+        "family",
+        "leaving",
+        "limit",
+        "local",
+        "log",
+        "loop",
+        "on_close",
+        "pipes",
+        "poll",
+        "sessions",
+        "spec",
+        "specific",
+        "takes_proxy_protocol",
+        "text",
+        "timers",
+        "tls",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        poll: Poll,
+        timers: Timers,
+        clock: Clock,
+        pipes: Pipes,
+        sessions: set[Session],
+        leaving: set[Leaving],
+        log: ErrorLog,
+        spec: SessionSpec,
+        text: str,
+        family: int,
+        local: tuple[str, int] | None,
+        takes_proxy_protocol: bool = False,
+        tls: bool = False,
+        limit: int = 512,
+    ) -> None:
+        self.loop = loop
+        self.poll = poll
+        self.timers = timers
+        self.clock = clock
+        self.pipes = pipes
+        self.sessions = sessions
+        self.leaving = leaving
+        self.log = log
+        self.spec = spec
+        self.text = text
+        self.family = family
+        self.local = local
+        self.takes_proxy_protocol = takes_proxy_protocol
+        self.tls = tls
+        self.limit = limit
+        self.specific: dict[tuple[str, int], Front] = {}
+        self.draining = False
+        self.on_close: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Front {self.text}>"
+
+
+class Attempt:
+    """One try at a peer; what is not known yet is negative. `peer` is the upstream's name where there was none."""
+
+    __slots__ = ("connected", "ended", "first_byte", "peer", "received", "sent", "started")
+
+    def __init__(self, peer: str, started: float) -> None:
+        self.peer = peer
+        self.started = started
+        self.connected = _UNMET
+        self.first_byte = _UNMET
+        self.ended = _UNMET
+        self.sent = 0
+        self.received = 0
+
+
+class Session(Timed):
+    """`number` is nginx's connection serial, `address` and `port` the client's. `protocol` is "TCP" or "UDP"."""
+
+    __slots__ = (
+        "action",
+        "address",
+        "attempts",
+        "front",
+        "local",
+        "number",
+        "over",
+        "peer",
+        "port",
+        "protocol",
+        "proxied",
+        "spec",
+        "started",
+        "status",
+        "tried",
+    )
+
+    def __init__(self, front: Front, protocol: str, address: str, port: int, local: tuple[str, int] | None) -> None:
+        super().__init__()
+        self.front = front
+        self.spec: SessionSpec = front.spec
+        self.number: int = next(_numbers)
+        self.protocol = protocol
+        self.address = address
+        self.port = port
+        self.local = local
+        self.started: float = front.loop.time()
+        self.status = OK
+        self.action = "initializing session"
+        self.attempts: list[Attempt] = []
+        self.tried: set[Peer] = set()
+        self.peer: Peer | None = None
+        self.proxied: tuple[str, int, str, int] | None = None  # client's and server's address by the PROXY protocol
+        self.over = False
+
+    # What the two kinds do each in their way
+
+    def local_address(self) -> tuple[str, int]:
+        """The address that the client came to."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """End at once."""
+        raise NotImplementedError
+
+    def tls(self) -> ssl.SSLSocket | None:
+        """The TLS that the client speaks."""
+        raise NotImplementedError
+
+    def from_client(self) -> int:
+        """Bytes that the client has sent."""
+        raise NotImplementedError
+
+    def to_client(self) -> int:
+        raise NotImplementedError
+
+    def from_peer(self) -> int:
+        raise NotImplementedError
+
+    def to_peer(self) -> int:
+        raise NotImplementedError
+
+    # Choosing a peer
+
+    def choose(self) -> Peer | None:
+        """The peer for the next try, whose connection counts from now on; None: there is none, which is told."""
+        upstream = self.spec.upstream
+        assert upstream is not None
+        now = self.front.loop.time()
+        key = None if self.spec.key is None else self.spec.key(self)
+        peer = upstream.pick(self.tried, now, key)
+        self.peer = peer
+        self.action = "connecting to upstream"
+        if peer is None:
+            self.attempts.append(Attempt(self.spec.name, now))
+            self.error("no live upstreams")
+        else:
+            self.attempts.append(Attempt(peer.name, now))
+        return peer
+
+    def may_try_again(self) -> bool:
+        """Whether the next peer may be tried (nginx: proxy_next_upstream and its _tries, _timeout)."""
+        spec = self.spec
+        upstream = spec.upstream
+        if not spec.next_upstream or upstream is None:
+            return False
+        most = upstream.tries
+        if spec.next_tries and spec.next_tries < most:
+            most = spec.next_tries
+        if len(self.tried) >= most:
+            return False
+        return not spec.next_timeout or self.front.loop.time() - self.attempts[0].started < spec.next_timeout
+
+    def release(self, failed: bool) -> None:
+        """The try is over."""
+        now = self.front.loop.time()
+        peer, self.peer = self.peer, None
+        if self.attempts:
+            attempt = self.attempts[-1]
+            if attempt.ended < 0:
+                attempt.ended = now
+                attempt.sent = self.to_peer()
+                attempt.received = self.from_peer()
+        if peer is None:
+            return
+        peer.sent += self.attempts[-1].sent
+        peer.received += self.attempts[-1].received
+        self.tried.add(peer)
+        upstream = self.spec.upstream
+        if upstream is not None and upstream.release(peer, now, failed):
+            self.tell(WARN, "upstream server temporarily disabled")
+
+    # Telling
+
+    def tell(self, level: int, message: str) -> None:
+        """A line in the error log with nginx's tail: what was being done, client, server, upstream, bytes."""
+        log = self.spec.error_log
+        if level > log.level:
+            return
+        kind = "udp " if self.protocol == "UDP" else ""
+        tail = [message, f" while {self.action}, {kind}client: {self.address}, server: {self.front.text}"]
+        if self.attempts:
+            tail.append(f', upstream: "{self.attempts[-1].peer}"')
+            tail.append(f", bytes from/to client:{self.from_client()}/{self.to_client()}")
+            tail.append(f", bytes from/to upstream:{self.from_peer()}/{self.to_peer()}")
+        log.write(level, "".join(tail), self.number)
+
+    def note(self, level: int, message: str) -> None:
+        """A line without a tail."""
+        self.spec.error_log.write(level, message, self.number)
+
+    def error(self, message: str) -> None:
+        self.tell(ERROR, message)

@@ -1,0 +1,590 @@
+"""Bytes from one connection to another, both ways, with little held between: the data path of `stream` over TCP.
+
+Knows descriptors, TLS around them and pipes in the kernel; not who is connected with whom, nor why. A side is read only
+while the far side takes what comes: what waits is one read at most, or what one pipe holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import ssl
+import struct
+import termios
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from upwell.proxy.timers import Alarm, Timers
+from upwell.proxy.transport import Poll, Watched
+
+if TYPE_CHECKING:
+    from upwell.proxy.tcp_session import TcpSession
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+MOST_READ: Final = 65_536
+_ROUNDS: Final = 4  # reads in one turn of the loop while each is full
+_RECORDS: Final = 16  # of TLS in one turn
+_RECORD: Final = 16_384
+_LONG: Final = 4  # full reads in a row until a pipe is worth it
+_PIPE_SIZE: Final = 1 << 20
+_MOST_PIPES: Final = 32
+_SET_PIPE_SIZE: Final = 1031  # F_SETPIPE_SZ, which fcntl has from Python 3.10 on but mypy does not know
+_GENTLY: Final = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+_LOOK: Final = 0.5  # seconds between two looks at what waits in the kernel when a session is over
+_LOOKS: Final = 60
+_read: Final = os.read
+_write: Final = os.write
+_splice: Final[Any] = os.splice
+
+
+class Pipe:
+    """A pipe in the kernel: bytes go through it without being copied. `held` is how many are in it."""
+
+    __slots__ = ("held", "into", "out")
+
+    def __init__(self, into: int, out: int) -> None:
+        self.into = into
+        self.out = out
+        self.held = 0
+
+    def close(self) -> None:
+        os.close(self.into)
+        os.close(self.out)
+
+
+class Pipes:
+    """The pipes of one worker: few, taken for one turn and given back empty."""
+
+    __slots__ = ("_free", "_made")
+
+    def __init__(self) -> None:
+        self._free: list[Pipe] = []
+        self._made = 0
+
+    def __repr__(self) -> str:
+        return f"<Pipes {len(self._free)}/{self._made} free>"
+
+    def take(self) -> Pipe | None:
+        """An empty pipe; None when there is none to be had."""
+        if self._free:
+            return self._free.pop()
+        if self._made >= _MOST_PIPES:
+            return None
+        try:
+            out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):  # the user has as much as he may: it is smaller
+            fcntl.fcntl(into, _SET_PIPE_SIZE, _PIPE_SIZE)
+        self._made += 1
+        return Pipe(into, out)
+
+    def give(self, pipe: Pipe) -> None:
+        """Take `pipe` back; what is still in it is lost."""
+        if pipe.held:
+            self._made -= 1
+            pipe.close()
+        else:
+            self._free.append(pipe)
+
+    def close(self) -> None:
+        for pipe in self._free:
+            pipe.close()
+        self._made -= len(self._free)
+        self._free.clear()
+
+
+class Step(Watched):
+    """One descriptor that is waited for before its bytes are passed on: a handshake, a connection to be made."""
+
+    __slots__ = ("_session", "fd")
+
+    def __init__(self, session: TcpSession, fd: int) -> None:
+        self._session = session
+        self.fd = fd
+
+    def ready(self, events: int) -> None:
+        self._session.step()
+
+
+class Side(Watched):
+    """One end of a session: what is read here is written to `far`. `received` and `sent` count what went here.
+
+    `at_end`: nothing more comes from here; `error` is why, if it was no end as it should be. `deaf`: nothing can be
+    written here any more.
+    """
+
+    __slots__ = (
+        "_events",
+        "_full",
+        "_most",
+        "_pending",
+        "_pipe",
+        "_poll",
+        "_reading",
+        "_smallest",
+        "at_end",
+        "closed",
+        "deaf",
+        "error",
+        "far",
+        "fd",
+        "received",
+        "sent",
+        "session",
+        "shut",
+        "sock",
+        "splices",
+    )
+
+    def __init__(self, session: TcpSession, poll: Poll, fd: int, sock: socket.socket | None, size: int) -> None:
+        self.session = session
+        self._poll = poll
+        self.fd = fd
+        self.sock = sock
+        self.far: Side | None = None  # until they are put together, and after the end
+        self.received = 0
+        self.sent = 0
+        self.at_end = False
+        self.deaf = False
+        self.shut = False
+        self.closed = False
+        self.error: OSError | None = None
+        self.splices = False
+        self._events = 0
+        self._full = 0
+        self._smallest = size
+        self._most = size
+        self._pending: memoryview | None = None  # of what came from the far side
+        self._pipe: Pipe | None = None
+        self._reading = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.fd} {self.received}/{self.sent}>"
+
+    @property
+    def waits(self) -> bool:
+        """Whether something that came from the far side is still to be written here."""
+        return self._pending is not None or self._pipe is not None
+
+    def begin(self, asked: int) -> None:
+        """Read from now on; `asked` is what the set asks for already."""
+        self._events = asked
+        self._reading = True
+        if asked:
+            self._poll.take_over(self.fd, self)
+            self._see_to_events()
+        else:
+            self._events = _IN | (_OUT if self.waits else 0)
+            self._poll.watch(self.fd, self._events, self)
+
+    # What the descriptor says
+
+    def ready(self, events: int) -> None:
+        try:
+            if events != _IN and self.waits:
+                self.flush()
+            if events != _OUT and self._reading:
+                self.take()
+        except Exception as error:
+            self.session.fault(error)
+
+    def take(self) -> None:
+        """Read what has come, and write it to the far side."""
+        if self._full >= _LONG and self.splices:
+            self._take_by_pipe()
+            return
+        far = self.far
+        assert far is not None
+        for _ in range(_ROUNDS):
+            try:
+                data = _read(self.fd, self._most)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.end(error)
+                return
+            size = len(data)
+            if not size:
+                self.end(None)
+                return
+            if not self.received:
+                self.session.first(self)
+            self.received += size
+            self.session.touch()
+            if not far.put(data):
+                self.hold()
+                return
+            if size < self._most:
+                self._full = 0
+                return
+            self._full += 1
+            if self._full == 2 and self._most < MOST_READ:
+                self._most = MOST_READ
+                self._full = 0
+
+    def _take_by_pipe(self) -> None:
+        session = self.session
+        pipe = session.pipes.take()
+        if pipe is None:
+            self._full = 0
+            return
+        try:
+            size = int(_splice(self.fd, pipe.into, _PIPE_SIZE, flags=_GENTLY))
+        except BlockingIOError:
+            session.pipes.give(pipe)
+            return
+        except OSError as error:
+            session.pipes.give(pipe)
+            self.splices = False  # if it is because of that, reading says so
+            del error
+            return
+        if not size:
+            session.pipes.give(pipe)
+            self.end(None)
+            return
+        pipe.held = size
+        self.received += size
+        session.touch()
+        if size < self._smallest:
+            self._full = 0
+            self._most = self._smallest
+        far = self.far
+        assert far is not None
+        if not far.drain(pipe):
+            self.hold()
+
+    def put(self, data: bytes) -> bool:
+        """Write `data`; False: it has to wait, or cannot be, and the far side is not to be read."""
+        if self.deaf:
+            return False
+        try:
+            done = _write(self.fd, data)
+        except BlockingIOError:
+            done = 0
+        except OSError as error:
+            self.unwritable(error)
+            return False
+        self.sent += done
+        if done == len(data):
+            return True
+        self._pending = memoryview(data)[done:]
+        self._see_to_events()
+        return False
+
+    def drain(self, pipe: Pipe) -> bool:
+        """Write what is in `pipe`, and give it back; False: it has to wait, as for `put`."""
+        if self.deaf:
+            self.session.pipes.give(pipe)
+            return False
+        try:
+            while pipe.held:
+                done = int(_splice(pipe.out, self.fd, pipe.held, flags=_GENTLY))
+                pipe.held -= done
+                self.sent += done
+        except BlockingIOError:
+            self._pipe = pipe
+            self._see_to_events()
+            return False
+        except OSError as error:
+            self.session.pipes.give(pipe)
+            self.unwritable(error)
+            return False
+        self.session.pipes.give(pipe)
+        return True
+
+    def flush(self) -> None:
+        """Write what waits; once it is all gone, the far side is read again."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            if not self.drain(pipe):
+                return
+        else:
+            pending = self._pending
+            if pending is None:
+                return
+            try:
+                done = self.write(pending)
+            except OSError as error:
+                self.unwritable(error)
+                return
+            self.sent += done
+            if done:
+                self.session.touch()
+            if done < len(pending):
+                self._pending = pending[done:]
+                return
+            self._pending = None
+        self._see_to_events()
+        self.session.touch()
+        far = self.far
+        assert far is not None
+        if far.at_end:
+            self.session.ended(far)
+        else:
+            far.resume()
+
+    def write(self, data: memoryview) -> int:
+        """How much of `data` was taken. Raises OSError."""
+        try:
+            return _write(self.fd, data)
+        except BlockingIOError:
+            return 0
+
+    # Reading and not
+
+    def hold(self) -> None:
+        self._reading = False
+        self._see_to_events()
+
+    def resume(self) -> None:
+        if not self.at_end and not self.closed:
+            self._reading = True
+            self._see_to_events()
+
+    def _see_to_events(self) -> None:
+        """Have the set ask for what is wanted now."""
+        events = (_IN if self._reading else 0) | (_OUT if self.waits else 0)
+        if events == self._events or self.closed or not self.session.passing:
+            return
+        self._poll.change(self.fd, self._events, events)
+        self._events = events
+
+    # Ends
+
+    def end(self, error: OSError | None) -> None:
+        """Nothing more comes from here."""
+        self.at_end = True
+        self.error = error
+        self.hold()
+        self.session.ended(self)
+
+    def unwritable(self, error: OSError) -> None:
+        """Nothing can be sent here any more; what the other end has sent before is still to be read."""
+        self.deaf = True
+        self.discard()
+        far = self.far
+        if far is not None:
+            far.hold()
+        self.session.deaf(self, error)
+
+    def discard(self) -> None:
+        """What waits is lost."""
+        self._pending = None
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            self.session.pipes.give(pipe)
+
+    def end_writing(self) -> None:
+        """Send FIN: the far side has sent its own."""
+        if not self.shut and not self.deaf:
+            self.shut = True
+            try:
+                self.as_socket().shutdown(socket.SHUT_WR)
+            except OSError:
+                return  # reset meanwhile, which reading will tell
+
+    def as_socket(self) -> socket.socket:
+        sock = self.sock
+        if sock is None:
+            sock = self.sock = socket.socket(self.session.front.family, socket.SOCK_STREAM, 0, self.fd)
+        return sock
+
+    def part(self, reset: bool) -> None:
+        """The session is over. What the kernel has not sent yet still is; with `reset` a RST is behind it."""
+        if self.closed:
+            return
+        self.closed = True
+        self.far = None  # else they would know each other for ever
+        self._reading = False
+        self.discard()
+        self._poll.forget(self.fd)
+        if not self.deaf and self.error is None:
+            self.farewell()
+            unsent = _unsent(self.fd)
+            if unsent:
+                # close() would drop it, if anything came from the other end meanwhile
+                if not reset:
+                    self.end_writing()
+                if self._events != _IN:
+                    self._poll.change(self.fd, self._events, _IN)
+                Leaving(self._poll, self.session.front.timers, self.session.front.leaving, self.fd, self.sock, reset)
+                return
+        if reset:
+            _reset(self.as_socket())
+        self._poll.end(self)
+
+    def farewell(self) -> None:
+        """What a protocol around the bytes says last."""
+
+    def finish(self) -> None:
+        _close(self.fd, self.sock)
+
+
+class TlsSide(Side):
+    """A side whose bytes are in TLS."""
+
+    __slots__ = ("_again", "_loop", "_tls")
+
+    def __init__(self, session: TcpSession, poll: Poll, tls: ssl.SSLSocket, size: int) -> None:
+        super().__init__(session, poll, tls.fileno(), tls, size)
+        self._tls = tls
+        self._loop: asyncio.AbstractEventLoop = session.front.loop
+        self._again = False
+
+    def begin(self, asked: int) -> None:
+        super().begin(asked)
+        self._ask_again()  # what came with the handshake's last record is nowhere but in the TLS layer
+
+    def take(self) -> None:
+        far = self.far
+        assert far is not None
+        for _ in range(_RECORDS):
+            try:
+                data = self._tls.read(_RECORD)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self.end(error)
+                return
+            if not data:
+                self.end(None)
+                return
+            if not self.received:
+                self.session.first(self)
+            self.received += len(data)
+            self.session.touch()
+            if not far.put(data):
+                self.hold()
+                return
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """There may be more in the TLS layer, of which the descriptor says nothing."""
+        if not self._again:
+            self._again = True
+            self._loop.call_soon(self._take_again)
+
+    def _take_again(self) -> None:
+        self._again = False
+        if self._reading:
+            self.ready(_IN)
+
+    def resume(self) -> None:
+        super().resume()
+        self._ask_again()
+
+    def put(self, data: bytes) -> bool:
+        if self.deaf:
+            return False
+        view = memoryview(data)
+        try:
+            done = self.write(view)
+        except OSError as error:
+            self.unwritable(error)
+            return False
+        self.sent += done
+        if done == len(data):
+            return True
+        self._pending = view[done:]
+        self._see_to_events()
+        return False
+
+    def write(self, data: memoryview) -> int:
+        try:
+            return self._tls.write(cast("bytes", data))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0  # OpenSSL is asked to write the same once more
+
+    def farewell(self) -> None:
+        self._tls.settimeout(0.0)
+        try:
+            self._tls.unwrap()
+        except (OSError, ValueError):
+            return  # the other end has not said the same yet, or never will
+
+
+class Leaving(Watched):
+    """A connection whose session is over, and to which the kernel is still sending."""
+
+    __slots__ = ("_alarm", "_all", "_fd", "_looks", "_poll", "_reset", "_sock", "_timers")
+
+    def __init__(
+        self, poll: Poll, timers: Timers, all_: set[Leaving], fd: int, sock: socket.socket | None, reset: bool
+    ) -> None:
+        """`fd` is asked for what comes already."""
+        self._poll = poll
+        self._timers = timers
+        self._all = all_
+        self._fd = fd
+        self._sock = sock
+        self._reset = reset
+        self._looks = 0
+        self._alarm = Alarm(self.look)
+        all_.add(self)
+        poll.take_over(fd, self)
+        timers.arm(self._alarm, _LOOK)
+
+    def __repr__(self) -> str:
+        return f"<Leaving {self._fd}>"
+
+    def ready(self, events: int) -> None:
+        try:
+            while True:
+                if not _read(self._fd, MOST_READ):
+                    self.end()
+                    return
+                if not _unsent(self._fd):
+                    self.end()
+                    return
+        except BlockingIOError:
+            return
+        except OSError:
+            self.end()
+
+    def look(self) -> None:
+        """Go on waiting, unless everything has arrived or it takes too long."""
+        self._looks += 1
+        if self._looks == _LOOKS or not _unsent(self._fd):
+            self.end()
+        else:
+            self._timers.arm(self._alarm, _LOOK)
+
+    def end(self) -> None:
+        if self in self._all:
+            self._all.discard(self)
+            self._timers.drop(self._alarm)
+            self._poll.forget(self._fd)
+            if self._reset and self._sock is not None:
+                _reset(self._sock)
+            self._poll.end(self)
+
+    def finish(self) -> None:
+        _close(self._fd, self._sock)
+
+
+def _unsent(fd: int) -> int:
+    """Bytes that the kernel holds for the other end, which has not confirmed them (SIOCOUTQ)."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"), "little")
+    except OSError:
+        return 0
+
+
+def _reset(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    except OSError:
+        return  # of a unix socket, which has no RST
+
+
+def _close(fd: int, sock: socket.socket | None) -> None:
+    if sock is not None:
+        sock.close()
+    else:
+        os.close(fd)

@@ -1,0 +1,243 @@
+"""The `stream` block of one worker: its servers compiled, its listening sockets, its sessions until the last is over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from upwell.config.model import Block
+from upwell.config.template import compile_template
+from upwell.log import ErrorLog
+from upwell.modules.access import AccessSettings, is_allowed
+from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.core import ErrorLogSettings, LogTarget
+from upwell.modules.proxy_socket import parse_near
+from upwell.modules.stream.proxy import StreamProxySettings
+from upwell.modules.stream.server import StreamListen, StreamServerSettings
+from upwell.modules.tls import PeerTlsSettings, ServerTlsSettings
+from upwell.peers.upstream import Upstream
+from upwell.proxy.clock import Clock
+from upwell.proxy.listen import ListenSpec
+from upwell.proxy.listener import Listener
+from upwell.proxy.session import Front, PeerTls, Session, SessionSpec
+from upwell.proxy.splice import Leaving, Pipes
+from upwell.proxy.timers import Timers
+from upwell.proxy.transport import Poll
+from upwell.runtime.access_logs import AccessLogs
+from upwell.runtime.session_render import SessionRender, render_session, session_line
+
+if TYPE_CHECKING:
+    from upwell.config.template import Template
+
+_ANY = ("0.0.0.0", "::")
+_REMEMBERED = 4096
+
+
+class Streams:
+    """`upstreams` are by the names of their specs; `error_logs` by the `error_log` lines of a level."""
+
+    __slots__ = (
+        "_fronts",
+        "_leaving",
+        "_listeners",
+        "_log",
+        "_pipes",
+        "_sessions",
+        "_sockets",
+        "_specs",
+        "on_close",
+        "upstreams",
+    )
+
+    def __init__(
+        self,
+        stream: Block,
+        upstreams: Mapping[str, Upstream],
+        logs: AccessLogs,
+        error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
+        log: ErrorLog,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.upstreams = upstreams
+        self.on_close = on_close
+        self._log = log
+        self._pipes = Pipes()
+        self._sessions: set[Session] = set()
+        self._leaving: set[Leaving] = set()
+        self._listeners: list[Listener] = []
+        self._fronts: list[Front] = []
+        self._specs: dict[object, tuple[StreamListen, SessionSpec]] = {}
+        for server in stream.of("stream_server"):
+            spec = self._server(server, logs, error_logs.get(server[ErrorLogSettings].logs, log))
+            for listen in server[StreamServerSettings].listens:
+                self._specs[listen.spec.address, listen.spec.udp] = (listen, spec)
+
+    def __repr__(self) -> str:
+        return f"<Streams {len(self._listeners)} listeners, {len(self._sessions)} sessions>"
+
+    def owns(self, listen: ListenSpec) -> bool:
+        """Whether `listen` is an address of `stream`."""
+        return (listen.address, listen.udp) in self._specs
+
+    def start(
+        self,
+        sockets: Mapping[ListenSpec, socket.socket],
+        poll: Poll,
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        clock: Clock,
+        limit: int,
+    ) -> None:
+        """Accept on those of `sockets` that are of `stream`."""
+        for listen, sock in sockets.items():
+            if not self.owns(listen):
+                continue
+            front = self._front(listen, sock, poll, loop, timers, clock, limit)
+            address = listen.address
+            if not isinstance(address, str) and address[0] in _ANY:
+                for other, known in self._specs.items():
+                    if other != (address, listen.udp) and known[0].spec.udp == listen.udp:
+                        specific = known[0].spec.address
+                        if isinstance(specific, tuple) and specific[1] == address[1] and specific[0] not in _ANY:
+                            front.specific[specific] = self._front(
+                                known[0].spec, sock, poll, loop, timers, clock, limit
+                            )
+            self._fronts.append(front)
+            self._listeners.append(Listener(poll, sock, front, self._log))
+
+    def _front(
+        self,
+        listen: ListenSpec,
+        sock: socket.socket,
+        poll: Poll,
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        clock: Clock,
+        limit: int,
+    ) -> Front:
+        given, spec = self._specs[listen.address, listen.udp]
+        address = listen.address
+        local = None
+        if isinstance(address, str):
+            local = ("unix:", 0)
+        elif address[0] not in _ANY:
+            local = address
+        return Front(
+            loop,
+            poll,
+            timers,
+            clock,
+            self._pipes,
+            self._sessions,
+            self._leaving,
+            self._log,
+            spec,
+            listen.text,
+            int(sock.family),
+            local,
+            given.proxy_protocol,
+            given.tls,
+            limit,
+        )
+
+    @property
+    def idle(self) -> bool:
+        return not self._sessions and not self._leaving
+
+    def stop_accepting(self) -> None:
+        """Take no new sessions; those that are open go on."""
+        for listener in self._listeners:
+            listener.close()
+        for front in self._fronts:
+            for one in (front, *front.specific.values()):
+                one.draining = True
+                one.on_close = self.on_close
+
+    def close(self) -> None:
+        """End all sessions at once."""
+        for listener in self._listeners:
+            listener.close()
+        for session in list(self._sessions):
+            session.cut()
+        for leaving in list(self._leaving):
+            leaving.end()
+        self._pipes.close()
+
+    def publish(self) -> None:
+        for upstream in self.upstreams.values():
+            upstream.publish()
+
+    # Compiling
+
+    def _server(self, server: Block, logs: AccessLogs, error_log: ErrorLog) -> SessionSpec:
+        proxy = server[StreamProxySettings]
+        own = server[StreamServerSettings]
+        tls = server[ServerTlsSettings]
+        access_log = server[AccessLogSettings]
+        target = proxy.pass_
+        upstream = None if target is None or proxy.returns is not None else self.upstreams[target.upstream]
+        return SessionSpec(
+            upstream,
+            target.name if target is not None else "",
+            error_log,
+            log=tuple(
+                logs.writer(log, access_log.cache, session_line(log.format.template, log.format.escape), render_session)
+                for log in access_log.logs
+            ),
+            allowed=_allowed(server[AccessSettings]),
+            returns=None if proxy.returns is None else render_session(proxy.returns),
+            key=None if upstream is None else _key(upstream),
+            connect_timeout=proxy.connect_timeout,
+            timeout=proxy.timeout,
+            next_upstream=proxy.next_upstream,
+            next_tries=proxy.next_upstream_tries,
+            next_timeout=proxy.next_upstream_timeout,
+            half_close=proxy.half_close,
+            buffer_size=proxy.buffer_size,
+            proxy_protocol=proxy.protocol,
+            proxy_protocol_timeout=own.proxy_protocol_timeout,
+            near=None if proxy.bind is None else _near(proxy.bind),
+            keepalive=proxy.socket_keepalive,
+            tls=tls.context,
+            handshake_timeout=tls.handshake_timeout,
+            peer_tls=_peer_tls(server, target.name if target is not None else ""),
+            requests=proxy.requests,
+            responses=proxy.responses,
+        )
+
+
+def _allowed(settings: AccessSettings) -> Callable[[str], bool] | None:
+    if not settings.rules:
+        return None
+    return lru_cache(_REMEMBERED)(lambda address: is_allowed(settings, address))
+
+
+def _key(upstream: Upstream) -> SessionRender | None:
+    method = upstream.spec.method
+    return render_session(compile_template(method.key)) if method.name == "hash" else None
+
+
+def _near(template: Template) -> Callable[[Session], tuple[str, int] | None]:
+    render = render_session(template)
+
+    def near(session: Session) -> tuple[str, int] | None:
+        text = render(session).decode("latin-1")
+        try:
+            return parse_near(text) if text else None
+        except ValueError:
+            session.error(f'invalid local address "{text}"')
+            return None  # nginx goes on without
+
+    return near
+
+
+def _peer_tls(server: Block, target: str) -> PeerTls | None:
+    settings = server[PeerTlsSettings]
+    if settings.context is None:
+        return None
+    host = target.rpartition(":")[0].strip("[]") if ":" in target and not target.startswith("unix:") else target
+    name = compile_template(host) if settings.name is None else settings.name
+    return PeerTls(settings.context, render_session(name), settings.server_name)
