@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from upwell.config.directive import Directive
 from upwell.config.model import Block
@@ -56,11 +57,19 @@ def command(
     return Command(name, words(contexts), least, most, setter, block or bool(opens), opens)
 
 
-class Table:
-    """All commands by context and name, the names known to nginx that upwell lacks, and the closers."""
+_NOTHING: Mapping[str, frozenset[str]] = MappingProxyType({})
 
-    def __init__(self, modules: Iterable[Module], unsupported: frozenset[str]) -> None:
+
+class Table:
+    """All commands by context and name, the names known to nginx that upwell lacks (`lacking`: those that it lacks in
+    one section, and has in another), and the closers.
+    """
+
+    def __init__(
+        self, modules: Iterable[Module], unsupported: frozenset[str], lacking: Mapping[str, frozenset[str]] = _NOTHING
+    ) -> None:
         self.unsupported = unsupported
+        self.lacking = lacking
         self._commands: dict[tuple[str, str], Command] = {}
         self._closers: dict[str, list[Callable[[Block], None]]] = {}
         self._names: set[str] = set()
@@ -122,6 +131,8 @@ class Table:
         self.close(block)
 
     def _misplaced(self, block: Block, directive: Directive) -> ConfigError:
+        if directive.name in self.lacking.get(block.section.kind, ()):
+            return directive.error(f'"{directive.name}" is not supported by upwell in {block.section.kind}')
         if directive.name in self._names:
             return directive.error(f'"{directive.name}" directive is not allowed here')
         if directive.name in self.unsupported:

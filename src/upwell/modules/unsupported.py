@@ -148,3 +148,22 @@ UNSUPPORTED = words(
     zone_sync_ssl_verify zone_sync_ssl_verify_depth zone_sync_timeout zstd zstd_types
     """
 )
+
+LACKING = {
+    "http": words(
+        """
+        proxy_socket_keepalive proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl_ciphers proxy_ssl_name
+        proxy_ssl_protocols proxy_ssl_server_name proxy_ssl_session_reuse proxy_ssl_trusted_certificate
+        proxy_ssl_verify ssl_certificate ssl_certificate_key ssl_ciphers ssl_client_certificate ssl_handshake_timeout
+        ssl_prefer_server_ciphers ssl_protocols ssl_session_cache ssl_session_tickets ssl_session_timeout
+        ssl_trusted_certificate ssl_verify_client
+        """
+    ),
+    "stream": words(
+        """
+        least_time open_log_file_cache resolver resolver_timeout server_name server_names_hash_bucket_size
+        server_names_hash_max_size set state tcp_nodelay variables_hash_bucket_size variables_hash_max_size
+        """
+    ),
+}
+"""What upwell has in another section only."""

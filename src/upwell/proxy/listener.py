@@ -33,7 +33,7 @@ class Listener(Watched):
         self._loop = endpoint.loop
         self._sock = sock
         self._accept: Callable[[], tuple[int, Any]] = cast(Any, sock)._accept  # accept() asks for the own address too
-        self._endpoint: Endpoint | None = endpoint if isinstance(endpoint, Endpoint) else None
+        self._endpoint: Endpoint | None = None if isinstance(endpoint, Front) else endpoint
         self._front: Front | None = endpoint if isinstance(endpoint, Front) else None
         self._log = log
         self._fd = sock.fileno()

@@ -51,13 +51,7 @@ def _since_start(value: Callable[[Attempt], float]) -> SessionVariable:
 
 
 def _proxied(index: int) -> SessionVariable:
-    def part(session: Session) -> bytes:
-        return b"" if session.proxied is None else str(session.proxied[index]).encode()
-
-    def of(session: Session) -> bytes | None:
-        return part(session) if session.front.takes_proxy_protocol else None
-
-    return of
+    return lambda session: None if session.proxied is None else str(session.proxied[index]).encode()
 
 
 def _of_tls(of: Callable[[ssl.SSLSocket], str | None]) -> SessionVariable:

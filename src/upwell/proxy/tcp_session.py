@@ -125,7 +125,7 @@ class TcpSession(Session):
         except BlockingIOError:
             return
         except OSError as error:
-            self.tell(INFO, f"recv() failed ({error.errno}: {error.strerror})")
+            self.tell(INFO, f"recv() {_reason(error)}")
             self.finish(OK)
             return
         except MessageError as bad:
@@ -215,19 +215,16 @@ class TcpSession(Session):
                 if spec.near is not None or spec.keepalive:
                     self._prepare(sock)
                 sock.connect(address)
-            except BlockingIOError as error:
+            except OSError as error:
                 if error.errno == errno.EINPROGRESS:
                     self.step = self._connected
                     self.front.timers.arm(self, spec.connect_timeout or 1e9)
                     self._wait(sock.fileno(), _OUT)
                     return
-                failure: OSError = error  # the queue of a unix socket is full
-            except OSError as error:
-                failure = error
+                if not self._failed(f"connect() {_reason(error)}"):
+                    return
             else:
                 self._connected()
-                return
-            if not self._failed(f"connect() {_reason(failure)}"):
                 return
 
     def _prepare(self, sock: socket.socket) -> None:

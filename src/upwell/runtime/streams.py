@@ -1,4 +1,4 @@
-"""The `stream` block of one worker: its servers compiled, its listening sockets, its sessions until the last is over."""
+"""The `stream` block of one worker: servers compiled, listening sockets, sessions from the first to the last."""
 
 from __future__ import annotations
 
