@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush
+from math import floor
 from typing import Final
 
+from upwell.peers.balancers.balancer import chosen
 from upwell.peers.live import Peer, look
 from upwell.peers.passive import full, suspended
 from upwell.peers.slow_start import share
@@ -66,8 +68,14 @@ class _Seat:
         self.pots = pots
         self.state = _OUT
         self.lack = 0
-        self.part = 0.0  # of 1, what a slow start has not yet added to `current_weight`
+        self.part = 0.0  # of 1, what its credit is above `current_weight`: a slow start goes by parts of weights
         self.pot: _Pot | None = None
+
+    def add(self, credit: float) -> None:
+        exact = self.part + credit
+        whole = floor(exact)
+        self.peer.current_weight += whole
+        self.part = exact - whole
 
 
 class Least:
@@ -269,6 +277,8 @@ class Least:
             seat.state = _ODD
             self._odd.append(seat)
             return
+        if self._shaky:
+            look(peer)
         if peer.max_conns and full(peer):
             seat.state = _FULL
             self._full.append(seat)
@@ -355,8 +365,8 @@ class Least:
         if seat.state > 0:
             if shaky or now - peer.checked > peer.fail_timeout:
                 self._has_moved(seat, now)
-        elif seat.state == _FULL:
-            self._has_room(seat, now)
+        elif seat.state == _FULL and not full(peer):
+            self._place(seat, now)
         first = self._first()
         for _ in range(_LOOKS):
             if first is None:
@@ -368,8 +378,11 @@ class Least:
                 return first
             first = self._first()
         if first is None and self._full:
-            for seat in [seat for seat in self._full if seat.state == _FULL]:
-                self._has_room(seat, now)
+            waiting = self._full
+            self._full = []
+            for seat in waiting:
+                if seat.state == _FULL:
+                    self._place(seat, now)
             first = self._first()
         return first
 
@@ -384,11 +397,6 @@ class Least:
         self._moved.pop()
         self._place(seat, now)
         return True
-
-    def _has_room(self, seat: _Seat, now: float) -> None:
-        """Let it take part again if other workers have made room there."""
-        if not full(seat.peer):
-            self._place(seat, now)
 
     def _pick_among(self, tried: Collection[Peer], now: float) -> Peer | None:
         """The same with those walked over that must be, and without those that were tried."""
@@ -431,7 +439,8 @@ class Least:
 
     def _next(self, tied: list[_Seat], first: _Seat | None, now: float) -> Peer | None:
         """A round among `tied` and, with `first`, all that are seated with its ratio."""
-        total = 0
+        total = 0.0
+        most = 0.0
         many = len(tied) > 1
         best = None
         if first is not None:
@@ -440,37 +449,27 @@ class Least:
             if level.total > first.weight or tied:
                 many = True
                 level.clock += 1
-                total = level.total
+                total = float(level.total)
             self._leave(first)
             best = first
+            most = first.peer.current_weight + first.part
         for seat in tied:
-            peer = seat.peer
             if many:
                 total += self._credit(seat, now)
-            if (
-                best is None
-                or peer.current_weight > best.peer.current_weight
-                or (peer.current_weight == best.peer.current_weight and seat.order < best.order)
-            ):
+            credit = seat.peer.current_weight + seat.part
+            if best is None or credit > most or (credit == most and seat.order < best.order):
                 best = seat
+                most = credit
         if best is None:
             return None
-        peer = best.peer
-        peer.current_weight -= total
-        if now - peer.checked > peer.fail_timeout:
-            peer.checked = now
-        return peer
+        best.add(-total)
+        return chosen(best.peer, now)
 
-    def _credit(self, seat: _Seat, now: float) -> int:
-        """Add to its credit what it has as weight now, in whole numbers; how much that was."""
+    def _credit(self, seat: _Seat, now: float) -> float:
+        """Add to its credit what it has as weight now; how much that was."""
         peer = seat.peer
-        weight = peer.effective_weight
-        part = share(peer, now)
-        if part < 1.0:
-            exact = seat.part + weight * part
-            weight = int(exact)
-            seat.part = exact - weight
-        peer.current_weight += weight
+        weight = peer.effective_weight * share(peer, now)
+        seat.add(weight)
         if peer.effective_weight < peer.weight:
             peer.effective_weight += 1
         elif peer.effective_weight > peer.weight:
