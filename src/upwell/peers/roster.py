@@ -66,9 +66,9 @@ class Roster:
                 member = _read(text.text, row, text.serial, text.of)
                 by_row[row] = member
                 table.know(row, member.key)
-                if before is None:
+                if before is None or before.key != member.key:
                     joined.append(member)
-                else:
+                if before is not None:
                     stayed = False
             elif before is not None:
                 del by_row[row]
@@ -79,7 +79,9 @@ class Roster:
                 continue
             found.append(row)
         if not stayed:
-            self.members = tuple(sorted(by_row.values(), key=_order))
+            others = {member.row for member in joined}
+            stay = [by_row[one.row] for one in self.members if one.row in by_row and one.row not in others]
+            self.members = (*stay, *sorted(joined, key=_order))
         elif joined:
             self.members += tuple(sorted(joined, key=_order))
         return found

@@ -288,18 +288,13 @@ class Upstream:
                 if self._counted:
                     self._share(peer)
                 changed.append(peer)
-        if parted:
-            self.peers = tuple(peer for peer in self.peers if not peer.gone)
         joined = [self._join(member) for _, _, member in sorted(joining)]
         for peer in joined:
             by_row[peer.row] = peer
-        self.peers += tuple(joined)
         # New objects even if nobody joined or left: balancers keep what they made of the last ones.
-        self._primary = tuple([peer for peer in self.peers if not peer.spec.backup])
-        self._backup = tuple([peer for peer in self.peers if peer.spec.backup])
-        for role in (self._primary, self._backup):
-            for number, peer in enumerate(role):
-                peer.id = number
+        self.peers = (*[peer for peer in self.peers if not peer.gone], *joined)
+        self._primary = _with(self._primary, [peer for peer in joined if not peer.spec.backup], parted)
+        self._backup = _with(self._backup, [peer for peer in joined if peer.spec.backup], parted)
         self.single = len(self.peers) == 1 and not self._backup
         slowly = self._slow_starts > 0 and not self.single
         if slowly != self._slowly:
@@ -462,6 +457,18 @@ class Upstream:
     def _rebuild(self) -> None:
         self._primary_balancer.rebuild(self._primary, [peer for peer in self._primary if peer.up])
         self._backup_balancer.rebuild(self._backup, [peer for peer in self._backup if peer.up])
+
+
+def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: bool) -> tuple[Peer, ...]:
+    """A role's peers without those that are gone (`parted`: there are such) and with those who joined; their ids."""
+    if parted:
+        found = [*[peer for peer in peers if not peer.gone], *joined]
+        for number, peer in enumerate(found):
+            peer.id = number
+        return tuple(found)
+    for number, peer in enumerate(joined, len(peers)):
+        peer.id = number
+    return (*peers, *joined)
 
 
 def forget_others(table: PeerTable, worker: int, upstreams: Iterable[Upstream]) -> None:
