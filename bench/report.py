@@ -11,7 +11,7 @@ from bench.checks import CHECKED_PEERS, STAND_IN, Cost
 from bench.checks import GOALS as CHECK_GOALS
 from bench.measure import PROBED_PEERS, Cell, Figures, Results
 from bench.memory import BULK, Growth, Idle
-from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, Scale
+from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, PAGE_GOAL_MS, PAGED, Scale
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 
 _OURS = ("upwell", "upwell compiled")
@@ -152,8 +152,14 @@ def scale_section(found: Scale) -> Section:
         f"- memory a peer in the checker (the zone's part included): {each} (goal {MEMORY_GOAL_KB:g})",
         f"- the last request to a peer came {out.refused:.1f} ms after the answer that turned it down, and"
         f" {out.silent:.1f} ms after the time-out that did (goal {OUT_GOAL_MS:g}; two workers, the worst of five)",
+        *(
+            f"- the {name} page about {PAGED:,} peers: {page.whole:.0f} ms of a worker (goal {PAGE_GOAL_MS:g}),"
+            f" {page.longest:.1f} ms at once, {page.size / 1e6:.1f} MB"
+            for name, page in found.pages.items()
+        ),
     ]
     data = {"crowds": _data(found.crowds), "weight": asdict(weight), "out": asdict(out)}
+    data["pages"] = {name: asdict(page) for name, page in found.pages.items()}
     return Section("scale", f"{table(rows)}\n\n" + "\n".join(lines), data)
 
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from statistics import median
 
 from bench.checks import answering
 from bench.cpu import memory, nanoseconds, on_cores, split_cores, waiting
@@ -23,10 +24,13 @@ from bench.measure import Plan, Progress
 from bench.stage import allow_files, temporary_folder
 from bench.tools import MissingTool
 from upwell.check.checker import Checker
+from upwell.check.pages.view import View
+from upwell.check.report import Report
 from upwell.check.spec import PLUS, CheckSpec
 from upwell.contrib.processes import Balancer, await_condition, free_ports
 from upwell.contrib.traffic import fetch
 from upwell.log import ErrorLog
+from upwell.modules.upwell_status import FORMS, TURN
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.zone.layout import CHECK_AT, CHECK_FAILS, CHECK_LATENCY, CHECK_PASSES, RECORD_NEXT
 from upwell.zone.table import PeerTable
@@ -34,6 +38,8 @@ from upwell.zone.table import PeerTable
 LATENESS_GOAL_MS = 50.0
 MEMORY_GOAL_KB = 3.0
 OUT_GOAL_MS = 5.0
+PAGE_GOAL_MS = 100.0
+PAGED = 10_000
 _SPARE_FILES = 500
 _TRIES = 5
 
@@ -89,12 +95,23 @@ class Out:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Milliseconds of a processor that a status page takes, altogether and at the longest before everybody else in the
+    worker has a turn; its bytes."""
+
+    whole: float
+    longest: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
-    """All of it."""
+    """All of it; `pages` are those of PAGED peers by format."""
 
     crowds: dict[str, Lateness | str]
     weight: Weight
     out: Out
+    pages: dict[str, Page]
 
 
 def _peers(count: int, port: int, first: int = 1) -> tuple[PeerSpec, ...]:
@@ -195,6 +212,34 @@ def _lateness(crowd: Crowd, port: int, seconds: float, cores: set[int]) -> Laten
         late[int(len(late) * 0.99)],
         sum(new[3] - old[3] for old, new in zip(before, after, strict=True)),
     )
+
+
+def _pages(port: int, cores: set[int]) -> dict[str, Page]:
+    """Pages about peers that are probed meanwhile, each the median of some."""
+    upstream, check = UpstreamSpec("well", _peers(PAGED, port)), _check("well", Crowd("", PAGED, 1.0, False))
+    checking = _Checking([upstream], [check], cores)
+    found = {}
+    try:
+        time.sleep(3.0)
+        report = Report(checking.table, [upstream], [check], dict)
+        for name, (_, pieces, _) in FORMS.items():
+            taken, waits, size = [], [], 0
+            for _ in range(_TRIES):
+                began = turn = time.thread_time()
+                parts, longest = [], 0.0
+                for piece in pieces(View(report)):
+                    parts.append(piece.encode("utf-8", "replace"))
+                    now = time.thread_time()
+                    if now > turn + TURN:
+                        longest = max(longest, now - turn)
+                        turn = now
+                taken.append((time.thread_time() - began) * 1000)
+                waits.append(longest * 1000)
+                size = sum(map(len, parts))
+            found[name] = Page(median(taken), median(waits), size)
+    finally:
+        checking.close()
+    return found
 
 
 def _weight(port: int, cores: set[int]) -> Weight:
@@ -327,4 +372,6 @@ def measure_scale(plan: Plan, progress: Progress) -> Scale:
         progress("memory of 1,000 and 11,000 peers")
         weight = _weight(port, checker_cores)
         progress("how soon a dead peer gets no more requests")
-        return Scale(crowds, weight, _out(plan, folder, port, set()))
+        out = _out(plan, folder, port, set())
+        progress(f"pages about {PAGED:,} peers")
+        return Scale(crowds, weight, out, _pages(port, checker_cores))

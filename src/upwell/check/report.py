@@ -19,6 +19,10 @@ from upwell.zone.layout import (
     CHECK_SINCE,
     CHECK_WORDS,
     CHECKS_PER_PEER,
+    PEER_ADMIN,
+    PEER_CHANGES,
+    PEER_CHECKS,
+    PEER_SINCE,
     PEER_WORDS,
     WORD_BYTES,
 )
@@ -113,9 +117,10 @@ class Report:
     ) -> Iterator[PeerReport]:
         """The peers of `upstream` in the order of the configuration, with those of their checks that `checks` has; only
         those of which `wanted` says so, when told whether they may get traffic."""
-        for spec, key, row, *_ in self.members(upstream):
+        for member in self.members(upstream):
+            spec, row = member.spec, member.row
             if wanted is None or wanted(self.table.is_up(row, spec.down)):
-                yield self._peer(spec, _label(key), row, checks)
+                yield self._peer(spec, _label(member.key), row, checks)
 
     def up(self, upstream: UpstreamSpec) -> int:
         """How many of all its peers may get traffic."""
@@ -138,9 +143,10 @@ class Report:
         table = self.table
         words = table.words
         start = table.layout.row(row)
-        admin, summary, since, changes, _, _, _, *identities = _ROW(words, start * WORD_BYTES)
+        head = _ROW(words, start * WORD_BYTES)
+        admin, summary, since, changes = head[PEER_ADMIN] & 3, head[PEER_CHECKS], head[PEER_SINCE], head[PEER_CHANGES]
         found = []
-        for slot, identity in enumerate(identities):
+        for slot, identity in enumerate(head[PEER_WORDS:]):
             check = checks.get(identity) if identity else None
             if check is not None:
                 at = (start + PEER_WORDS + slot * CHECK_WORDS) * WORD_BYTES
@@ -153,7 +159,6 @@ class Report:
                 else:
                     state = DOWN
                 found.append(CheckReport(check, state, turned, last, status, latency, passes, fails, record))
-        admin &= 3
         if may_serve(admin, summary, spec.down):
             state, why = UP, ""
         else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
     from upwell.proxy.location import Content
 
-_TURN: Final = 0.0015
+TURN: Final = 0.0015
 """Seconds after which everybody else in the worker has a turn: a page of thousands of peers takes many times that."""
 _AT_ONCE: Final = 65536
 """Characters that are sent in one piece."""
@@ -35,7 +35,7 @@ _NO_STORE: Final = ((b"Cache-Control", b"no-store"),)
 
 _Form = tuple[str, Callable[[View], Iterator[str]], Sequence[tuple[bytes, bytes]]]
 
-_FORMS: Final[dict[str, _Form]] = {
+FORMS: Final[dict[str, _Form]] = {
     "html": ("text/html; charset=utf-8", html_page.pieces, html_page.FIELDS),
     "json": ("application/json", json_page.pieces, _NO_STORE),
     "prometheus": (prometheus_page.MEDIA_TYPE, prometheus_page.pieces, _NO_STORE),
@@ -57,7 +57,7 @@ def compile_upwell_status(
             exchange.respond_error(405)
             return
         wanted = _asked(exchange, b"format") or settings.format
-        form = _FORMS.get(wanted)
+        form = FORMS.get(wanted)
         state = _asked(exchange, b"status")
         if form is None or state not in ("", UP, DOWN, CHECKING):
             exchange.respond_error(400)
@@ -66,7 +66,7 @@ def compile_upwell_status(
         page: list[bytes] = []
         texts: list[str] = []
         size = 0
-        turn = clock() + _TURN
+        turn = clock() + TURN
         for piece in pieces(View(report, _asked(exchange, b"upstream"), state)):
             texts.append(piece)
             size += len(piece)
@@ -77,7 +77,7 @@ def compile_upwell_status(
             if clock() > turn:
                 call_soon(exchange.resume)
                 await suspend()
-                turn = clock() + _TURN
+                turn = clock() + TURN
         page.append("".join(texts).encode("utf-8", "replace"))
         if len(page) == 1:
             exchange.respond(200, page[0], media_type.encode(), fields)
@@ -94,7 +94,7 @@ def compile_upwell_status(
             if clock() > turn:
                 call_soon(exchange.resume)
                 await suspend()
-                turn = clock() + _TURN
+                turn = clock() + TURN
         exchange.finish()
 
     return content
@@ -112,8 +112,8 @@ def _upwell_status(block: Block, directive: Directive) -> None:
 def _status_format(block: Block, directive: Directive) -> None:
     if "format" in block.own(UpwellStatusSettings):
         raise directive.error('"status_format" directive is duplicate')
-    if directive.args[0] not in _FORMS:
-        raise directive.error(f'invalid status format "{directive.args[0]}", it must be one of {", ".join(_FORMS)}', 0)
+    if directive.args[0] not in FORMS:
+        raise directive.error(f'invalid status format "{directive.args[0]}", it must be one of {", ".join(FORMS)}', 0)
     block.set(UpwellStatusSettings, "format", directive.args[0])
 
 

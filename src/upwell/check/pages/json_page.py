@@ -39,12 +39,14 @@ def pieces(view: View) -> Iterator[str]:
     between = "\n"
     texts = _Texts(view)
     for upstream in view.upstreams:
+        up = view.report.up(upstream)
+        yield ""  # of thousands, each of the two takes its time
         about = {
             "name": upstream.name,
             "balancer": upstream.method.name,
             "implicit": upstream.implicit,
             "peers_total": len(upstream.peers),
-            "peers_up": view.report.up(upstream),
+            "peers_up": up,
             "all_down": words(upstream),
             "health_ignored": view.panics(upstream),
         }
