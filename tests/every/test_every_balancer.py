@@ -14,6 +14,8 @@ from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec
 
 METHODS = {name: Method(name) for name in sorted(BALANCERS)} | {
+    "least_time": Method("least_time", measure="last_byte"),
+    "least_time inflight": Method("least_time", measure="header", inflight=True),
     "hash consistent": Method("hash", consistent=True),
     "hash bounded": Method("hash", consistent=True, bounded=1.25),
     "random two": Method("random", two=True, measure="least_conn"),

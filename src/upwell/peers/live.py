@@ -26,7 +26,7 @@ class Peer:
     `connections` is what this worker has in use there now, `elsewhere` what the others had when it last looked
     (`look`): they write it into `everywhere`, one word a worker, which is None where nobody needs it. `answer_time` is
     the moving average of answer times in seconds, 0.0 while there is none, `answer_at` when it last changed, and
-    `begun` the sum of the times at which the requests under way began (balancers/answer_times.py).
+    `begun` the sum of the times at which `dated` of the requests under way began (balancers/answer_times.py).
 
     `requests`, `failures`, `responses` (five counters, 1xx to 5xx), `sent` and `received` (bytes) only grow.
     `Upstream.publish()` takes them to the zone.
@@ -43,6 +43,7 @@ class Peer:
         "cleared",
         "connections",
         "current_weight",
+        "dated",
         "effective_weight",
         "elsewhere",
         "everywhere",
@@ -100,6 +101,7 @@ class Peer:
         self.answer_time = 0.0
         self.answer_at = 0.0
         self.begun = 0.0
+        self.dated = 0
         self.requests = 0
         self.failures = 0
         self.responses = [0, 0, 0, 0, 0]

@@ -48,39 +48,57 @@ class AnswerTimes:
                 # nginx has nothing here: a peer that just came would get all requests till its first answer.
                 time = self._usual
         elif now - peer.checked > peer.fail_timeout:
-            halvings = int((now - peer.checked) / (int(peer.fail_timeout) + 1))
-            time = time / (1 << halvings) if halvings < _LONGEST else 0.0
-        if self.inflight and peer.connections:
-            time = max(time, now - peer.begun / peer.connections)
+            time *= _left(peer, now - peer.checked)
+        if self.inflight and peer.dated:
+            time = max(time, now - peer.begun / peer.dated)
         if time > _MOST:
             return 5000 * (1 + under_way) / peer.weight
         return (int(time * _CLUSTERS) + 1) * 20 * (1 + under_way) / peer.weight
 
     def picked(self, peer: Peer, now: float) -> None:
         peer.begun += now
+        peer.dated += 1
 
     def released(self, peer: Peer) -> None:
         """One of the requests there is over: the one answered just now, or else one as old as all are on average."""
+        dated = peer.dated
         left = peer.connections
-        if left <= 0:
-            peer.begun = 0.0
-        elif self._ended is peer:
-            peer.begun -= self._began
-        else:
-            peer.begun *= left / (left + 1)
+        if left < dated:  # else it was one that came there without being picked
+            if not left:
+                peer.begun = 0.0
+            elif self._ended is peer:
+                peer.begun -= self._began
+            else:
+                peer.begun *= left / dated
+            peer.dated = left
         self._ended = None
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
         self._ended = peer
         self._began = now - last
         time = header if self._header else last
+        silence = now - peer.answer_at
+        peer.answer_at = now
         if not well:
             blame(peer, time, self._usual)
             return
         known = peer.answer_time
-        peer.answer_time = known + _SMOOTHING * (time - known) if known > 0.0 else time
+        if known <= 0.0:
+            peer.answer_time = max(time, 1e-6)
+        else:
+            kept = 1.0 - _SMOOTHING
+            if time < known and silence > peer.fail_timeout:
+                # nginx would need half an hour to learn that a peer is well again that gets one request a minute.
+                kept *= _left(peer, silence)
+            peer.answer_time = time + kept * (known - time)
         usual = self._usual
         self._usual = usual + _SMOOTHING * (time - usual) if usual > 0.0 else time
+
+
+def _left(peer: Peer, silence: float) -> float:
+    """What is left of an average after seconds without anything: half of it for each `fail_timeout`."""
+    halvings = int(silence / (int(peer.fail_timeout) + 1))
+    return 1.0 / (1 << halvings) if halvings < _LONGEST else 0.0
 
 
 def blame(peer: Peer, time: float, usual: float) -> None:
