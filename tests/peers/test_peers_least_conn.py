@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.properties.test_properties_least_conn import PlainUpstream
-from upwell.peers.balancers import BALANCERS
+from upwell.peers.balancers.least_conn import LeastConn
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
@@ -166,7 +166,7 @@ def test_a_thousand_peers_are_chosen_as_nginx_does(weights: tuple[int, ...]) -> 
 
 
 def test_a_peer_that_starts_slowly_gets_a_part_of_its_share() -> None:
-    balancer = BALANCERS["least_conn"](LEAST_CONN, Random(1).random)
+    balancer = LeastConn(LEAST_CONN, Random(1).random)
     peers = [Peer(named(name, slow_start=10.0), 0, 0) for name in "ab"]
     peers[1].started = 100.0
     balancer.rebuild(peers, peers)
@@ -188,7 +188,7 @@ def test_a_peer_that_starts_slowly_gets_a_part_of_its_share() -> None:
     assert share_of_b(110.1, 200) == pytest.approx(0.5, abs=0.01)
     # One at a time both have nothing: the turns are what is weighed.
     peers[1].started = 200.0
-    balancer.settle()
+    balancer.begin(peers[1])
     alone = [balancer.pick(None, (), 205.0) for _ in range(300)]
     assert sum(peer is peers[1] for peer in alone) / 300 == pytest.approx(1 / 3, abs=0.02)
 
@@ -199,3 +199,17 @@ def test_nobody_waits_for_those_that_start_slowly_together() -> None:
         peer.started = 100.0
     upstream._rebuild()
     assert Counter(picked(upstream, 101.0).name for _ in range(20)) == {"a": 10, "b": 10}
+
+
+def test_a_peer_that_is_well_again_starts_slowly() -> None:
+    (upstream,) = workers(1, LEAST_CONN, named("a", slow_start=10.0), named("b", slow_start=10.0))
+    peer = picked(upstream, 1000.0)
+    assert upstream.release(peer, 1000.0, failed=True)
+    assert {picked(upstream, 1001.0).name for _ in range(20)} == {"b"}
+    again = picked(upstream, 1020.0)
+    assert again is peer  # on trial
+    upstream.release(again, 1020.5, failed=False)
+    assert peer.started == 1020.5
+    got = Counter(picked(upstream, 1023.0).name for _ in range(90))
+    assert 10 <= got["a"] <= 40  # 21 of 111 under way
+    assert Counter(picked(upstream, 1031.0).name for _ in range(200))["a"] > 100

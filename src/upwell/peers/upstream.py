@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
 from upwell.peers.balancers.balancer import Balancer, Chance
+from upwell.peers.balancers.least import Least
 from upwell.peers.balancers.slow_start import SlowStart
 from upwell.peers.live import Peer
 from upwell.peers.panic import FAIL, Standing, in_force, may_count
@@ -264,8 +265,9 @@ class Upstream:
     def _muster(self, rows: Collection[int]) -> None:
         """Have the peers of `rows` as the roster has them now. One that stays is the same object, whatever changed of
         it. The caller rebuilds the balancers."""
-        self._primary_balancer.settle()
-        self._backup_balancer.settle()
+        if not self.watches:
+            self._primary_balancer.settle()
+            self._backup_balancer.settle()
         by_row = self._by_row
         joining: list[tuple[int, int, Member]] = []
         changed: list[Peer] = []
@@ -400,8 +402,9 @@ class Upstream:
         """The peer begins anew."""
         peer.started = now
         for balancer in (self._primary_balancer, self._backup_balancer):
-            balancer.settle()
             if isinstance(balancer, SlowStart):
+                balancer.settle()
+            if isinstance(balancer, SlowStart | Least):
                 balancer.begin(peer)
 
     def _choose(self, changed: bool) -> None:

@@ -181,7 +181,14 @@ class Least:
     def settle(self) -> None:
         for seat in self._seats:
             if seat.state > 0:
-                self._leave(seat)
+                assert seat.pot is not None
+                seat.peer.current_weight = seat.weight * seat.pot.level.clock - seat.lack
+
+    def begin(self, peer: Peer) -> None:
+        """`peer.started` was set: the peer begins anew."""
+        seat = self._seat_of.get(peer)
+        if seat is not None and seat.state > 0:
+            self._leave(seat)
 
     def released(self, peer: Peer) -> None:
         seat = self._seat_of.get(peer)
