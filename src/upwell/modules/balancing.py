@@ -7,6 +7,7 @@ import re
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
+from upwell.modules.sticky import StickySettings
 from upwell.modules.upstream import WITHOUT_SLOW_START, UpstreamSettings
 from upwell.peers.peer import Method
 
@@ -20,7 +21,7 @@ _MEASURES = {"least_conn": "least_conn", "least_time=header": "header", "least_t
 def choose(block: Block, directive: Directive, method: Method) -> None:
     """Let the upstream be balanced by `method`; the last one counts, as in nginx."""
     own = block.own(UpstreamSettings)
-    if "method" in own:
+    if "method" in own or "sticky" in block.own(StickySettings):
         block.loading.warnings.append(directive.error("load balancing method redefined"))
     if method.name in WITHOUT_SLOW_START and any(peer.slow_start for peer in own.get("peers", ())):
         raise directive.error('balancing method does not support parameter "slow_start"')

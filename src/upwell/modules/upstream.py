@@ -16,10 +16,11 @@ from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import STREAM, Method, PeerSpec, UpstreamSpec
 from upwell.units import parse_seconds, parse_size
 
-_UNSUPPORTED = words("resolve route service drain id")
+_UNSUPPORTED = words("resolve service id")
 _WITHOUT_BACKUP = words("hash ip_hash random")
 WITHOUT_SLOW_START = words("hash ip_hash random")
 """Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
+_LONGEST_ROUTE = 32  # nginx: NGX_HTTP_UPSTREAM_SID_LEN
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
 
 
@@ -102,7 +103,7 @@ def _server(block: Block, directive: Directive) -> None:
     if peers is None:
         # a list while the block is read: a tuple would be copied for each of ten thousand lines
         peers = own["peers"] = []
-    settings: dict[str, int | float | bool] = {}
+    settings: dict[str, int | float | bool | str] = {}
     for index in range(1, len(directive.args)):
         try:
             name, value = _parameter(directive.args[index])
@@ -125,10 +126,12 @@ def _server(block: Block, directive: Directive) -> None:
 
 
 @lru_cache(256)  # ten thousand lines say the same few things
-def _parameter(text: str) -> tuple[str, int | float | bool]:
+def _parameter(text: str) -> tuple[str, int | float | bool | str]:
     """A parameter of `server` as a field of PeerSpec. Raises ValueError with the error's sentence."""
-    if text in ("backup", "down"):
+    if text in ("backup", "down", "drain"):
         return text, True
+    if text.startswith("route="):
+        return "route", _route(text.removeprefix("route="))
     name, _, value = text.partition("=")
     if name in _UNSUPPORTED:
         raise ValueError(f'the parameter "{name}" of "server" is not supported by upwell')
@@ -143,6 +146,14 @@ def _parameter(text: str) -> tuple[str, int | float | bool]:
     except ValueError:
         pass
     raise ValueError(f'invalid parameter "{text}"')
+
+
+def _route(value: str) -> str:
+    if not value:
+        raise ValueError("route is empty")
+    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_ROUTE:
+        raise ValueError(f"route is longer than {_LONGEST_ROUTE}")
+    return value
 
 
 def _expand(block: Block, address: Address, default_port: int) -> Iterator[tuple[str, tuple[str, int] | str]]:

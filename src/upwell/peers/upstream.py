@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from upwell.log import ErrorLog
 from upwell.peers.balancers import BALANCERS
-from upwell.peers.balancers.balancer import Balancer, Chance
+from upwell.peers.balancers.balancer import Balancer, Chance, unfit
 from upwell.peers.balancers.least import Least
 from upwell.peers.balancers.slow_start import SlowStart
 from upwell.peers.live import Peer
@@ -20,6 +20,7 @@ from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster
+from upwell.peers.routes import Routes
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -53,6 +54,7 @@ class Upstream:
     __slots__ = (
         "_backup",
         "_backup_balancer",
+        "_backup_routes",
         "_by_row",
         "_chance",
         "_counted",
@@ -62,6 +64,7 @@ class Upstream:
         "_log",
         "_primary",
         "_primary_balancer",
+        "_primary_routes",
         "_roster",
         "_seen",
         "_slow_starts",
@@ -121,6 +124,8 @@ class Upstream:
         self._slow_starts = 0
         self._primary_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
         self._backup_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
+        self._primary_routes = Routes()
+        self._backup_routes = Routes()
         self.watches = self._primary_balancer.watches
         """Whether `answered` wants to be told how long answers took."""
         self._muster([member.row for member in self._roster.members])
@@ -166,6 +171,32 @@ class Upstream:
         if everywhere is not None:
             everywhere[self._worker] = peer.connections
             if 0 < peer.max_conns < sum(everywhere):
+                return self._pick_again(peer, tried, now, key)
+        return peer
+
+    def pick_bound(self, route: bytes, tried: Collection[Peer], now: float, key: bytes | None = None) -> Peer | None:
+        """The peer that a session is bound to, by its `route` (peers/routes.py), while it may get requests, as `pick`
+        otherwise. A peer that drains may; a backup may not while there is a primary (nginx: get_rr_peer_by_sid)."""
+        if self._words[GENERATION] != self._generation:
+            self.refresh()
+        peer = self._bound(self._primary, self._primary_routes, route, tried, now)
+        if peer is not None:
+            self._primary_balancer.bound(peer, tried, now)
+        else:
+            peer = self._primary_balancer.pick(key, tried, now)
+        if peer is None:
+            peer = self._bound(self._backup, self._backup_routes, route, tried, now)
+            if peer is not None:
+                self._backup_balancer.bound(peer, tried, now)
+            else:
+                peer = self._backup_balancer.pick(key, tried, now)
+                if peer is None:
+                    return None
+        peer.connections += 1
+        peer.requests += 1
+        if peer.everywhere is not None:
+            peer.everywhere[self._worker] = peer.connections
+            if 0 < peer.max_conns < sum(peer.everywhere):
                 return self._pick_again(peer, tried, now, key)
         return peer
 
@@ -310,7 +341,7 @@ class Upstream:
 
     def _note(self, spec: PeerSpec, count: int) -> None:
         """`count` more peers of this kind belong here."""
-        self.tries += 0 if spec.down else count
+        self.tries += 0 if spec.down or spec.drain else count
         self._slow_starts += count if spec.slow_start else 0
 
     def _join(self, member: Member) -> Peer:
@@ -381,6 +412,15 @@ class Upstream:
                 peer.received,
             )
             self._table.set_counts(peer.row, self._worker, counts)
+
+    def _bound(
+        self, peers: Sequence[Peer], routes: Routes, route: bytes, tried: Collection[Peer], now: float
+    ) -> Peer | None:
+        """The one of `peers` that is called `route`, if it may get the request."""
+        peer = routes.find(peers, route)
+        if peer is None or peer in tried or not peer.up or unfit(peer, now):
+            return None
+        return peer
 
     def _pick_again(self, peer: Peer, tried: Collection[Peer], now: float, key: bytes | None) -> Peer | None:
         """Another worker took the last of the `max_conns` of `peer` at the same moment: both give it back."""
@@ -458,8 +498,13 @@ class Upstream:
         self._backup_balancer.settle()
 
     def _rebuild(self) -> None:
-        self._primary_balancer.rebuild(self._primary, [peer for peer in self._primary if peer.up])
-        self._backup_balancer.rebuild(self._backup, [peer for peer in self._backup if peer.up])
+        self._primary_balancer.rebuild(self._primary, _choice(self._primary))
+        self._backup_balancer.rebuild(self._backup, _choice(self._backup))
+
+
+def _choice(peers: Sequence[Peer]) -> list[Peer]:
+    """Those that get new requests. One that drains gets only those of sessions that are bound to it."""
+    return [peer for peer in peers if peer.up and not peer.spec.drain]
 
 
 def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: bool) -> tuple[Peer, ...]:

@@ -159,6 +159,8 @@ def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
 def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     """The slow way, over `exchange.out`: for captures and where response fields are changed."""
     section = head.section
+    if spec.heard is not None and exchange.source is not None:
+        spec.heard(exchange, exchange.source.peer)
     if head.status in spec.intercepted:
         challenge = [(b"WWW-Authenticate", value) for name, value in section.fields if name == b"www-authenticate"]
         exchange.respond_error(head.status, challenge if head.status == 401 else ())

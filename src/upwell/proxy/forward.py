@@ -45,7 +45,8 @@ class ForwardSpec:
     `obeyed` are the X-Accel-* fields that are not ignored, `intercepted` the statuses that an error page answers in the
     peer's place. `hold`: how much content waits for a slow client without and with buffering, for X-Accel-Buffering.
     `choose(exchange, tried, now)` picks the peer where the request has a part in it (a key that is hashed, a session);
-    None: `upstream.pick`.
+    None: `upstream.pick`. `heard(exchange, peer)` is told when the head of the answer that the client gets has come (of
+    exchanges whose head takes the slow way), `learn` when that answer is over.
     `changes` and `unusual`: field names and statuses that need more than a look.
     """
 
@@ -70,6 +71,8 @@ class ForwardSpec:
     obeyed: frozenset[bytes] = accel.OBEYED
     intercepted: frozenset[int] = frozenset()
     choose: Callable[[Exchange, set[Peer], float], Peer | None] | None = None
+    heard: Callable[[Exchange, Peer], None] | None = None
+    learn: Callable[[Exchange, Peer], None] | None = None
     hold: tuple[int, int] = (DEFAULT_LIMITS.head_size, DEFAULT_LIMITS.buffered)
     changes: frozenset[bytes] = field(init=False)
     unusual: frozenset[int] = field(init=False)
@@ -152,6 +155,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             _let_go(exchange, spec, connection, attempt)
             if upstream.watches and not stale:
                 _tell(upstream, peer, attempt, at, failed)
+            if spec.learn is not None and attempt.header and (exchange.head_sent or exchange.finished):
+                spec.learn(exchange, peer)
             if not stale and upstream.release(peer, at, failed != ""):
                 exchange.log(WARN, f"upstream server temporarily disabled while {failed}")
         if not stale:

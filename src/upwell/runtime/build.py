@@ -17,6 +17,7 @@ from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.server import ServerSettings
+from upwell.modules.sticky import zones
 from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.peer import UpstreamSpec
@@ -30,8 +31,9 @@ class Plan:
 
     `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
     `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
-    `shared_dicts` are (name, bytes). `folders` are those that workers write into. `notified` says who is told of the
-    peers of each upstream; `state_file` is the path of the checker's, "" for none.
+    `shared_dicts` are (name, bytes), and so are `session_zones` (`sticky learn`). `folders` are those that workers
+    write into. `notified` says who is told of the peers of each upstream; `state_file` is the path of the checker's,
+    "" for none.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class Plan:
     state_file: str
     health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
+    session_zones: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
     folders: tuple[str, ...]
@@ -96,6 +99,7 @@ def plan(config: Config) -> Plan:
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(sections)),
+        session_zones=tuple((zone.name, zone.size) for zone in zones(http)) if http is not None else (),
         inner_error_logs=tuple(_error_logs(main)),
         folders=tuple(_folders(main, config.prefix)),
     )

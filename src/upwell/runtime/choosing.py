@@ -23,7 +23,7 @@ _NO_ADDRESS = bytes(3)  # nginx hashes this for a client without an IP address
 
 def chooser(upstream: Upstream) -> Chooser | None:
     """What a ForwardSpec chooses with; None: the upstream does without the request."""
-    key = _key(upstream.spec.method)
+    key = key_of(upstream.spec.method)
     if key is None:
         return None
 
@@ -33,7 +33,8 @@ def chooser(upstream: Upstream) -> Chooser | None:
     return choose
 
 
-def _key(method: Method) -> Render | None:
+def key_of(method: Method) -> Render | None:
+    """What the method hashes of a request; None: nothing."""
     if method.name == "ip_hash":
         return _client
     if method.name != "hash":

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from upwell.lua.vm import Vm
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.sticky import Sticky
 
 
 class Compiler:
@@ -47,7 +48,17 @@ class Compiler:
     ends.
     """
 
-    __slots__ = ("_call_soon", "_destinations", "_error_logs", "_logs", "_prefix", "_report", "_upstreams", "_vm")
+    __slots__ = (
+        "_call_soon",
+        "_destinations",
+        "_error_logs",
+        "_logs",
+        "_prefix",
+        "_report",
+        "_sticky",
+        "_upstreams",
+        "_vm",
+    )
 
     def __init__(
         self,
@@ -59,7 +70,9 @@ class Compiler:
         prefix: str,
         report: Report,
         call_soon: Callable[[Callable[[], object]], object],
+        sticky: Mapping[Upstream, Sticky],
     ) -> None:
+        self._sticky = sticky
         self._call_soon = call_soon
         self._report = report
         self._prefix = prefix
@@ -133,7 +146,7 @@ class Compiler:
             assert code is not None
             return phase.content_handler(*self._chunk(code))
         if settings.handler == "proxy_pass":
-            return proxying.compile_forward(block, self._upstreams, self._destinations)
+            return proxying.compile_forward(block, self._upstreams, self._destinations, self._sticky)
         if settings.handler == "check_status":
             return compile_check_status(block[CheckStatusSettings], self._report)
         if settings.handler == "upwell_status":

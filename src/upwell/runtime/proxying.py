@@ -38,13 +38,17 @@ from upwell.runtime.render import Render, constant_or_render, render
 if TYPE_CHECKING:
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.sticky import Sticky
 
 
 _USUAL_SOCKETS = ProxySocketSettings()
 
 
 def compile_forward(
-    block: Block, upstreams: Mapping[str, tuple[Upstream, Keepalive]], destinations: Destinations
+    block: Block,
+    upstreams: Mapping[str, tuple[Upstream, Keepalive]],
+    destinations: Destinations,
+    sticky: Mapping[Upstream, Sticky],
 ) -> Content:
     """The content handler of a location with `proxy_pass`."""
     proxy, settings, asked = block[ProxySettings], block[LocationSettings], block[ProxyRequestSettings]
@@ -103,7 +107,10 @@ def compile_forward(
     )
 
     def make(upstream: Upstream, keepalive: Keepalive) -> ForwardSpec:
-        return spec_of(upstream, keepalive, choose=chooser(upstream))
+        bound = sticky.get(upstream)
+        if bound is None:
+            return spec_of(upstream, keepalive, choose=chooser(upstream))
+        return spec_of(upstream, keepalive, choose=bound.choose, heard=bound.heard, learn=bound.learnt)
 
     sockets = block[ProxySocketSettings]
     dials = sockets != _USUAL_SOCKETS

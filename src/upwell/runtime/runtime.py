@@ -42,6 +42,7 @@ from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
+from upwell.runtime.sticky import compile_sticky
 from upwell.runtime.streams import Streams
 from upwell.zone.shared_dict import open_dicts
 from upwell.zone.table import PeerTable
@@ -97,6 +98,7 @@ class Runtime:
         self._draining = False
         self._publishing: asyncio.TimerHandle | None = None
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
+        self._sessions = open_dicts(shared_dir, dict(plan.session_zones), "sticky")
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         streamed: dict[str, Upstream] = {}
         for spec in plan.upstreams:
@@ -128,6 +130,7 @@ class Runtime:
                 plan.config.prefix,
                 Report(table, plan.upstreams, plan.checks, lambda: control.specs),
                 loop.call_soon,
+                compile_sticky(self._http, self._upstreams, self._sessions),
             )
             self._listen(self._http, compiler)
 
@@ -199,7 +202,7 @@ class Runtime:
         if self._publishing is not None:
             self._publishing.cancel()
         self._access_logs.close()
-        for shared in self._dicts.values():
+        for shared in (*self._dicts.values(), *self._sessions.values()):
             shared.close()
 
     def _publish(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from hashlib import blake2b
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from upwell.zone.stores import STORES, Store, StoreFull, Transaction
 
@@ -505,13 +506,14 @@ def remove_directory(directory: str) -> None:
         return
 
 
-def open_dicts(directory: str, sizes: Mapping[str, int], kind: str = "lmdb") -> dict[str, SharedDict]:
+def open_dicts(directory: str, sizes: Mapping[str, int], use: str = "", kind: str = "lmdb") -> dict[str, SharedDict]:
     """Open the zones `sizes` (name -> bytes) in `directory`; in each process, after the fork. Raises lmdb.Error.
+    Those of another `use` are others, whatever their names are.
 
     A zone keeps its content as long as its name and size do; another size starts an empty one.
     """
     make = STORES[kind]
     return {
-        name: SharedDict(name, size, make(os.path.join(directory, f"{name}.{size}"), size))
+        name: SharedDict(name, size, make(os.path.join(directory, f"{use}{quote(name, safe='')}.{size}"), size))
         for name, size in sizes.items()
     }

@@ -38,6 +38,13 @@ class Balancer(Protocol):
         """
         ...
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        """A request goes to `peer` that was not picked here: its session is bound to it. It may be one that is up and
+        yet not among those to choose from, because it drains. What `pick` does to the peer that it gives is done here,
+        and the caller counts the request in `peer.connections` afterwards too.
+        """
+        ...
+
     def settle(self) -> None:
         """Write into the peers what the balancer keeps to itself: someone is about to read or change them."""
         ...

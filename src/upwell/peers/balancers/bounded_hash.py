@@ -56,6 +56,11 @@ class BoundedHash:
             self._under_way += 1
         return peer
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+        if peer in self._up:
+            self._under_way += 1
+
     def settle(self) -> None:
         self._instead.settle()
 

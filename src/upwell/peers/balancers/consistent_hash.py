@@ -63,6 +63,9 @@ class ConsistentHash:
                 return peer
         return self._in_turn(tried, now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+
     def settle(self) -> None:
         self._instead.settle()
         for turns in self._turns.values():

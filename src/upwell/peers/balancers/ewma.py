@@ -61,6 +61,9 @@ class Ewma:
             first = peer
         return self._best(tried, now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+
     def settle(self) -> None: ...
 
     def released(self, peer: Peer) -> None: ...

@@ -52,6 +52,9 @@ class KeyHash:
             return chosen(peer, now)
         return self._search(key, tried, now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+
     def settle(self) -> None:
         self._instead.settle()
 

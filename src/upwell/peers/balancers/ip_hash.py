@@ -74,6 +74,9 @@ class IpHash:
                 failed += 1
         return self._instead.pick(None, tried, now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+
     def settle(self) -> None:
         self._instead.settle()
 

@@ -178,6 +178,13 @@ class Least:
             peer.checked = now
         return peer
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        seat = self._seat_of.get(peer)
+        if seat is not None and seat.state > 0:
+            self._leave(seat)
+        if now - peer.checked > peer.fail_timeout:
+            peer.checked = now
+
     def settle(self) -> None:
         for seat in self._seats:
             if seat.state > 0:

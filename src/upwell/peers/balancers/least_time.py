@@ -36,6 +36,10 @@ class LeastTimeInflight(LeastTime):
             self._times.picked(peer, now)
         return peer
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        super().bound(peer, tried, now)
+        self._times.picked(peer, now)
+
     def released(self, peer: Peer) -> None:
         self._times.released(peer)
         super().released(peer)

@@ -57,6 +57,11 @@ class Random:
             return self._draw(tried, now)
         return chosen(self._better(one, two, now), now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        chosen(peer, now)
+        if self._times is not None:
+            self._times.picked(peer, now)
+
     def settle(self) -> None:
         self._instead.settle()
 

@@ -33,10 +33,23 @@ def _owed(peer: Peer) -> int:
 class RoundRobin:
     """The default balancer of nginx's `upstream` block. One for each role, so two with backups."""
 
-    __slots__ = ("_at", "_bounded", "_heaps", "_order", "_peers", "_period", "_round", "_start", "_total", "watches")
+    __slots__ = (
+        "_all",
+        "_at",
+        "_bounded",
+        "_heaps",
+        "_order",
+        "_peers",
+        "_period",
+        "_round",
+        "_start",
+        "_total",
+        "watches",
+    )
 
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = False
+        self._all: Sequence[Peer] = ()
         self._peers: tuple[Peer, ...] = ()
         self._bounded = False  # by max_conns: who is full drops out at any time
         self._period = 0  # picks in a round
@@ -52,6 +65,7 @@ class RoundRobin:
 
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         self.settle()
+        self._all = peers
         self._peers = tuple(up)
         weights = [peer.weight for peer in up]
         self._total = sum(weights)
@@ -73,6 +87,15 @@ class RoundRobin:
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
         return peer
+
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        # nginx keeps account of one such request in a row; of more, what the peer got beyond its share is forgotten.
+        self.settle()
+        if peer.current_weight > peer.weight - sum(one.weight for one in self._all):
+            total = self._step(tried, now)
+            peer.current_weight -= total
+        if now - peer.checked > peer.fail_timeout:
+            peer.checked = now
 
     def settle(self) -> None:
         order, heaps = self._order, self._heaps
@@ -164,6 +187,18 @@ class RoundRobin:
         if now - best.checked > best.fail_timeout:
             best.checked = now
         return best
+
+    def _step(self, tried: Collection[Peer], now: float) -> int:
+        """What a walk does to all peers before one of them is chosen; the weights that took part."""
+        total = 0
+        for peer in self._peers:
+            if (tried and peer in tried) or (peer.max_conns and full(peer)) or (peer.fails and suspended(peer, now)):
+                continue
+            peer.current_weight += peer.effective_weight
+            total += peer.effective_weight
+            if peer.effective_weight < peer.weight:
+                peer.effective_weight += 1
+        return total
 
     def _remember(self, peer: Peer) -> None:
         self._round.append(peer)

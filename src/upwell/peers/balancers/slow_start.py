@@ -45,6 +45,9 @@ class SlowStart:
             return self._steady.pick(key, tried, now)
         return self._walk(tried, now)
 
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        self._steady.bound(peer, tried, now)
+
     def settle(self) -> None:
         self._steady.settle()
 

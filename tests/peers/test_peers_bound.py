@@ -1,0 +1,104 @@
+"""Requests that are bound to a peer: Upstream.pick_bound, draining peers, and nginx's account of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.peers.test_peers_upstream import build, names
+from upwell.peers.peer import PeerSpec
+from upwell.peers.routes import route_of
+from upwell.peers.upstream import Upstream
+from upwell.zone.layout import ADMIN_DOWN
+
+
+def peer(name: str, **fields: object) -> PeerSpec:
+    return PeerSpec(name, (name, 80), route=name, **fields)  # type: ignore[arg-type]  # fields of PeerSpec
+
+
+def bound(upstream: Upstream, route: bytes, tried: tuple[object, ...] = (), now: float = 100.0) -> str:
+    chosen = upstream.pick_bound(route, tried, now)  # type: ignore[arg-type]  # peers
+    if chosen is None:
+        return "-"
+    upstream.release(chosen, now, failed=False)
+    return chosen.name
+
+
+def test_a_peer_without_a_route_is_called_by_its_address() -> None:
+    # As nginx has it in its cookies: printf 127.0.0.1:18901 | md5sum
+    assert route_of(PeerSpec("127.0.0.1:18901", ("127.0.0.1", 18901))) == b"dcca3f0d619999ce203dd9d26fefa671"
+    assert route_of(PeerSpec("unix:/tmp/h/stk/s.sock", "/tmp/h/stk/s.sock")) == b"daa018aeedc9560a8d5384c930bbd93a"
+    assert route_of(peer("a")) == b"a"
+
+
+def test_a_session_keeps_its_peer_and_others_are_balanced() -> None:
+    upstream, _ = build(peer("a"), peer("b"), peer("c"))
+    assert [bound(upstream, b"b") for _ in range(4)] == ["b"] * 4
+    assert bound(upstream, b"nobody") in "ac"
+
+
+def test_of_two_with_one_route_the_first_counts() -> None:
+    upstream, _ = build(PeerSpec("a", ("a", 80), route="x"), PeerSpec("b", ("b", 80), route="x"))
+    assert [bound(upstream, b"x") for _ in range(3)] == ["a"] * 3
+
+
+def test_a_session_counts_once_in_a_row_in_the_balance() -> None:
+    upstream, _ = build(peer("a"), peer("b"), peer("c"))
+    for _ in range(10):
+        bound(upstream, b"a")
+    # What a got beyond its share is forgotten but for one request: the others catch up with that.
+    assert [p.current_weight for p in upstream.primary] == [-2, 1, 1]
+    assert names(upstream, 5) == "bcabc"
+
+
+def test_the_connection_of_a_bound_request_is_counted() -> None:
+    upstream, _ = build(peer("a", max_conns=1), peer("b"))
+    first = upstream.pick_bound(b"a", (), 100.0)
+    assert first is not None
+    assert (first.name, first.connections, first.requests) == ("a", 1, 1)
+    assert bound(upstream, b"a") == "b"  # full
+    upstream.release(first, 100.0, failed=False)
+    assert bound(upstream, b"a") == "a"
+
+
+def test_a_bound_peer_that_cannot_be_asked_gives_way() -> None:
+    upstream, table = build(peer("a"), peer("b"))
+    a, _ = upstream.primary
+    assert bound(upstream, b"a", (a,)) == "b"
+    chosen = upstream.pick_bound(b"a", (), 100.0)
+    assert chosen is a
+    upstream.release(a, 100.0, failed=True)
+    assert bound(upstream, b"a") == "b"  # suspended
+    assert bound(upstream, b"a", now=111.0) == "a"  # the trial
+    table.set_admin(a.row, ADMIN_DOWN)
+    table.publish()
+    assert bound(upstream, b"a", now=112.0) == "b"
+
+
+def test_who_drains_gets_requests_of_its_sessions_only() -> None:
+    upstream, _ = build(peer("a", drain=True), peer("b"))
+    assert names(upstream, 3) == "bbb"
+    assert bound(upstream, b"a") == "a"
+    assert bound(upstream, b"other") == "b"
+    assert upstream.tries == 1  # as in nginx, one that drains is not among those that may be tried
+
+
+@pytest.mark.parametrize("fields", [{"down": True}, {"down": True, "drain": True}])
+def test_who_is_down_gets_none(fields: dict[str, bool]) -> None:
+    upstream, _ = build(peer("a", **fields), peer("b"))
+    assert bound(upstream, b"a") == "b"
+
+
+def test_a_single_peer_that_drains() -> None:
+    upstream, _ = build(peer("a", drain=True))
+    assert upstream.pick((), 100.0) is None
+    assert bound(upstream, b"") == "-"
+    assert bound(upstream, b"a") == "a"
+
+
+def test_a_backup_keeps_a_session_while_there_is_no_primary() -> None:
+    upstream, table = build(peer("a"), peer("b", backup=True), peer("c", backup=True))
+    assert bound(upstream, b"c") == "a"
+    table.set_admin(upstream.primary[0].row, ADMIN_DOWN)
+    table.publish()
+    assert [bound(upstream, b"c") for _ in range(3)] == ["c"] * 3
+    assert bound(upstream, b"a") in "bc"
