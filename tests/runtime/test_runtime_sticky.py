@@ -104,19 +104,16 @@ def test_a_session_is_learnt_from_an_answer_and_found_again(tmp_path: Path) -> N
 
 
 def test_a_session_moves_to_the_peer_that_answers(tmp_path: Path) -> None:
-    with learning(tmp_path) as served:
+    with learning(tmp_path, "zone=z:64k; keepalive 0") as served:
         served.reply = response(b"x", "X-Sid: s")
         served.ask(get("/"))
         client = served.client()
         client.send(get("/?sid=s"))
-        served.origins[0].connections[-1].finish_unnoticed()
-        served.origins[0].connections[-1].reset()
-        served.reply = response(b"x")
-        for far in served.origins[1].connections:
-            far.send(served.reply)
-        served.loop.run()
+        served.origins[0].connections[-1].finish()
+        served.origins[1].connections[-1].send(response(b"x"))
         assert client.answer().status == 200
         served.loop.advance(11.0)
+        served.reply = response(b"x")
         for _ in range(3):
             served.ask(get("/?sid=s"))
         assert asked(served)[-3:] == ["2"] * 3
@@ -125,7 +122,9 @@ def test_a_session_moves_to_the_peer_that_answers(tmp_path: Path) -> None:
 def begun(served: Serving, sent: bytes) -> None:
     """A request that got the head of its answer and none of its content."""
     served.client().send(get("/"))
-    served.origins[0].connections[-1].send(sent)
+    far = served.origins[0].connections[-1]
+    far.taken()
+    far.send(sent)
     served.loop.run()
 
 
@@ -156,7 +155,7 @@ def test_a_session_is_known_with_the_head_if_that_is_asked_for(tmp_path: Path) -
 def test_an_answer_that_goes_to_the_next_peer_teaches_nothing(tmp_path: Path) -> None:
     configuration = ROUTES % ("", LEARN % "zone=z:64k header")
     configuration = configuration.replace("proxy_pass http://u;", "proxy_pass http://u; proxy_next_upstream http_500;")
-    with Serving(tmp_path, configuration) as served:
+    with Serving(tmp_path, configuration.replace("route=a", "route=a max_fails=0")) as served:
         client = served.client()
         client.send(get("/"))
         served.origins[0].connections[-1].send(response(b"x", "X-Sid: s", status="500 x"))
