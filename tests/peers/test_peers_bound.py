@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from tests.peers.test_peers_upstream import build, names
-from upwell.peers.peer import PeerSpec
+from upwell.peers.balancers import BALANCERS
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.routes import route_of
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import ADMIN_DOWN
+from upwell.zone.table import PeerTable
 
 
 def peer(name: str, **fields: object) -> PeerSpec:
@@ -39,6 +43,50 @@ def test_a_session_keeps_its_peer_and_others_are_balanced() -> None:
 def test_of_two_with_one_route_the_first_counts() -> None:
     upstream, _ = build(PeerSpec("a", ("a", 80), route="x"), PeerSpec("b", ("b", 80), route="x"))
     assert [bound(upstream, b"x") for _ in range(3)] == ["a"] * 3
+
+
+METHODS = [
+    Method(),
+    Method("ip_hash"),
+    Method("hash", key="$x"),
+    Method("hash", key="$x", consistent=True),
+    Method("hash", key="$x", consistent=True, bounded=1.25),
+    Method("random"),
+    Method("random", two=True, measure="least_conn"),
+    Method("random", two=True, measure="header", inflight=True),
+    Method("least_conn"),
+    Method("least_time", measure="last_byte", inflight=True),
+    Method("ewma"),
+]
+
+
+def test_all_methods_are_here() -> None:
+    assert {method.name for method in METHODS} == set(BALANCERS)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_bears_bound_requests_between_its_own(method: Method) -> None:
+    spec = UpstreamSpec("u", (peer("a", max_conns=3), peer("b", drain=True), peer("c", slow_start=5.0)), method)
+    random = Random(7)
+    upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1), 0, chance=random.random)
+    a, b, c = upstream.primary
+    under_way = []
+    for step in range(600):
+        now = 100.0 + step / 10
+        chosen = upstream.pick_bound(random.choice((b"a", b"b", b"c", b"x")), (), now, b"%d" % step)
+        assert chosen is not None
+        under_way.append(chosen)
+        if len(under_way) > 6:
+            done = under_way.pop(random.randrange(6))
+            if upstream.watches:
+                upstream.answered(done, 0.1, 0.2, now, True)
+            upstream.release(done, now, failed=random.random() < 0.02)
+        assert [one.connections for one in (a, b, c)] == [under_way.count(one) for one in (a, b, c)]
+        assert a.connections <= 3
+    for done in under_way:
+        upstream.release(done, 200.0, failed=False)
+    assert {upstream.pick((), 300.0, b"%d" % key) for key in range(40)} <= {a, c, None}
+    assert b.requests > 100
 
 
 def test_a_session_counts_once_in_a_row_in_the_balance() -> None:
