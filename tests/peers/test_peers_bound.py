@@ -66,7 +66,8 @@ def test_all_methods_are_here() -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_method_bears_bound_requests_between_its_own(method: Method) -> None:
-    spec = UpstreamSpec("u", (peer("a", max_conns=3), peer("b", drain=True), peer("c", slow_start=5.0)), method)
+    peers = (peer("a", max_conns=3), peer("b", drain=True), peer("c", slow_start=5.0, max_fails=0))
+    spec = UpstreamSpec("u", peers, method)
     random = Random(7)
     upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1), 0, chance=random.random)
     a, b, c = upstream.primary
@@ -86,7 +87,7 @@ def test_every_method_bears_bound_requests_between_its_own(method: Method) -> No
     for done in under_way:
         upstream.release(done, 200.0, failed=False)
     assert {upstream.pick((), 300.0, b"%d" % key) for key in range(40)} <= {a, c, None}
-    assert b.requests > 100
+    assert b.requests > 50
 
 
 def test_a_session_counts_once_in_a_row_in_the_balance() -> None:
