@@ -95,7 +95,11 @@ def pieces(view: View) -> Iterator[str]:
     if short:
         yield f"<p>More than {_MANY} peers: only those without traffic are listed. Click on an upstream.</p>\n"
     for upstream in shown:
-        yield _title(view, upstream)
+        up = 0
+        for so_far in view.report.up(upstream):
+            up = so_far
+            yield ""
+        yield _title(view, upstream, up)
         for number, peer in enumerate(view.peers(upstream, troubled=short)):
             if number == _MANY:
                 yield '<tr><td colspan="9">and more: the list is cut here</td></tr>\n'
@@ -131,9 +135,8 @@ def _checker(view: View) -> str:
     )
 
 
-def _title(view: View, upstream: UpstreamSpec) -> str:
+def _title(view: View, upstream: UpstreamSpec, up: int) -> str:
     total = len(upstream.peers)
-    up = view.report.up(upstream)
     style = "up" if up == total else "down" if up == 0 else "checking"
     name = escape(upstream.name)
     panic = ""
