@@ -1,0 +1,182 @@
+"""Peers for a program of one's own: real servers, real checks, no configuration file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from urllib.request import urlopen
+
+import pytest
+
+import upwell
+from upwell import BALANCERS, Group, Method, NoPeer, PeerKey, PeerSpec, http_check, peer
+
+LIMIT = 20.0
+
+
+class Server:
+    """A web server whose health can be switched."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.paths: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.paths.append(self.path)
+                self.send_response(outer.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.spec = peer(f"127.0.0.1:{self.server.server_port}")
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    found = [Server() for _ in range(3)]
+    yield found
+    for server in found:
+        server.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < limit
+        threading.Event().wait(0.005)
+
+
+def up(group: Group) -> set[str]:
+    return {one.name for one in group.peers if one.up}
+
+
+def test_requests_go_to_healthy_peers_only(servers: list[Server]) -> None:
+    one, two, _ = servers
+    with Group([one.spec, two.spec], checks=[http_check("/health", interval=0.01)]) as group:
+        until(lambda: "/health" in one.paths and "/health" in two.paths)
+        two.status = 503
+        until(lambda: up(group) == {one.spec.name})
+        for _ in range(5):
+            with group.borrow() as chosen:
+                assert chosen.name == one.spec.name
+                assert isinstance(chosen.address, tuple)
+                urlopen(f"http://{chosen.name}/", timeout=LIMIT).close()
+        two.status = 200
+        until(lambda: len(up(group)) == 2)
+
+
+def test_members_come_and_go_while_it_runs(servers: list[Server]) -> None:
+    one, two, three = servers
+    with Group([one.spec], checks=[http_check(interval=0.01, initial="checking")]) as group:
+        until(lambda: len(up(group)) == 1)
+        key = group.add(two.spec)
+        until(lambda: len(up(group)) == 2)
+        three.status = 500
+        group.add(three.spec)
+        until(lambda: len(three.paths) > 2)
+        assert up(group) == {one.spec.name, two.spec.name}
+        group.change(key, weight=3)
+        assert Counter(group.pick().name for _ in range(8)) == {one.spec.name: 2, two.spec.name: 6}
+        group.remove(key)
+        assert up(group) == {one.spec.name}
+        with pytest.raises(ValueError, match="no primary peer"):
+            group.remove(key)
+        with pytest.raises(ValueError, match="another"):
+            group.change(group.peers[0].key, name="x")
+
+
+def test_failures_of_requests_count_without_any_check() -> None:
+    group = Group([peer("127.0.0.1:1"), peer("127.0.0.1:2", backup=True)])
+    with pytest.raises(ConnectionRefusedError), group.borrow():
+        raise ConnectionRefusedError
+    with group.borrow() as chosen:
+        assert chosen.name == "127.0.0.1:2"
+    with pytest.raises(KeyError), group.borrow():
+        raise KeyError  # not the peer's fault
+    with group.borrow() as again:
+        assert again is chosen
+    with pytest.raises(NoPeer), group.borrow(tried=group.peers):
+        raise AssertionError
+    assert all(not one.connections for one in group.peers)
+    group.close()
+
+
+@pytest.mark.parametrize("name", sorted(BALANCERS))
+def test_every_method_balances(name: str) -> None:
+    group = Group([peer(f"127.0.0.1:{n}") for n in range(1, 5)], Method(name, key="x"), chance=Random(1).random)
+    chosen = Counter()  # type: Counter[str]
+    for number in range(200):
+        with group.borrow(key=b"10.%d.%d.1" % (number, number)) as one:
+            chosen[one.name] += 1
+    assert len(chosen) == 4
+    group.add(peer("127.0.0.1:9"))
+    assert len(group.peers) == 5
+    group.close()
+
+
+def test_many_threads_may_use_it() -> None:
+    group = Group([peer(f"127.0.0.1:{n}") for n in range(1, 5)], Method("least_conn"))
+
+    def use() -> None:
+        for _ in range(300):
+            with group.borrow():
+                pass
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    with group:
+        for thread in threads:
+            thread.start()
+        key = group.add(peer("127.0.0.1:9"))
+        group.remove(key)
+        for thread in threads:
+            thread.join()
+        assert sum(one.requests for one in group.peers) <= 1200
+        assert [one.connections for one in group.peers] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:8000", ("::1", 8000)), ("unix:/tmp/s", "/tmp/s")],
+)
+def test_addresses(text: str, address: tuple[str, int] | str) -> None:
+    assert peer(text, weight=2) == PeerSpec(text, address, server=text, weight=2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name:80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:80", "[127.0.0.1]:80", "unix:", ""],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        peer(text)
+
+
+def test_what_a_check_asks_cannot_be_two_requests() -> None:
+    request = http_check("/a b\r\nX: y", host="h\r\nZ: z").request
+    assert request.startswith(b"GET /a%20b%0D%0AX:%20y HTTP/1.1\r\nHost: h%0D%0AZ: z\r\n")
+    assert request.count(b"\r\n\r\n") == 1
+    assert b"Connection: close" in request
+    assert b"Connection" not in http_check(keepalive_time=60.0).request
+
+
+def test_all_names_are_there() -> None:
+    for name in upwell.__all__:
+        assert getattr(upwell, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        upwell.nothing  # noqa: B018  # to be asked for is all
+    assert PeerKey is upwell.PeerKey
