@@ -26,6 +26,7 @@ from upwell.proxy.session import Front, PeerTls, Session, SessionSpec
 from upwell.proxy.splice import Leaving, Pipes
 from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
+from upwell.proxy.udp_session import UdpListener
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.session_render import SessionRender, render_session, session_line
 
@@ -48,6 +49,7 @@ class Streams:
         "_sessions",
         "_sockets",
         "_specs",
+        "_udp",
         "on_close",
         "upstreams",
     )
@@ -68,6 +70,7 @@ class Streams:
         self._sessions: set[Session] = set()
         self._leaving: set[Leaving] = set()
         self._listeners: list[Listener] = []
+        self._udp: list[UdpListener] = []
         self._fronts: list[Front] = []
         self._specs: dict[object, tuple[StreamListen, SessionSpec]] = {}
         for server in stream.of("stream_server"):
@@ -76,7 +79,7 @@ class Streams:
                 self._specs[listen.spec.address, listen.spec.udp] = (listen, spec)
 
     def __repr__(self) -> str:
-        return f"<Streams {len(self._listeners)} listeners, {len(self._sessions)} sessions>"
+        return f"<Streams {len(self._fronts)} listeners, {len(self._sessions)} sessions>"
 
     def owns(self, listen: ListenSpec) -> bool:
         """Whether `listen` is an address of `stream`."""
@@ -106,7 +109,10 @@ class Streams:
                                 known[0].spec, sock, poll, loop, timers, clock, limit
                             )
             self._fronts.append(front)
-            self._listeners.append(Listener(poll, sock, front, self._log))
+            if listen.udp:
+                self._udp.append(UdpListener(poll, sock, front, self._log))
+            else:
+                self._listeners.append(Listener(poll, sock, front, self._log))
 
     def _front(
         self,
@@ -149,8 +155,7 @@ class Streams:
 
     def stop_accepting(self) -> None:
         """Take no new sessions; those that are open go on."""
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for front in self._fronts:
             for one in (front, *front.specific.values()):
                 one.draining = True
@@ -158,13 +163,20 @@ class Streams:
 
     def close(self) -> None:
         """End all sessions at once."""
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for session in list(self._sessions):
             session.cut()
         for leaving in list(self._leaving):
             leaving.end()
+        for datagrams in self._udp:
+            datagrams.let_go()
         self._pipes.close()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for datagrams in self._udp:
+            datagrams.close()
 
     def publish(self) -> None:
         for upstream in self.upstreams.values():

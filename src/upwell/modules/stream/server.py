@@ -57,8 +57,6 @@ def _listen(block: Block, directive: Directive) -> None:
     addresses = listen_addresses(block, directive, 0)
     given = [parameter.partition("=")[0] for parameter in directive.args[1:]]
     udp = "udp" in given
-    if "udp" in given:
-        raise directive.error('the parameter "udp" of "listen" is not supported by upwell', given.index("udp") + 1)
     spec = ListenSpec(("", 0), udp=udp)
     explicit = False
     for index, parameter in enumerate(directive.args[1:], 1):
