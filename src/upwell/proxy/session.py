@@ -77,6 +77,26 @@ class SessionSpec:
     responses: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What a handshake has come to: OpenSSL forgets it when the connection ends."""
+
+    version: str
+    cipher: str
+    resumed: bool
+    certified: bool
+
+    @staticmethod
+    def of(tls: ssl.SSLSocket) -> TlsFacts:
+        cipher = tls.cipher()
+        return TlsFacts(
+            tls.version() or "",
+            "" if cipher is None else cipher[0],
+            bool(tls.session_reused),
+            tls.getpeercert(binary_form=True) is not None,
+        )
+
+
 class Front:
     """What all sessions of one listening socket share in one worker. `text` is its address as nginx prints it.
 
@@ -178,6 +198,7 @@ class Session(Timed):
         "spec",
         "started",
         "status",
+        "tls",
         "tried",
     )
 
@@ -197,6 +218,7 @@ class Session(Timed):
         self.tried: set[Peer] = set()
         self.peer: Peer | None = None
         self.proxied: tuple[str, int, str, int] | None = None  # client's and server's address by the PROXY protocol
+        self.tls: TlsFacts | None = None
         self.over = False
 
     # What the two kinds do each in their way
@@ -207,10 +229,6 @@ class Session(Timed):
 
     def cut(self) -> None:
         """End at once."""
-        raise NotImplementedError
-
-    def tls(self) -> ssl.SSLSocket | None:
-        """The TLS that the client speaks."""
         raise NotImplementedError
 
     def from_client(self) -> int:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import Final
 
-from upwell.proxy.session import Attempt, Session
+from upwell.proxy.session import Attempt, Session, TlsFacts
 from upwell.version import NGINX_VERSION
 
 SessionVariable = Callable[[Session], "bytes | None"]
@@ -54,25 +53,8 @@ def _proxied(index: int) -> SessionVariable:
     return lambda session: None if session.proxied is None else str(session.proxied[index]).encode()
 
 
-def _of_tls(of: Callable[[ssl.SSLSocket], str | None]) -> SessionVariable:
-    def value(session: Session) -> bytes | None:
-        tls = session.tls()
-        found = None if tls is None else of(tls)
-        return None if found is None else found.encode()
-
-    return value
-
-
-def _cipher(tls: ssl.SSLSocket) -> str | None:
-    cipher = tls.cipher()
-    return None if cipher is None else cipher[0]
-
-
-def _client_verified(session: Session) -> bytes | None:
-    tls = session.tls()
-    if tls is None:
-        return None
-    return b"SUCCESS" if tls.getpeercert(binary_form=True) else b"NONE"
+def _of_tls(of: Callable[[TlsFacts], str]) -> SessionVariable:
+    return lambda session: None if session.tls is None else of(session.tls).encode()
 
 
 VARIABLES: dict[str, SessionVariable] = {
@@ -94,10 +76,10 @@ VARIABLES: dict[str, SessionVariable] = {
     "server_addr": lambda s: s.local_address()[0].encode(),
     "server_port": lambda s: _port(s.local_address()[1]),
     "session_time": lambda s: _seconds(s.front.loop.time() - s.started),
-    "ssl_cipher": _of_tls(_cipher),
-    "ssl_client_verify": _client_verified,
-    "ssl_protocol": _of_tls(lambda tls: (tls.version() or "").replace("TLSv1.0", "TLSv1")),
-    "ssl_session_reused": _of_tls(lambda tls: "r" if tls.session_reused else "."),
+    "ssl_cipher": _of_tls(lambda tls: tls.cipher),
+    "ssl_client_verify": _of_tls(lambda tls: "SUCCESS" if tls.certified else "NONE"),
+    "ssl_protocol": _of_tls(lambda tls: tls.version),
+    "ssl_session_reused": _of_tls(lambda tls: "r" if tls.resumed else "."),
     "status": lambda s: b"%d" % s.status,
     "time_iso8601": lambda s: s.front.clock.iso8601,
     "time_local": lambda s: s.front.clock.local,

@@ -24,6 +24,7 @@ from upwell.proxy.session import (
     OK,
     Front,
     Session,
+    TlsFacts,
 )
 from upwell.proxy.splice import Side, Step, TlsSide
 
@@ -144,6 +145,7 @@ class TcpSession(Session):
         elif self.front.tls and spec.tls is not None:
             self.action = "SSL handshaking"
             sock = socket.socket(self.front.family, socket.SOCK_STREAM, 0, self._fd)
+            sock.setblocking(False)  # which it is, but the object has to know
             try:
                 self._tls = spec.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError as error:  # it has gone
@@ -170,6 +172,7 @@ class TcpSession(Session):
             self.tell(INFO, f"SSL_do_handshake() failed ({_words(error)})")
             self.finish(INTERNAL)
         else:
+            self.tls = TlsFacts.of(tls)
             self._wait_no_more()
             self._serve()
 
@@ -469,9 +472,6 @@ class TcpSession(Session):
         if local is None:
             local = self.local = _local_of(self._fd, self.front.family)
         return local
-
-    def tls(self) -> ssl.SSLSocket | None:
-        return self._tls
 
     def from_client(self) -> int:
         return 0 if self._client is None else self._client.received

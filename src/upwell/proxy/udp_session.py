@@ -366,9 +366,6 @@ class UdpSession(Session):
     def local_address(self) -> tuple[str, int]:
         return self.local or ("", 0)
 
-    def tls(self) -> None:
-        return None
-
     def from_client(self) -> int:
         return self._from_client
 
