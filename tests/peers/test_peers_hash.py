@@ -16,6 +16,7 @@ from upwell.peers.balancers import BALANCERS
 from upwell.peers.balancers.balancer import Balancer
 from upwell.peers.balancers.ring import Ring, points
 from upwell.peers.live import Peer
+from upwell.peers.membership import Membership
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.table import PeerTable
@@ -348,3 +349,35 @@ def test_with_room_only_at_those_tried_the_bound_is_none() -> None:
 def _upstream(count: int, method: Method) -> Upstream:
     spec = UpstreamSpec("u", tuple(peer.spec for peer in group([1] * count)), method=method)
     return Upstream(spec, PeerTable.create(peer_keys(spec), 1))
+
+
+@pytest.mark.parametrize("name", ["consistent", "bounded"])
+def test_peers_that_join_and_leave_at_run_time_move_no_other_keys(name: str) -> None:
+    spec = UpstreamSpec("u", tuple(peer.spec for peer in group([1, 2, 3, 1])), method=HASHES[name])
+    table = PeerTable.create(peer_keys(spec), 2, 8)
+    membership = Membership(table, (spec,))
+    upstream = Upstream(spec, table, 0)
+
+    def names(upstream: Upstream) -> dict[bytes, str]:
+        found = {}
+        for key in KEYS:
+            peer = upstream.pick((), 1.0, key)
+            assert peer is not None
+            upstream.release(peer, 1.0, False)
+            found[key] = peer.name
+        return found
+
+    before = names(upstream)
+    (joining,) = (peer.spec for peer in group([2], 7))
+    key = membership.key_for("u", joining)
+    membership.join(key, joining, membership.row_for("u"))
+    table.publish()
+    after = names(upstream)
+    assert {name for key, name in after.items() if name != before[key]} == {joining.name}
+    assert names(Upstream(spec, table, 1)) == after  # a worker that begins later agrees
+    membership.leave(key)
+    membership.leave(peer_keys(spec)[1])
+    table.publish()
+    later = names(upstream)
+    assert all(later[key] == name for key, name in before.items() if name != spec.peers[1].name)
+    assert names(Upstream(spec, table, 1)) == later

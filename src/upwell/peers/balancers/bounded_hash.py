@@ -15,8 +15,8 @@ from typing import Final
 from zlib import crc32
 
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
+from upwell.peers.balancers.instead import Instead
 from upwell.peers.balancers.ring import Ring
-from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method
 
@@ -31,7 +31,7 @@ class BoundedHash:
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = True
         self._factor = method.bounded
-        self._instead = RoundRobin(method, chance)
+        self._instead = Instead(method, chance)
         self._peers: Sequence[Peer] = ()
         self._ring = Ring(by_address=True)
         self._up: frozenset[Peer] = frozenset()
@@ -51,7 +51,7 @@ class BoundedHash:
             self._ring.follow(peers)
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
-        peer = self._search(crc32(key), tried, now) if key else self._instead.pick(None, tried, now)
+        peer = self._search(crc32(key), tried, now) if key else self._instead.pick(tried, now)
         if peer is not None:
             self._under_way += 1
         return peer

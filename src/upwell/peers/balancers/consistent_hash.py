@@ -11,6 +11,7 @@ from typing import Final
 from zlib import crc32
 
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
+from upwell.peers.balancers.instead import Instead
 from upwell.peers.balancers.ring import Ring, Server
 from upwell.peers.balancers.round_robin import RoundRobin
 from upwell.peers.live import Peer
@@ -28,7 +29,7 @@ class ConsistentHash:
         self.watches = False
         self._method = method
         self._chance = chance
-        self._instead = RoundRobin(method, chance)
+        self._instead = Instead(method, chance)
         self._peers: Sequence[Peer] = ()
         self._ring = Ring()
         self._up: frozenset[Peer] = frozenset()
@@ -98,4 +99,4 @@ class ConsistentHash:
     def _in_turn(self, tried: Collection[Peer], now: float) -> Peer | None:
         if self._turns:
             self.settle()
-        return self._instead.pick(None, tried, now)
+        return self._instead.pick(tried, now)

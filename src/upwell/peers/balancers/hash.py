@@ -13,7 +13,7 @@ from typing import Final
 from zlib import crc32
 
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
-from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.balancers.instead import Instead
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method
 
@@ -27,7 +27,7 @@ class KeyHash:
 
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = False
-        self._instead = RoundRobin(method, chance)
+        self._instead = Instead(method, chance)
         self._peers: Sequence[Peer] = ()
         self._ends: list[int] = []  # sums of the weights up to each peer
         self._up: frozenset[Peer] = frozenset()
@@ -45,7 +45,7 @@ class KeyHash:
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         ends = self._ends
         if not key or len(ends) < 2:
-            return self._instead.pick(None, tried, now)
+            return self._instead.pick(tried, now)
         place = (crc32(key) >> 16) & 0x7FFF
         peer = self._peers[bisect_right(ends, place % ends[-1])]
         if not tried and peer in self._up and not unfit(peer, now):
@@ -81,4 +81,4 @@ class KeyHash:
                 failed += 1
             else:
                 return chosen(peer, now)
-        return self._instead.pick(None, tried, now)
+        return self._instead.pick(tried, now)

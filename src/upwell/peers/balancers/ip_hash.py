@@ -9,7 +9,7 @@ from operator import mul
 from typing import Final
 
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
-from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.balancers.instead import Instead
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method
 
@@ -30,7 +30,7 @@ class IpHash:
 
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = False
-        self._instead = RoundRobin(method, chance)
+        self._instead = Instead(method, chance)
         self._peers: Sequence[Peer] = ()
         self._ends: list[int] = []  # sums of the weights up to each peer
         self._up: frozenset[Peer] = frozenset()
@@ -48,7 +48,7 @@ class IpHash:
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         ends = self._ends
         if not key or len(ends) < 2:
-            return self._instead.pick(None, tried, now)
+            return self._instead.pick(tried, now)
         powers = _POWERS.get(len(key))
         if powers is None:
             powers = [pow(_FACTOR, len(key) - n - 1, _MODULUS) for n in range(len(key))]
@@ -72,7 +72,7 @@ class IpHash:
                 return chosen(peer, now)
             else:
                 failed += 1
-        return self._instead.pick(None, tried, now)
+        return self._instead.pick(tried, now)
 
     def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
         chosen(peer, now)

@@ -9,7 +9,7 @@ from typing import Final
 
 from upwell.peers.balancers.answer_times import AnswerTimes
 from upwell.peers.balancers.balancer import Chance, chosen, unfit
-from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.balancers.instead import Instead
 from upwell.peers.live import Peer, look
 from upwell.peers.peer import Method
 
@@ -26,7 +26,7 @@ class Random:
         self._two = method.two
         self._times = AnswerTimes(method) if method.measure in ("header", "last_byte") else None
         self.watches = self._times is not None
-        self._instead = RoundRobin(method, chance)
+        self._instead = Instead(method, chance)
         self._up: Sequence[Peer] = ()
         self._ends: list[int] = []  # sums of the weights up to each peer
 
@@ -47,7 +47,7 @@ class Random:
                 times.picked(peer, now)
             return peer
         if len(ends) < 2:
-            return self._instead.pick(None, tried, now)
+            return self._instead.pick(tried, now)
         if not self._two or tried:
             return self._draw(tried, now)
         total = ends[-1]
@@ -84,7 +84,7 @@ class Random:
     def _draw(self, tried: Collection[Peer], now: float) -> Peer | None:
         """Draw until there are as many as it takes."""
         if len(self._ends) < 2:
-            return self._instead.pick(None, tried, now)
+            return self._instead.pick(tried, now)
         total = self._ends[-1]
         first: Peer | None = None
         for _ in range(_MOST_TRIES + 1):
@@ -96,4 +96,4 @@ class Random:
             if first is not None:
                 return chosen(self._better(first, peer, now), now)
             first = peer
-        return self._instead.pick(None, tried, now)
+        return self._instead.pick(tried, now)

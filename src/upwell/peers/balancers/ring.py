@@ -131,12 +131,14 @@ class Ring:
         """The servers of which something is not as before, with their peers; takes note of all peers."""
         # Ten thousand peers are looked through here while requests wait.
         weights = self._weights
-        came = [peer for peer in peers if weights.get(peer, -1) != peer.weight]
+        known = map(weights.get, peers)
+        came = [peer for peer, weight in zip(peers, known, strict=True) if weight != peer.weight]
         touched = {self._name(peer) for peer in came}
         for peer in came:
             weights[peer] = peer.weight
         if len(weights) != len(peers):
-            for peer in weights.keys() - set(peers):
+            present = set(peers)
+            for peer in [peer for peer in weights if peer not in present]:
                 del weights[peer]
                 touched.add(self._name(peer))
         members: dict[str, list[Peer]] = {}
