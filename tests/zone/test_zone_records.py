@@ -26,19 +26,22 @@ def test_a_new_record_says_that_nothing_happened(table: PeerTable) -> None:
 
 
 def test_the_usual_note_writes_what_the_two_others_write(table: PeerTable) -> None:
-    one, other = (table.record_at(row, table.add_check(row, 7, rise=1, health=1)) for row in (0, 1))
+    slots = [table.layout.check(row, table.add_check(row, 7, rise=1, health=1)) for row in (0, 1)]
+    one, other = (table.record_at(row, 0) for row in (0, 1))
     times = [0, 1, *BUCKETS, *(bound + 1 for bound in BUCKETS), 1 << 40] * 5  # more than TIMES, so that the ring turns
     assert len(times) > TIMES
     for number, elapsed in enumerate(times):
         if number == 7:
             for at in (one, other):
                 note_failure(table.words, at, 5, table.phrases.keep("status 503"), 10)
-        note_usual(table.words, table.halves, one, elapsed, 1000 + number)
+        note_usual(table.words, table.halves, slots[0], one, 20 + number, 200, elapsed, 1000 + number)
+        table.set_check(slots[1], 1, 20 + number, 200, elapsed, True)
         note_pass(table.words, other)
         note_time(table.words, table.halves, other, elapsed)
         record = table.record(0, 0)
         assert record.next == 1000 + number
         assert record._replace(next=0) == table.record(1, 0)
+        assert table.check(0, 0) == table.check(1, 0)
 
 
 def test_streaks_turn_round(table: PeerTable) -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from random import Random
+from typing import Final
 
 from upwell.check.course import Course
 from upwell.check.crowding import Crowding
@@ -26,7 +27,7 @@ from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
-from upwell.check.target import MOST_KEPT, Loop, NoSocket, Place, Target
+from upwell.check.target import CONNECTING, LINGERING, MOST_KEPT, Loop, NoSocket, Place, Target
 from upwell.check.trouble import Trouble
 from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
@@ -41,11 +42,8 @@ from upwell.zone.layout import (
     CHECK_AT,
     CHECK_HEALTH,
     CHECK_IDENTITY,
-    CHECK_LATENCY,
-    CHECK_PASSES,
     CHECK_RISE,
     CHECK_SINCE,
-    CHECK_STATUS,
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
     RECORD_FAILED_AT,
@@ -56,17 +54,19 @@ from upwell.zone.layout import (
 from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import CheckState, PeerTable
 
-_EVENTS = 1024  # taken from epoll at once
-_STARTS = 256  # probes begun in one round at most, so that a burst delays no answer that is there
-_EXPIRIES = 512  # time-outs looked at in one round at most, for the same reason
-_OVERS = 256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin
-_LATE = 0.05  # seconds; a checker that is less late than this has no part in a time-out
-_LAG = "the checker was late"
-_SPARED = float("inf")
-_DEAR = 5.0  # of the time that long matches take, so many times as much is left to all other probes and more
-_DEADLINES = 256.0  # how many different ones there are in a second
-_GRACE = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
-MOST_AT_ONCE = 8192
+_EVENTS: Final = 1024  # taken from epoll at once
+_STARTS: Final = 256  # probes begun in one round at most: a burst delays no answer that is there
+_EXPIRIES: Final = 512  # time-outs looked at in one round at most, for the same reason
+_OVERS: Final = (
+    256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin
+)
+_LATE: Final = 0.05  # seconds; a checker that is less late than this has no part in a time-out
+_LAG: Final = "the checker was late"
+_SPARED: Final = float("inf")
+_DEAR: Final = 5.0  # of the time that long matches take, so many times as much is left to all other probes and more
+_DEADLINES: Final = 1024.0  # how many different ones there are in a second
+_GRACE: Final = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
+MOST_AT_ONCE: Final = 8192
 """Probes at once of all checks together, unless the caller has descriptors for fewer."""
 
 
@@ -227,6 +227,7 @@ class Checker:
 
     def _through(self, target: Target, gate: Gate) -> None:
         """From now on `target` needs a place of `gate`."""
+        target.well = False
         if gate not in target.gates:
             target.gates = (*target.gates, gate)
             if target.probing:
@@ -252,6 +253,7 @@ class Checker:
         for target in self._on_row.get(self._membership.find(key).row, ()):
             if target.course.spec.dialect != RESTY:
                 target.suspected = now
+                target.well = False
                 target.course.suspect(target, now)
 
     # Members
@@ -292,7 +294,7 @@ class Checker:
         self._wholes.left(key.upstream, member.row)
         for target in self._on_row.pop(member.row, ()):
             target.gone = True
-            target.due = -1.0
+            target.at = -1.0
             target.close()
             target.course.leave(target)
             self._continue.append((target.course, target))
@@ -325,7 +327,7 @@ class Checker:
         for target in [target for target in targets if target.course is course]:
             targets.remove(target)
             target.gone = True
-            target.due = -1.0
+            target.at = -1.0
             target.close()
             course.leave(target)
             self._table.words[target.place.at + CHECK_IDENTITY] = 0
@@ -367,7 +369,11 @@ class Checker:
             if not ready:
                 # A process that was stopped comes back from its waiting without having looked.
                 ready = self._loop.epoll.poll(0.0, _EVENTS)
-        self._table.words[CHECKER_HEARTBEAT] = int(now * 1000)
+        table = self._table
+        words = table.words
+        halves = table.halves
+        millis = int(now * 1000)
+        words[CHECKER_HEARTBEAT] = millis
         targets = self._loop.targets
         SPENT.seconds = 0.0
         for fd, events in ready:
@@ -380,13 +386,23 @@ class Checker:
                     self._no_verdict(target, f"failed to {error.doing}: {error.word}", now)
                     self._continue.append((target.course, target))
                     continue
-                except Exception as error:
-                    verdict = target.broken(error, now)
+                except Exception as raised:
+                    verdict = target.broken(raised, now)
                 if SPENT.seconds:
                     self._space(target, now)
-                if verdict is not None and not (verdict.passed and self._usual(target, verdict, now)):
-                    self._observe(target, verdict, now)
-                    self._continue.append((target.course, target))
+                if verdict is None:
+                    continue
+                following = target.at
+                if target.well and verdict.passed and following > now:
+                    target.due = following
+                    elapsed = int((now - target.started) * 1e6)
+                    place = target.place
+                    note_usual(
+                        words, halves, place.at, place.record, millis, verdict.status, elapsed, int(following * 1000)
+                    )
+                    continue
+                self._observe(target, verdict, now)
+                self._continue.append((target.course, target))
             elif fd in self._watchers:
                 self._watchers[fd]()
         if len(ready) < _EVENTS:
@@ -399,8 +415,8 @@ class Checker:
             course, target = self._continue.popleft()
             self._over(course, target, now)
         self._wholes.settle(now)
-        for words in self._trouble.settle(now):
-            self._events.trouble(words)
+        for said in self._trouble.settle(now):
+            self._events.trouble(said)
         if now >= self._crowding.due:
             self._look_at_queues(now)
         if self._pruning is None or now >= self._pruning:
@@ -429,14 +445,18 @@ class Checker:
         self._dear_until = max(self._dear_until, now) + SPENT.seconds * _DEAR
         SPENT.seconds = 0.0
         target.not_before = self._dear_until
+        target.well = False
 
     def _timetable(self, due: float, target: Target) -> None:
         if due < target.not_before:
             target.due = due = target.not_before
         self._table.words[target.place.record + RECORD_NEXT] = int(due * 1000)
-        self._due.add(due, target)
+        if due != target.at:
+            target.at = due
+            self._due.add(due, target)
 
     def _begin(self, now: float) -> None:
+        words = self._table.words
         room = _STARTS
         while room > 0:
             batch = self._due.take(now, room)
@@ -445,29 +465,57 @@ class Checker:
             due, items = batch
             room -= len(items)
             began = now
+            course: Course | None = None
+            following = 0.0
+            again: list[Target | Cycle] = []
+            deadlines: list[Target] = []
             for what in items:
                 if isinstance(what, Cycle):
                     what.run()
-                elif what.due == due and not what.waiting:
-                    if not what.gates:
-                        began = self._clock()
-                        try:
-                            repeated = what.repeat(began)
-                        except Exception as error:
-                            verdict = what.broken(error, began)
-                            if verdict is not None:
-                                self._observe(what, verdict, began)
-                                self._continue.append((what.course, what))
-                            continue
-                        if repeated:
-                            what.lagged = self._lagged
-                            if not what.queued:
-                                self._queue(what)
-                            continue
-                    if not what.probing and self._admit(what):
+                    continue
+                if what.at != due:
+                    continue
+                if what.course is not course:
+                    # All of one check that are due together will be due again and run out of time together.
+                    course = what.course
+                    began = self._clock()
+                    following = course.following(due)
+                    if following <= now:
+                        following = 0.0
+                    else:
+                        again = self._due.at(following)
+                    deadlines = self._deadlines.at(_deadline(began + what.timeout))
+                what.at = 0.0
+                if what.waiting or what.stage >= CONNECTING:
+                    continue
+                if what.gates:
+                    if self._admit(what):
                         self._launch(what)
                         began = what.started
-            self._table.words[CHECKER_LATENESS] = int(max(began - due, self._crowding.wait) * 1e6)
+                    continue
+                began = self._clock()
+                what.lagged = self._lagged
+                try:
+                    verdict = what.start(began)
+                except NoSocket as error:
+                    self._no_verdict(what, f"failed to {error.doing}: {error.word}", began)
+                    self._continue.append((course, what))
+                    continue
+                except Exception as raised:
+                    verdict = what.broken(raised, began)
+                    if verdict is None:
+                        continue
+                if verdict is not None:
+                    self._observe(what, verdict, began)
+                    self._continue.append((course, what))
+                    continue
+                if not what.queued:
+                    what.queued = True
+                    deadlines.append(what)
+                if following:
+                    what.at = following
+                    again.append(what)
+            words[CHECKER_LATENESS] = int(max(began - due, self._crowding.wait) * 1e6)
 
     def _admit(self, target: Target) -> bool:
         for gate in target.gates:
@@ -510,8 +558,8 @@ class Checker:
         except NoSocket as error:
             self._no_verdict(target, f"failed to {error.doing}: {error.word}", now)
             return False
-        except Exception as error:
-            verdict = target.broken(error, now)
+        except Exception as raised:
+            verdict = target.broken(raised, now)
         if verdict is not None:
             self._observe(target, verdict, now)
             return False
@@ -523,7 +571,7 @@ class Checker:
         # One entry for a target, however often its deadline moves: an early one is put back when it comes up. Many have
         # one time, if a little late: fewer times are faster to keep in order.
         target.queued = True
-        self._deadlines.add(ceil(target.deadline * _DEADLINES) / _DEADLINES, target)
+        self._deadlines.add(_deadline(target.deadline), target)
 
     def _expire(self, now: float) -> None:
         room = _EXPIRIES
@@ -537,7 +585,7 @@ class Checker:
     def _expire_all(self, targets: Sequence[Target], now: float) -> None:
         for target in targets:
             target.queued = False
-            if not target.busy:
+            if target.stage < LINGERING:
                 continue
             late = now - target.deadline
             if late < 0:
@@ -577,31 +625,6 @@ class Checker:
             else:
                 self._events.trouble(why)
 
-    def _usual(self, target: Target, verdict: Verdict, now: float) -> bool:
-        """See to all that follows from a pass where nothing else was the case and nobody waits, as nearly always; false
-        if there is more to do, which is left to `_observe` and `_over`."""
-        course = target.course
-        table = self._table
-        words = table.words
-        at = target.place.at
-        health = words[at + CHECK_HEALTH]
-        if health != course.thresholds.top or target.suspected or target.gates or target.not_before:
-            return False
-        if self._log.level >= DEBUG:
-            return False
-        due = course.next(target, now)
-        if not due:
-            return False
-        elapsed = int((now - target.started) * 1e6)
-        words[at + CHECK_AT] = int(now * 1000)
-        words[at + CHECK_STATUS] = verdict.status
-        words[at + CHECK_LATENCY] = elapsed
-        words[at + CHECK_PASSES] += 1
-        target.slow = False
-        note_usual(words, table.halves, target.place.record, elapsed, int(due * 1000))
-        self._due.add(due, target)
-        return True
-
     def _observe(self, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""
         table = self._table
@@ -621,7 +644,10 @@ class Checker:
             note_time(words, table.halves, record, elapsed)
             if self._log.level >= DEBUG:
                 self._events.passed(target.name)
+            else:
+                target.well = not target.gates and not target.not_before
             return
+        target.well = False
         health, transition = thresholds.observe(before, passed)
         # The first verdict tells more than the initial state does, even if it does not change it (peers/panic.py).
         publish = not words[at + CHECK_AT] and not thresholds.is_up(health)
@@ -763,4 +789,8 @@ class Checker:
             self._wholes.pruned(self._table.keys[row][0], row)
 
 
-_OTHER = KIND_NUMBERS["other"]
+def _deadline(time: float) -> float:
+    return ceil(time * _DEADLINES) / _DEADLINES
+
+
+_OTHER: Final = KIND_NUMBERS["other"]

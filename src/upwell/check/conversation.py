@@ -12,58 +12,78 @@ from contextlib import suppress
 from errno import EADDRNOTAVAIL, ECONNRESET, EINPROGRESS, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPIPE
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
+from typing import Final
 
 from upwell.check.probe import Draining, Idling, Probe, Verdict
 from upwell.check.spec import CheckSpec
-from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
+from upwell.check.target import (
+    CONNECTING,
+    IDLE,
+    LINGERING,
+    RESTING,
+    TALKING,
+    Loop,
+    NoSocket,
+    Place,
+    Target,
+    timed_out,
+)
+from upwell.check.usual import Usual
 from upwell.peers.peer import PeerSpec
 
-_READ = 8192  # bytes at once
-_LINGER = 1 << 20  # bytes of an answer that are read although the verdict is known
+_READ: Final = 8192  # bytes at once
+_LINGER: Final = 1 << 20  # bytes of an answer that are read although the verdict is known
 
-_OURS = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
+_NON_BLOCKING: Final = SOCK_STREAM | SOCK_NONBLOCK
+
+_OURS: Final = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
 """Errors of a connection that say nothing about the peer: no free port, no memory, the own network switched off."""
-
-_IDLE, _CONNECTING, _TALKING, _LINGERING, _RESTING = range(5)
 
 
 class Conversation(Target):
-    """`address` is ("host", port) or the path of a Unix socket, and not the peer's own if the check has a `port`."""
+    """`address` is ("host", port) or the path of a Unix socket, and not the peer's own if the check has a `port`.
+
+    With `usual` the probe needs only be asked about answers that are not the usual one.
+    """
 
     __slots__ = (
         "_family",
         "_fd",
         "_keep",
+        "_left",
         "_most",
+        "_opened",
         "_probe",
         "_read",
         "_reused",
         "_socket",
-        "_stage",
         "_unsent",
         "_until",
-        "_uses",
+        "_usual",
         "_verdict",
         "address",
     )
 
-    def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop, probe: Probe) -> None:
+    def __init__(
+        self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop, probe: Probe, usual: Usual | None = None
+    ) -> None:
         super().__init__(spec, peer, place, loop)
         address = peer.address
         if spec.port and not isinstance(address, str):
             address = (address[0], spec.port)
         self.address = address
         self._probe = probe
+        self._usual = usual
+        self._opened = False  # the probe has been since it was fed last, so that the usual answer leaves it as it is
         self._keep = spec.keepalive_time
-        self._most = spec.keepalive_requests
+        self._most = spec.keepalive_requests or -1
         self._socket: SocketType | None = None
         self._fd = -1
-        self._stage = _IDLE
         self._unsent = b""
         self._read = 0
-        self._reused = False
+        self._reused = False  # this connection was kept, and is counted in the loop as such
         self._until = 0.0  # how long this connection may be used
-        self._uses = 0
+        self._left = 0  # and for how many probes more, negative: without end
         self._verdict: Verdict | None = None  # what the probe says as soon as the connection stands
         if isinstance(address, str):
             self._family = AF_UNIX
@@ -71,45 +91,32 @@ class Conversation(Target):
             self._family = AF_INET6 if ":" in address[0] else AF_INET
 
     def __repr__(self) -> str:
-        stages = ("idle", "connecting", "talking", "lingering", "resting")
-        return f"<Conversation {self.name} {stages[self._stage]}>"
-
-    @property
-    def busy(self) -> bool:
-        return _IDLE < self._stage < _RESTING
-
-    @property
-    def probing(self) -> bool:
-        return _IDLE < self._stage < _LINGERING
+        stages = ("idle", "resting", "lingering", "connecting", "talking")
+        return f"<Conversation {self.name} {stages[self.stage]}>"
 
     def start(self, now: float) -> Verdict | None:
-        if self.repeat(now):
-            return None
         self.started = now
         self.deadline = now + self.timeout
-        return self._connect(now)
-
-    def repeat(self, now: float) -> bool:
-        if self._stage != _RESTING or now >= self._until or 0 < self._most <= self._uses:
-            return False
+        if self.stage != RESTING or now >= self._until or not self._left:
+            return self._connect(now)
+        usual = self._usual
+        if usual is not None and self._opened:
+            first = usual.request
+        else:
+            first = self._probe.again()
+            self._opened = True
         sock = self._socket
         assert sock is not None
-        first = self._probe.again()
         try:
             sent = sock.send(first)
         except OSError:
-            return False
-        self.started = now
-        self.deadline = now + self.timeout
-        self._uses += 1
-        self.loop.kept -= 1
-        self._stage = _TALKING
-        self._reused = True
-        self._read = 0
+            return self._connect(now)
+        self._left -= 1
+        self.stage = TALKING
         if sent != len(first):
             self._unsent = first[sent:]
             self.loop.epoll.modify(self._fd, EPOLLIN | EPOLLOUT)
-        return True
+        return None
 
     def _connect(self, now: float) -> Verdict | None:
         if self._socket is not None:
@@ -120,28 +127,32 @@ class Conversation(Target):
         except OSError as error:
             raise NoSocket(_word(error.errno)) from error
         self._socket = sock
-        self._stage = _CONNECTING
-        self._reused = False
+        self.stage = CONNECTING
         self._read = 0
         self._verdict = None
         self._unsent = b""
         if self._keep:
             self._until = now + self._keep
-            self._uses = 1
+            self._left = self._most - 1
         try:
             code = sock.connect_ex(self.address)
-        except (OSError, ValueError, OverflowError) as error:  # a path too long for a Unix socket comes this way
-            return self._unconnected(str(error).lower())
+        except (OSError, ValueError, OverflowError) as wrong:  # a path too long for a Unix socket comes this way
+            return self._unconnected(str(wrong).lower())
         if code and code != EINPROGRESS:
             self._blame(code)
             return self._unconnected(_word(code))
-        first = self._probe.open()
-        if isinstance(first, Verdict):
-            self._verdict = first
-            if code == 0:
-                return self._finish(first, now)
-            self._watch(EPOLLOUT)
-            return None
+        if self._usual is not None and self._opened:
+            first = self._usual.request
+        else:
+            answer = self._probe.open()
+            self._opened = True
+            if isinstance(answer, Verdict):
+                self._verdict = answer
+                if code == 0:
+                    return self._finish(answer, now)
+                self._watch(EPOLLOUT)
+                return None
+            first = answer
         if not first:
             # The peer speaks first; whether it is there at all shows when the socket can be written to.
             self._watch(EPOLLOUT)
@@ -156,7 +167,7 @@ class Conversation(Target):
             # Nothing was sent before, so this is how the connection itself ended.
             self._blame(error.errno)
             return self._unconnected(_word(error.errno))
-        self._stage = _TALKING
+        self.stage = TALKING
         self._unsent = first[sent:]
         self._watch(EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN)
         return None
@@ -171,45 +182,28 @@ class Conversation(Target):
         sock = self._socket
         if sock is None:
             return None
-        stage = self._stage
-        if stage == _TALKING:
+        stage = self.stage
+        if stage == TALKING:
             if self._unsent and events & EPOLLOUT:
                 return self._send(sock, now, armed=EPOLLIN | EPOLLOUT)
-            probe = self._probe
             try:
                 data = sock.recv(_READ)
             except BlockingIOError:
                 return None
             except OSError as error:
                 return self._unread(error, now)
-            if not data and self._reused and not self._read:
-                # Closed while the question was on its way: that says nothing, a new connection will.
-                return self._connect_again(now)
-            operation = probe.receiving
-            answer = probe.feed(data)
-            if isinstance(answer, Verdict):
-                if not (probe.finished and answer.passed) or answer.farewell:
-                    self._read += len(data)
-                    return self._ended(answer, now)
-                loop = self.loop
-                if self._keep and probe.reusable and not self._unsent and loop.kept < loop.most_kept:
-                    loop.kept += 1
-                    self._stage = _RESTING
+            usual = self._usual
+            if usual is not None and data == usual.answer and self._opened and not self._unsent:
+                if self._reused and usual.keep:
+                    self.stage = RESTING
                 else:
-                    self.close()
-                return answer
-            self._read += len(data)
-            if probe.receiving is not operation and not self.whole:
-                self.deadline = now + self.timeout
-            if answer:
-                armed = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
-                self._unsent += answer
-                return self._send(sock, now, armed)
-            return None
-        if stage == _LINGERING:
+                    self._rest(usual.keep)
+                return usual.verdict
+            return self._take(sock, data, now)
+        if stage == LINGERING:
             self._drain(sock)
             return None
-        if stage == _RESTING:
+        if stage == RESTING:
             self._idle(sock)
             return None
         code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
@@ -218,17 +212,37 @@ class Conversation(Target):
             return self._unconnected(_word(code))
         if self._verdict is not None:
             return self._finish(self._verdict, now)
-        self._stage = _TALKING
+        self.stage = TALKING
         if not self.whole:
             self.deadline = now + self.timeout
         return self._send(sock, now, armed=EPOLLOUT)
 
+    def _take(self, sock: SocketType, data: bytes, now: float) -> Verdict | None:
+        """The peer has said something (b"": its last word)."""
+        if not data and self._reused and not self._read:
+            # Closed while the question was on its way: that says nothing, a new connection will.
+            return self._connect_again(now)
+        self._read += len(data)
+        self._opened = False
+        probe = self._probe
+        operation = probe.receiving
+        answer = probe.feed(data)
+        if isinstance(answer, Verdict):
+            return self._ended(answer, now)
+        if probe.receiving is not operation and not self.whole:
+            self.deadline = now + self.timeout
+        if answer:
+            armed = EPOLLIN | EPOLLOUT if self._unsent else EPOLLIN
+            self._unsent += answer
+            return self._send(sock, now, armed)
+        return None
+
     def expire(self, now: float) -> Verdict | None:
-        if self._stage == _LINGERING:
+        if self.stage == LINGERING:
             self.close()
             return None
         probe = self._probe
-        if self._stage == _CONNECTING:
+        if self.stage == CONNECTING:
             phrase, doing = "failed to connect to", "connecting"
         elif self._unsent:
             phrase, doing = probe.sending, "sending the request"
@@ -237,10 +251,10 @@ class Conversation(Target):
         return self._failed(phrase, "timeout", "timeout", timed_out(self.timeout, doing))
 
     def broken(self, error: Exception, now: float) -> Verdict | None:
-        if self._stage == _LINGERING:
+        if self.stage == LINGERING:
             self.close()
             return None
-        talking = self._stage == _TALKING and not self._unsent
+        talking = self.stage == TALKING and not self._unsent
         phrase = self._probe.receiving if talking else self._probe.sending
         word = str(error).lower() or type(error).__name__
         return self._failed(phrase, word, "other", word)
@@ -250,13 +264,14 @@ class Conversation(Target):
         sock = self._socket
         if sock is None:
             return
-        if self._stage == _RESTING:
+        if self._reused:
+            self._reused = False
             self.loop.kept -= 1
         if self.loop.targets.pop(self._fd, None) is not None and self.loop.spawns:
             self.loop.epoll.unregister(self._fd)
         self._socket = None
         self._fd = -1
-        self._stage = _IDLE
+        self.stage = IDLE
         sock.close()
 
     def _send(self, sock: SocketType, now: float, armed: int) -> Verdict | None:
@@ -310,7 +325,7 @@ class Conversation(Target):
                 with suppress(OSError):
                     sock.send(farewell)
             if probe.finished:
-                self._rest()
+                self._rest(probe.reusable)
 
     def _idle(self, sock: SocketType) -> None:
         """The end of a resting connection, or something that nobody asked for."""
@@ -336,21 +351,27 @@ class Conversation(Target):
             if self._unsent:
                 self._unsent = b""
                 self.loop.epoll.modify(self._fd, EPOLLIN)
-            self._stage = _LINGERING
+            self.stage = LINGERING
             if not self.whole:
                 self.deadline = now + self.timeout
         else:
-            self._rest()
+            self._rest(probe.reusable)
         return verdict
 
-    def _rest(self) -> None:
+    def _rest(self, reusable: bool) -> None:
         """The peer has sent all it will: keep the connection, or not."""
-        loop = self.loop
-        if self._keep and self._probe.reusable and not self._unsent and loop.kept < loop.most_kept:
-            loop.kept += 1
-            self._stage = _RESTING
-        else:
+        if not reusable or not self._keep or self._unsent:
             self.close()
+            return
+        if not self._reused:
+            loop = self.loop
+            if loop.kept >= loop.most_kept:
+                self.close()
+                return
+            loop.kept += 1
+            self._reused = True
+        self._read = 0
+        self.stage = RESTING
 
     def _blame(self, code: int | None) -> None:
         """Raise NoSocket if the error is this machine's own, not the peer's."""

@@ -36,9 +36,9 @@ class Course(Protocol):
         """The check is new: have the first probes made at once."""
         ...
 
-    def next(self, target: Target, now: float) -> float:
-        """The time at which a target is due again (noted by the caller) whose probe passed as the ones before, instead
-        of `over`; 0.0: `over` has to be called."""
+    def following(self, due: float) -> float:
+        """When a target that is due at `due` will be due again if its probe passes in time as the ones before, so that
+        `over` need not be asked; 0.0: that is not known."""
         ...
 
     def over(self, target: Target, health: int, now: float) -> None:

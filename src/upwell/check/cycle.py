@@ -104,7 +104,7 @@ class Cycle:
         self._stage = -1
         self._next_role()
 
-    def next(self, target: Target, now: float) -> float:
+    def following(self, due: float) -> float:
         return 0.0
 
     def over(self, target: Target, health: int, now: float) -> None:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final
 
 from upwell.check.spec import CheckSpec
 from upwell.check.target import Target
 from upwell.peers.health import Thresholds
 
-_SOON = 1.0  # seconds: a suspected target is not probed more often than this, unless its check says so itself
+_SOON: Final = 1.0  # seconds: a suspected target is not probed more often than this, unless its check says so itself
 
 
-_GRAIN = 0.02  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
-_COARSE = 5  # times as many where no more than _CALM probes are due in a second; checks differ in where these times lie
-_CALM = 1000
+_GRAIN: Final = 0.02  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
+_COARSE: Final = 5  # times as many for no more than _CALM probes a second; checks differ in where these times lie
+_CALM: Final = 1000
 
 
 class Rota:
@@ -76,15 +77,8 @@ class Rota:
         for target in self.targets:
             self._place(now, target)
 
-    def next(self, target: Target, now: float) -> float:
-        """When `target` is due again, whose probe is over and who is well; 0.0: that is for `over` to say."""
-        if self._jitter or self._fresh:
-            return 0.0
-        due = target.due + self._interval
-        if due <= now:
-            return 0.0
-        target.due = due
-        return due
+    def following(self, due: float) -> float:
+        return 0.0 if self._jitter or self._fresh else due + self._interval
 
     def over(self, target: Target, health: int, now: float) -> None:
         thresholds = self.thresholds

@@ -28,6 +28,14 @@ class Schedule(Generic[Item]):
         else:
             items.append(item)
 
+    def at(self, due: float) -> list[Item]:
+        """What is due at one time, to be added to until then."""
+        items = self._at.get(due)
+        if items is None:
+            items = self._at[due] = []
+            heappush(self._dues, due)
+        return items
+
     def next_due(self) -> float | None:
         """When the first item is due, None when there is none."""
         return self._dues[0] if self._dues else None

@@ -29,6 +29,15 @@ class NoSocket(Exception):
         self.doing = doing
 
 
+IDLE: Final = 0
+RESTING: Final = 1
+LINGERING: Final = 2
+CONNECTING: Final = 3
+TALKING: Final = 4
+"""Where a target stands: nothing goes on; something is kept for the next probe; the verdict is given, but it is not
+over; a verdict is still to come, from LINGERING on there is a deadline."""
+
+
 class Place:
     """Where a target's state is: the peer's row in the zone, the first word of its check slot, and of its record."""
 
@@ -45,7 +54,7 @@ MOST_KEPT: Final = 1 << 19
 
 class Loop:
     """What a target needs of the loop it lives in; `connections` says how many are in use at the peer of a row. `kept`
-    connections are held open between two probes, `most_kept` at most.
+    connections are held open from one probe to the next, `most_kept` at most.
 
     `spawns`: processes are started from here. Each has all descriptors until its program begins, so epoll goes on
     telling of one that was closed here in the meantime, by a number that may be another's then: while `spawns`, take a
@@ -67,14 +76,16 @@ class Target:
     """The base of everything that can be probed; `timeout` is in seconds, of one operation or (`whole`) of a probe.
 
     While `busy`, `deadline` says when the present operation has taken too long; the owner then calls `expire`.
-    `started` is when the present or last probe began, `due` when the next one shall; `queued`, `suspected` (when
-    requests last failed at the peer since it passed, 0.0: they did not), `slow` (the last probe timed out), `lagged`
+    `started` is when the present or last probe began, `due` when the next one shall; `at` (the time in its timetable
+    that counts), `queued`, `suspected` (when requests last failed at the peer since it passed, 0.0: they did not),
+    `slow` (the last probe timed out), `well` (one more pass changes nothing and nobody waits for it), `lagged`
     (how late the owner had been in all when this probe began), `not_before` (when it may be probed next), `waiting`
     (for its turn), `gone` (its peer left), `gates` (what it needs a place of before it is probed) and `course` belong
     to the owner.
     """
 
     __slots__ = (
+        "at",
         "course",
         "deadline",
         "due",
@@ -87,10 +98,12 @@ class Target:
         "place",
         "queued",
         "slow",
+        "stage",
         "started",
         "suspected",
         "timeout",
         "waiting",
+        "well",
         "whole",
     )
 
@@ -102,12 +115,15 @@ class Target:
         self.whole = spec.dialect != RESTY
         self.place = place
         self.loop = loop
+        self.stage = IDLE
         self.deadline = 0.0
         self.due = 0.0
+        self.at = 0.0
         self.started = 0.0
         self.queued = False
         self.suspected = 0.0
         self.slow = False
+        self.well = False
         self.lagged = 0.0
         self.not_before = 0.0
         self.waiting = False
@@ -117,21 +133,16 @@ class Target:
     @property
     def busy(self) -> bool:
         """Whether something is going on that can take too long, be it only letting the peer finish."""
-        raise NotImplementedError
+        return self.stage >= LINGERING
 
     @property
     def probing(self) -> bool:
         """Whether a verdict is still to come."""
-        raise NotImplementedError
+        return self.stage >= CONNECTING
 
     def start(self, now: float) -> Verdict | None:
         """Begin a probe. Raises NoSocket, with `started` set and nothing begun."""
         raise NotImplementedError
-
-    def repeat(self, now: float) -> bool:
-        """Begin a probe as the last one was, on what is left of it, which nearly always works; false: nothing is begun,
-        `start` has to be asked."""
-        return False
 
     def ready(self, fd: int, events: int, now: float) -> Verdict | None:
         """epoll reported `events` for this target's descriptor `fd`. Raises NoSocket, with nothing left."""

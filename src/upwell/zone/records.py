@@ -12,6 +12,10 @@ from typing import Final, NamedTuple
 
 from upwell.zone.layout import (
     BUCKETS,
+    CHECK_AT,
+    CHECK_LATENCY,
+    CHECK_PASSES,
+    CHECK_STATUS,
     HISTORY,
     RECORD_AVERAGE,
     RECORD_BUCKETS,
@@ -36,6 +40,7 @@ from upwell.zone.phrases import Phrases
 _READ: Final = Struct("@4q").unpack_from  # RECORD_STREAK to RECORD_TIME; `pack_into` would write zeros first
 _HEAD: Final = Struct(f"@{RECORD_TIMES}q").unpack_from
 _TIMES: Final = Struct(f"@{TIMES}I").unpack
+_FIRST: Final = BUCKETS[0]
 _LONGEST: Final = (1 << 32) - 1  # microseconds that a word of the last times can hold
 
 
@@ -103,15 +108,22 @@ def note_failure(words: memoryview, at: int, kind: int, why: int, now: int) -> N
     words[at + RECORD_FAILED_AT] = now
 
 
-def note_usual(words: memoryview, halves: memoryview, at: int, elapsed: int, following: int) -> None:
-    """One more pass that took `elapsed` microseconds; the next probe is due at `following`. What `note_pass` and
-    `note_time` write, in one call, as nearly every probe needs it."""
+def note_usual(
+    words: memoryview, halves: memoryview, slot: int, at: int, now: int, status: int, elapsed: int, following: int
+) -> None:
+    """One more pass that changes nothing, of the check whose slot is at word `slot` and whose record is at word `at`:
+    it took `elapsed` microseconds, the next probe is due at `following`. What `set_check`, `note_pass` and `note_time`
+    write, in one call, as nearly every probe needs it."""
+    words[slot + CHECK_AT] = now
+    words[slot + CHECK_STATUS] = status
+    words[slot + CHECK_LATENCY] = elapsed
+    words[slot + CHECK_PASSES] += 1
     streak, average, timed, total = _READ(words, (at + RECORD_STREAK) * WORD_BYTES)
     words[at + RECORD_NEXT] = following
     words[at + RECORD_STREAK] = streak + 1 if streak > 0 else 1
     words[at + RECORD_AVERAGE] = average + ((elapsed - average) >> 3) if timed else elapsed
     words[at + RECORD_TIME] = total + elapsed
-    words[at + RECORD_BUCKETS + (bisect_left(BUCKETS, elapsed) if elapsed > BUCKETS[0] else 0)] += 1
+    words[at + RECORD_BUCKETS + (bisect_left(BUCKETS, elapsed) if elapsed > _FIRST else 0)] += 1
     halves[(at + RECORD_TIMES) * 2 + timed % TIMES] = elapsed if elapsed < _LONGEST else _LONGEST
     words[at + RECORD_TIMED] = timed + 1
 

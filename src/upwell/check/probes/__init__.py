@@ -80,7 +80,9 @@ KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}
 
 def _talk(make: Callable[[CheckSpec, str], Probe]) -> Callable[[CheckSpec, PeerSpec, Place, Loop], Target]:
     def target(spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> Target:
-        return Conversation(spec, peer, place, loop, make(spec, peer.name))
+        probe = make(spec, peer.name)
+        usual = probe.usual if isinstance(probe, HttpMatchProbe) else None
+        return Conversation(spec, peer, place, loop, probe, usual)
 
     return target
 

@@ -17,6 +17,7 @@ from upwell.check.match import status_of
 from upwell.check.probe import Verdict
 from upwell.check.rules import MOST_CONTENT, Rules, quoted
 from upwell.check.spec import TENGINE, CheckSpec
+from upwell.check.usual import Usual
 from upwell.errors import MessageError
 from upwell.http1.fields import FieldReader
 from upwell.http1.framing import ChunkedReader, CloseReader, LengthReader, Reader
@@ -71,17 +72,16 @@ class HttpCheck:
         "_heads",
         "_keep",
         "_no_content",
-        "last",
-        "last_keep",
-        "last_verdict",
         "lenient",
         "request",
         "rules",
+        "usual",
     )
 
     def __init__(self, spec: CheckSpec) -> None:
         """Raises ValueError for a rule that cannot be."""
         self.request = spec.request or default_request(spec)
+        self.usual = Usual(self.request)
         self.rules = Rules(spec.match)
         self.lenient = spec.dialect == TENGINE
         head = self.request.partition(b"\r\n\r\n")[0]
@@ -93,10 +93,6 @@ class HttpCheck:
         self._no_content = head.startswith(b"HEAD ")
         self._dated = self.rules.reads_date
         self._heads: dict[bytes, Head] = {}
-        # The last whole answer that came at once, and what it meant: peers of one kind say the same within a second.
-        self.last: bytes | None = None
-        self.last_keep = False
-        self.last_verdict = _NOTHING
         self._fields = FieldReader(ignore_invalid=False, max_line=MAX_HEAD, request=False)
 
     def __repr__(self) -> str:
@@ -167,6 +163,10 @@ class HttpMatchProbe:
         self.finished = False
         self.reusable = False
 
+    @property
+    def usual(self) -> Usual:
+        return self._check.usual
+
     def open(self) -> bytes:
         self._buffer = b""
         self._content = None
@@ -193,10 +193,6 @@ class HttpMatchProbe:
         searched = len(self._buffer)
         if searched:
             data = self._buffer + data
-        elif data == check.last:
-            self.finished = True
-            self.reusable = check.last_keep
-            return check.last_verdict
         start = data
         while True:
             end = data.find(b"\r\n\r\n", searched - 3 if searched > 3 else 0) + 4
@@ -231,8 +227,9 @@ class HttpMatchProbe:
             self.reusable = head.keep
             if verdict is None:
                 verdict = self._judge(head, data[end:])
-            if data is start and len(data) <= _LARGEST_HEAD:
-                check.last, check.last_keep, check.last_verdict = data, head.keep, verdict
+            if data is start and verdict.passed and len(data) <= _LARGEST_HEAD:
+                usual = check.usual
+                usual.answer, usual.keep, usual.verdict = data, head.keep, verdict
             return verdict
         self._buffer = b""
         self.doing = _CONTENT

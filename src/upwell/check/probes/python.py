@@ -27,7 +27,7 @@ from typing import Any
 from upwell.check.functions import Call, NoThread, one_line, resolve, words_of
 from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
-from upwell.check.target import Loop, NoSocket, Place, Target, timed_out
+from upwell.check.target import IDLE, TALKING, Loop, NoSocket, Place, Target, timed_out
 from upwell.peers.peer import PeerSpec
 
 AT_ONCE = 32
@@ -72,14 +72,6 @@ class PythonTarget(Target):
     def __repr__(self) -> str:
         return f"<PythonTarget {self.name} {'running' if self._fd >= 0 else 'idle'}>"
 
-    @property
-    def busy(self) -> bool:
-        return self._fd >= 0
-
-    @property
-    def probing(self) -> bool:
-        return self._fd >= 0
-
     def start(self, now: float) -> Verdict | None:
         self.started = now
         call = self._call
@@ -103,12 +95,13 @@ class PythonTarget(Target):
             self._fd = -1
             raise NoSocket(os.strerror(error.errno or 0).lower(), "watch a call") from error
         self.loop.targets[self._fd] = self
+        self.stage = TALKING
         call = Call(self._function, self._peer, self._fd, self._title, whose=self._whose)
         try:
             call.start()
-        except NoThread as error:
+        except NoThread as lacking:
             self._let_go()
-            raise NoSocket(str(error), "call a function") from error
+            raise NoSocket(str(lacking), "call a function") from lacking
         self._call = call
         self._called = now
         return None
@@ -163,6 +156,7 @@ class PythonTarget(Target):
         self.loop.epoll.unregister(self._fd)
         os.close(self._fd)
         self._fd = -1
+        self.stage = IDLE
 
 
 def judge(value: Any, error: BaseException | None) -> Verdict:
