@@ -344,6 +344,7 @@ def test_a_checker_that_ends_leaves_no_command(probing: Make, tmp_path: Path) ->
     assert len(descriptors()) == len(before)
 
 
+@pytest.mark.pure_only(reason="a compiled method cannot be replaced")
 def test_one_that_cannot_be_killed_is_not_joined_by_another(
     probing: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,27 +10,20 @@ from hypothesis import strategies as st
 from upwell.check.gate import Gate
 from upwell.check.rota import Rota
 from upwell.check.spec import PLUS, CheckSpec
-from upwell.check.target import Loop, Place, Target
+from upwell.check.target import TALKING, Loop, Place, Target
 from upwell.peers.peer import PeerSpec
 
 
-class Silent(Target):
-    __slots__ = ("going",)
-
-    def __init__(self, spec: CheckSpec, number: int, loop: Loop) -> None:
-        super().__init__(spec, PeerSpec(f"127.0.0.1:{number}", ("127.0.0.1", number)), Place(number, 0, 0), loop)
-        self.going = False
-
-    @property
-    def probing(self) -> bool:
-        return self.going
+def silent(spec: CheckSpec, number: int, loop: Loop) -> Target:
+    """One that nothing is done with."""
+    return Target(spec, PeerSpec(f"127.0.0.1:{number}", ("127.0.0.1", number)), Place(number, 0, 0), loop)
 
 
 def rota(count: int = 1, **changes: object) -> tuple[Rota, list[Target], list[tuple[float, Target]]]:
     settings: dict[str, object] = {"interval": 10.0, "rise": 2, "fall": 3, "dialect": PLUS} | changes
     spec = CheckSpec("u", **settings)  # type: ignore[arg-type]  # a test's shorthand
     loop = Loop()
-    targets: list[Target] = [Silent(spec, number, loop) for number in range(count)]
+    targets: list[Target] = [silent(spec, number, loop) for number in range(count)]
     told: list[tuple[float, Target]] = []
     return Rota(spec, targets, lambda due, target: told.append((due, target)), Random(7)), targets, told
 
@@ -115,8 +108,7 @@ def test_a_suspected_peer_is_probed_again_soon_until_it_passes() -> None:
 
 def test_a_suspected_peer_that_is_being_probed_is_left_alone() -> None:
     course, (target,), told = rota(jitter=0.0)
-    assert isinstance(target, Silent)
-    target.started, target.due, target.going = 100.0, 110.0, True
+    target.started, target.due, target.stage = 100.0, 110.0, TALKING
     course.suspect(target, 103.0)
     assert told == []
 
