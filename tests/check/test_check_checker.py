@@ -106,6 +106,7 @@ class Origin:
         if not request:
             self.ends += 1
             return False
+        keep = self.keep  # as it is now: it may be changed as soon as the answer is there
         self.requests.append(request)
         if self.answer is None:
             return True
@@ -118,7 +119,7 @@ class Origin:
         except ConnectionError:
             self.resets += 1
             return False
-        return self.keep
+        return keep
 
 
 class Bench:
