@@ -20,16 +20,27 @@ from tests.system.conftest import StartBalancer
 from upwell.contrib.processes import UPWELL, await_condition, free_ports
 
 _RECORDS = bool(os.environ.get("UPWELL_RECORD"))
-_METHODS = {"least_conn": "least_conn;", "round_robin": ""}
+_METHODS = {
+    "least_conn": "least_conn;",
+    "round_robin": "",
+    "ip_hash": "ip_hash;",
+    "hash": "hash $uri;",
+    "consistent": "hash $uri consistent;",
+}
 _GROUPS: dict[str, list[str]] = {
     # what follows the addresses of the peers; "refuses" is none of nginx's
     "alike": [""] * 5,
     "weights": ["weight=3", "", "weight=2", "weight=6"],
     "limits": ["max_conns=1", "max_conns=3 weight=4", "max_conns=2"],
+    "mixed": ["max_conns=1 weight=3", "", "max_conns=2 refuses", "max_conns=2 weight=2", "max_conns=1 down"],
     "backup": ["max_conns=2", "max_conns=1 weight=2", "backup", "backup weight=2"],
     "failing": ["", "refuses max_fails=2 weight=3", "weight=2", "refuses max_fails=0", "down"],
 }
-_CASES = [*(f"least_conn_{group}" for group in _GROUPS), "round_robin_limits"]
+_CASES = [
+    *(f"least_conn_{group}" for group in _GROUPS),
+    "round_robin_limits",
+    *(f"{method}_{group}" for method in ("ip_hash", "hash", "consistent") for group in ("limits", "mixed")),
+]
 _STEPS = 90
 
 
