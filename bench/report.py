@@ -149,7 +149,7 @@ def scale_section(found: Scale) -> Section:
     weight, out = found.weight, found.out
     each = f"{weight.rss / 1024:.2f} KB resident, {weight.pss / 1024:.2f} KB proportional"
     lines = [
-        f"- the checker: {data_plane()} (the other with PYTHONPATH=build/compiled, which `make compiled` makes, or =src)",
+        f"- the checker: {data_plane()} (PYTHONPATH=build/compiled or =src chooses)",
         f"- goal: p99 of lateness under {LATENESS_GOAL_MS:g} ms for 10,000 peers every second, and beside black holes",
         f"- memory a peer in the checker (the zone's part included): {each} (goal {MEMORY_GOAL_KB:g})",
         f"- the last request to a peer came {out.refused:.1f} ms after the answer that turned it down, and"
