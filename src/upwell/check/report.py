@@ -13,6 +13,7 @@ from upwell.check.probe import KINDS
 from upwell.check.spec import CheckSpec
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster
+from upwell.peers.tiers import last_in_use
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -147,6 +148,16 @@ class Report:
             for roster in self._rosters.values():
                 roster.refresh(rows)
         return self._rosters[upstream.name].members
+
+    def tiers(self, upstream: UpstreamSpec) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The tiers of `upstream` that are in use, and those that are not; None where there is only one."""
+        primaries = [(spec, row) for spec, _, row, *_ in self.members(upstream) if not spec.backup]
+        tiers = sorted({spec.tier for spec, _ in primaries})
+        if len(tiers) < 2:
+            return None
+        fit = [(spec.tier, self.table.is_up(row, spec.down) and not spec.drain) for spec, row in primaries]
+        last = last_in_use(fit, upstream.tier_threshold)
+        return tuple([tier for tier in tiers if tier <= last]), tuple([tier for tier in tiers if tier > last])
 
     def counts(self, peer: PeerReport) -> Counts:
         """What all workers counted for `peer`."""

@@ -30,7 +30,8 @@ class HealthPolicySettings:
     concurrency: int = field(default=0, metadata=LOCAL)
 
 
-def _percent(directive: Directive, text: str) -> int:
+def percent(directive: Directive, text: str) -> int:
+    """A percentage from 1% to 100% that `directive` has."""
     match = _PERCENT.fullmatch(text)
     if match is None:
         raise directive.error(f'invalid percentage "{text}" in "{directive.name}", it must be from 1% to 100%', 0)
@@ -43,7 +44,7 @@ def _all_down(block: Block, directive: Directive) -> None:
     policy = text
     if text.startswith("panic="):
         policy = PANIC
-        block.set(HealthPolicySettings, "panic", _percent(directive, text.removeprefix("panic=")))
+        block.set(HealthPolicySettings, "panic", percent(directive, text.removeprefix("panic=")))
     elif text not in (FAIL, SERVE_ALL):
         raise directive.error(
             f'invalid value "{text}" in "all_down" directive, it must be "fail", "serve_all" or "panic=N%"', 0
@@ -53,7 +54,7 @@ def _all_down(block: Block, directive: Directive) -> None:
 
 def _mass_down(block: Block, directive: Directive) -> None:
     once(block, directive, HealthPolicySettings, "mass_down")
-    block.set(HealthPolicySettings, "mass_down", _percent(directive, directive.args[0]))
+    block.set(HealthPolicySettings, "mass_down", percent(directive, directive.args[0]))
 
 
 def _concurrency(block: Block, directive: Directive) -> None:

@@ -116,6 +116,8 @@ def _server(block: Block, directive: Directive) -> None:
         ):
             raise directive.error(f'balancing method does not support parameter "{name}"', index)
         settings[name] = value
+    if "backup" in settings and "tier" in settings:
+        raise directive.error('the parameters "backup" and "tier" of "server" exclude each other', 0)
     try:
         address = parse_address(text)
         found = list(_expand(block, address, 80 if block.kind == "upstream" else 0))
@@ -133,6 +135,8 @@ def _parameter(text: str) -> tuple[str, int | float | bool | str]:
     if text.startswith("route="):
         return "route", _route(text.removeprefix("route="))
     name, _, value = text.partition("=")
+    if name == "tier" and len(value) == 1 and value in "0123456789":
+        return name, int(value)
     if name in _UNSUPPORTED:
         raise ValueError(f'the parameter "{name}" of "server" is not supported by upwell')
     try:

@@ -72,7 +72,8 @@ class UpstreamSpec:
     60s). `lines` are the `server` lines whose peers come at run time (`resolve`): what each such peer is, but for its
     name and address. `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what
     happens when the checks find too few peers up (peers/panic.py); when more than `mass_down` percent turn down at
-    once, the checker says so loudly.
+    once, the checker says so loudly. Under `tier_threshold` percent of healthy peers the next tier joins
+    (peers/tiers.py).
     """
 
     name: str
@@ -87,6 +88,7 @@ class UpstreamSpec:
     all_down: str = "fail"
     panic: int = 0
     mass_down: int = 50
+    tier_threshold: int = 1
 
     @property
     def local(self) -> str:

@@ -18,9 +18,10 @@ from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
 from upwell.peers.passive import forgotten
 from upwell.peers.passive import passed as count_success
-from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster
 from upwell.peers.routes import Routes
+from upwell.peers.tiers import choice, split
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
@@ -56,8 +57,10 @@ class Upstream:
         "_backup_balancer",
         "_backup_routes",
         "_by_row",
+        "_by_tier",
         "_chance",
         "_counted",
+        "_first",
         "_generation",
         "_leaving",
         "_local",
@@ -69,8 +72,10 @@ class Upstream:
         "_seen",
         "_slow_starts",
         "_slowly",
+        "_split",
         "_suspect",
         "_table",
+        "_tiers",
         "_words",
         "_worker",
         "name",
@@ -122,8 +127,12 @@ class Upstream:
         """Whether all peers that count get requests now, whatever their checks say (peers/panic.py)."""
         self._slowly = False
         self._slow_starts = 0
-        self._primary_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
-        self._backup_balancer: Balancer = BALANCERS[spec.method.name](spec.method, chance)
+        self._by_tier: dict[int, int] = {}  # how many primaries there are
+        self._first: tuple[Peer, ...] = ()  # the primaries of the tiers in use
+        self._split: tuple[Peer, ...] = ()  # what `_first` was taken from
+        self._tiers: dict[int, Balancer] = {}  # one for each tier that is not
+        self._primary_balancer = self._balancer()
+        self._backup_balancer = self._balancer()
         self._primary_routes = Routes()
         self._backup_routes = Routes()
         self.watches = self._primary_balancer.watches
@@ -160,11 +169,14 @@ class Upstream:
             self.refresh()
         peer = self._primary_balancer.pick(key, tried, now)
         if peer is None:
-            if not self._backup:
-                return None
-            peer = self._backup_balancer.pick(key, tried, now)
+            if self._tiers:
+                peer = self._pick_behind(tried, now, key)
             if peer is None:
-                return None
+                if not self._backup:
+                    return None
+                peer = self._backup_balancer.pick(key, tried, now)
+                if peer is None:
+                    return None
         peer.connections += 1
         peer.requests += 1
         everywhere = peer.everywhere
@@ -179,11 +191,13 @@ class Upstream:
         otherwise. A peer that drains may; a backup may not while there is a primary (nginx: get_rr_peer_by_sid)."""
         if self._words[GENERATION] != self._generation:
             self.refresh()
-        peer = self._bound(self._primary, self._primary_routes, route, tried, now)
+        peer = self._bound(self._first, self._primary_routes, route, tried, now)
         if peer is not None:
             self._primary_balancer.bound(peer, tried, now)
         else:
             peer = self._primary_balancer.pick(key, tried, now)
+            if peer is None and self._tiers:
+                peer = self._pick_behind(tried, now, key)
         if peer is None:
             peer = self._bound(self._backup, self._backup_routes, route, tried, now)
             if peer is not None:
@@ -209,7 +223,7 @@ class Upstream:
         if peer.everywhere is not None:
             peer.everywhere[self._worker] = peer.connections
         if self.watches and not peer.gone:
-            (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
+            self._balancer_of(peer).released(peer)
         if self.single:
             if failed:
                 peer.failures += 1
@@ -222,7 +236,7 @@ class Upstream:
                     self._start(peer, now)
             return False
         if not self.watches:
-            (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
+            self._balancer_of(peer).settle()
         disabled = count_failure(peer, now)
         if disabled:
             peer.relapsed = peer.relieved > 0 and now - peer.relieved <= peer.fail_timeout
@@ -237,7 +251,7 @@ class Upstream:
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
         """The answer of `peer` is over: its head came `header` seconds after the request was sent, its last byte `last`
         seconds after it. Not `well`: it failed then, or was a 5xx. For an upstream that `watches`, before `release`."""
-        (self._backup_balancer if peer.spec.backup else self._primary_balancer).answered(peer, header, last, now, well)
+        self._balancer_of(peer).answered(peer, header, last, now, well)
 
     def refresh(self) -> None:
         """Read again from the zone who belongs here and who is up. `pick` calls it when the zone's generation has
@@ -297,8 +311,8 @@ class Upstream:
         """Have the peers of `rows` as the roster has them now. One that stays is the same object, whatever changed of
         it. The caller rebuilds the balancers."""
         if not self.watches:
-            self._primary_balancer.settle()
-            self._backup_balancer.settle()
+            for balancer in self._balancers():
+                balancer.settle()
         by_row = self._by_row
         joining: list[tuple[int, int, Member]] = []
         changed: list[Peer] = []
@@ -332,17 +346,26 @@ class Upstream:
         slowly = self._slow_starts > 0 and not self.single
         if slowly != self._slowly:
             self._slowly = slowly
-            method = self.spec.method
-            if method.name == "round_robin":
-                balancer: Callable[[Method, Chance], Balancer] = SlowStart if slowly else BALANCERS[method.name]
-                self._primary_balancer = balancer(method, self._chance)
-                self._backup_balancer = balancer(method, self._chance)
+            if self.spec.method.name == "round_robin":
+                self._primary_balancer = self._balancer()
+                self._backup_balancer = self._balancer()
+                self._tiers = {}
         self._read([*joined, *changed])
+
+    def _balancer(self) -> Balancer:
+        method = self.spec.method
+        if self._slowly and method.name == "round_robin":
+            return SlowStart(method, self._chance)
+        return BALANCERS[method.name](method, self._chance)
 
     def _note(self, spec: PeerSpec, count: int) -> None:
         """`count` more peers of this kind belong here."""
         self.tries += 0 if spec.down or spec.drain else count
         self._slow_starts += count if spec.slow_start else 0
+        if not spec.backup:
+            self._by_tier[spec.tier] = self._by_tier.get(spec.tier, 0) + count
+            if not self._by_tier[spec.tier]:
+                del self._by_tier[spec.tier]
 
     def _join(self, member: Member) -> Peer:
         table = self._table
@@ -413,6 +436,25 @@ class Upstream:
             )
             self._table.set_counts(peer.row, self._worker, counts)
 
+    def _pick_behind(self, tried: Collection[Peer], now: float, key: bytes | None) -> Peer | None:
+        """A peer of the tiers that are not in use, where those in use have none that could have the request."""
+        for balancer in self._tiers.values():
+            peer = balancer.pick(key, tried, now)
+            if peer is not None:
+                return peer
+        return None
+
+    def _balancer_of(self, peer: Peer) -> Balancer:
+        """Whose choice the peer is."""
+        if peer.spec.backup:
+            return self._backup_balancer
+        if self._tiers:
+            return self._tiers.get(peer.spec.tier, self._primary_balancer)
+        return self._primary_balancer
+
+    def _balancers(self) -> list[Balancer]:
+        return [self._primary_balancer, *self._tiers.values(), self._backup_balancer]
+
     def _bound(
         self, peers: Sequence[Peer], routes: Routes, route: bytes, tried: Collection[Peer], now: float
     ) -> Peer | None:
@@ -429,7 +471,7 @@ class Upstream:
         if peer.everywhere is not None:
             peer.everywhere[self._worker] = peer.connections
         if self.watches:
-            (self._backup_balancer if peer.spec.backup else self._primary_balancer).released(peer)
+            self._balancer_of(peer).released(peer)
         return self.pick(tried, now, key)
 
     def _forget(self, peer: Peer) -> None:
@@ -441,7 +483,7 @@ class Upstream:
     def _start(self, peer: Peer, now: float) -> None:
         """The peer begins anew."""
         peer.started = now
-        for balancer in (self._primary_balancer, self._backup_balancer):
+        for balancer in self._balancers():
             if isinstance(balancer, SlowStart):
                 balancer.settle()
             if isinstance(balancer, SlowStart | Least):
@@ -494,17 +536,34 @@ class Upstream:
     def _bring_up_to_date(self) -> None:
         if self._words[GENERATION] != self._generation:
             self.refresh()
-        self._primary_balancer.settle()
-        self._backup_balancer.settle()
+        for balancer in self._balancers():
+            balancer.settle()
 
     def _rebuild(self) -> None:
-        self._primary_balancer.rebuild(self._primary, _choice(self._primary))
-        self._backup_balancer.rebuild(self._backup, _choice(self._backup))
+        if self._tiers or len(self._by_tier) > 1:
+            self._rebuild_tiers()
+        else:
+            self._first = self._primary
+        self._primary_balancer.rebuild(self._first, choice(self._first))
+        self._backup_balancer.rebuild(self._backup, choice(self._backup))
 
-
-def _choice(peers: Sequence[Peer]) -> list[Peer]:
-    """Those that get new requests. One that drains gets only those of sessions that are bound to it."""
-    return [peer for peer in peers if peer.up and not peer.spec.drain]
+    def _rebuild_tiers(self) -> None:
+        """Have the first balancer choose among the peers of all tiers in use, and others among those of each tier
+        behind them: they are asked when nobody of those in use can have a request."""
+        last, behind = split(self._primary, self.spec.tier_threshold)
+        before = self._tiers
+        for balancer in before.values():
+            balancer.rebuild((), ())  # first: what it knows of its peers is written into them
+        self._tiers = {}
+        for tier, peers in behind.items():
+            balancer = before[tier] if tier in before else self._balancer()
+            balancer.rebuild(peers, choice(peers))
+            self._tiers[tier] = balancer
+        first = tuple([peer for peer in self._primary if peer.spec.tier <= last])
+        if first != self._first or self._primary is not self._split:
+            # Else it must be the same object: balancers keep what they made of it.
+            self._first = first
+            self._split = self._primary
 
 
 def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: bool) -> tuple[Peer, ...]:

@@ -131,13 +131,26 @@ def _upstream(
     yield f"  {_passive(upstream, any(spec.dialect != RESTY for spec, _ in checks))}"
     if checks:
         yield f"  {_policy(upstream)}"
+    tiers = sorted({peer.tier for peer in peers if not peer.backup})
+    if len(tiers) > 1:
+        yield f"  {_tiers(tiers, upstream.tier_threshold)}"
 
 
 def _peer(peer: PeerSpec) -> str:
-    marks = [mark for mark, on in (("backup", peer.backup), ("down", peer.down)) if on]
+    marks = [mark for mark, on in (("backup", peer.backup), ("down", peer.down), ("drains", peer.drain)) if on]
+    if peer.tier:
+        marks.append(f"tier {peer.tier}")
     if peer.slow_start:
         marks.append(f"slow start {time_of(peer.slow_start)}")
     return f"{peer.name} ({', '.join(marks)})" if marks else peer.name
+
+
+def _tiers(tiers: Sequence[int], threshold: int) -> str:
+    """Which peers are asked first, with all of them healthy and without."""
+    share = "none" if threshold == 1 else f"less than {threshold} %"
+    first, *rest = map(str, tiers)
+    joins = f"tier {rest[0]} joins" if len(rest) == 1 else f"tiers {', '.join(rest)} join one by one"
+    return f"Tier {first} gets all requests; {joins} while {share} of the peers before is up (tier_threshold)."
 
 
 def _wrapped(words: Iterable[str], width: int = 100) -> Iterator[str]:

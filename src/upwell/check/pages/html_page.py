@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 from urllib.parse import quote
@@ -142,6 +142,9 @@ def _title(view: View, upstream: UpstreamSpec, up: int) -> str:
     panic = ""
     if view.panics(upstream):
         panic = f' <span class="down">health is ignored (all_down {escape(words(upstream))})</span>'
+    tiers = view.report.tiers(upstream)
+    if tiers is not None:
+        panic += f" <small>{escape(_tiers(*tiers))}</small>"
     return (
         f'<h2><a href="?upstream={quote(upstream.name)}">{name}</a> '
         f'<span class="{style}">{up} of {total} up</span>{panic}</h2>\n'
@@ -151,13 +154,19 @@ def _title(view: View, upstream: UpstreamSpec, up: int) -> str:
     )
 
 
+def _tiers(used: Sequence[int], waiting: Sequence[int]) -> str:
+    """Which tiers get requests: "tier 0 of 0, 1 in use"."""
+    shown = ", ".join(map(str, used))
+    every = ", ".join(map(str, (*used, *waiting)))
+    return f"tier{'s' * (len(used) > 1)} {shown} of {every} in use"
+
+
 def _rows(view: View, place: str, peer: PeerReport) -> str:
     """One row for each check of a peer, one for a peer without."""
     spec = peer.spec
     counts = view.counts(peer)
-    marks = "".join(
-        f" <small>{mark}</small>" for mark, is_so in (("backup", spec.backup), ("down", spec.down)) if is_so
-    )
+    said = (("backup", spec.backup), ("down", spec.down), ("drain", spec.drain), (f"tier {spec.tier}", spec.tier > 0))
+    marks = "".join(f" <small>{mark}</small>" for mark, is_so in said if is_so)
     since = f"<br><small>for {_span(view.age(peer.since))}</small>" if peer.since else ""
     reason = peer.why or view.suspension(counts)
     why = f"<br><small>{escape(reason)}</small>" if reason else ""

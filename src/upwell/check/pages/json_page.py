@@ -43,7 +43,7 @@ def pieces(view: View) -> Iterator[str]:
         for so_far in view.report.up(upstream):
             up = so_far
             yield ""
-        about = {
+        about: dict[str, object] = {
             "name": upstream.name,
             "balancer": upstream.method.name,
             "implicit": upstream.implicit,
@@ -52,6 +52,9 @@ def pieces(view: View) -> Iterator[str]:
             "all_down": words(upstream),
             "health_ignored": view.panics(upstream),
         }
+        tiers = view.report.tiers(upstream)
+        if tiers is not None:
+            about["tiers"] = {"in_use": tiers[0], "waiting": tiers[1], "threshold": upstream.tier_threshold}
         yield f'{between}{_encode(about)[:-1]}, "peers": ['
         between = ",\n"
         inner = "\n  "
@@ -120,9 +123,10 @@ def _peer(view: View, peer: PeerReport, texts: _Texts) -> str:
         counts = view.counts(peer)
         workers, seconds = view.suspended(counts)
         why = why or (view.suspension(counts) if workers else "")
+    more = (', "draining": true' if spec.drain else "") + (f', "tier": {spec.tier}' if spec.tier else "")
     of_checks = ", ".join([_check(check, texts) for check in checks])
     return (
-        f'{{"name": {name}, "label": {label}, "server": {server}, "role": "{spec.role}", "weight": {spec.weight},'
+        f'{{"name": {name}, "label": {label}, "server": {server}, "role": "{spec.role}"{more}, "weight": {spec.weight},'
         f' "state": "{state}", "why": {_text(why) if why else "null"}, "admin": {_text(admin) if admin else "null"},'
         f' "since": {texts.moments[since]}, "changes": {changes}, "connections": {connections},'
         f' "requests": {requests}, "failed_requests": {fails}, "suspended_workers": {workers},'

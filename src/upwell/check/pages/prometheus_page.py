@@ -78,6 +78,7 @@ def pieces(view: View) -> Iterator[str]:
     yield f"upwell_configurations_total {table.configurations}\n"
     states: list[str] = []
     panics: list[str] = []
+    of_tiers: list[str] = []
     # Every peer is read once, and has its line in each family; a family is one after the other on the page.
     lines: list[list[str]] = [[] for _ in (*_PEER, *_CHECK)]
     for upstream in view.upstreams:
@@ -93,11 +94,18 @@ def pieces(view: View) -> Iterator[str]:
                 family.append("".join(texts))
             yield ""
         states += [f'upwell_upstream_peers{{{label},state="{state}"}} {count[state]}\n' for state in _STATES]
+        used = view.report.tiers(upstream)
+        if used is not None:
+            for tiers, in_use in zip(used, (1, 0), strict=True):
+                of_tiers += [f'upwell_upstream_tier_in_use{{{label},tier="{tier}"}} {in_use}\n' for tier in tiers]
         panics.append(f"upwell_upstream_panic{{{label}}} {int(view.panics(upstream))}\n")
     yield _family("upwell_upstream_peers", "gauge", "Peers of the upstream by state.")
     yield "".join(states)
     yield _family("upwell_upstream_panic", "gauge", "Whether all_down has health ignored now.")
     yield "".join(panics)
+    if of_tiers:
+        yield _family("upwell_upstream_tier_in_use", "gauge", "Whether peers of the tier get new requests.")
+        yield "".join(of_tiers)
     for (name, kind, words), family in zip((*_PEER, *_CHECK), lines, strict=True):
         yield _family(f"{_PREFIX}{name}", kind, words)
         yield from family
