@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import checks, measure, memory, scale, steady, tools
+from bench import balancers, checks, measure, memory, scale, steady, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
     Section,
     as_json,
+    balancers_section,
     bulk_section,
     checks_section,
     cpu_section,
@@ -37,7 +38,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -107,6 +108,7 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "probes": lambda: probes_section(measure.measure_probes(plan, say)),
         "checks": lambda: checks_section(checks.measure_checks(plan, say)),
         "scale": lambda: scale_section(scale.measure_scale(plan, say)),
+        "balancers": lambda: balancers_section(balancers.measure_balancers(say)),
     }
     needs_upwell = {"probes", "checks", "scale"} if "upwell" not in plan.names else set()
     sections = [cpu_section(measure.measure(plan, say))] if plan.cases else []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench import balancers
 from bench.cases import GOALS, IDLE_GOAL_KB, LATENCY_GOAL, WORKERS_GOAL, Case
 from bench.checks import CHECKED_PEERS, STAND_IN, Cost
 from bench.checks import GOALS as CHECK_GOALS
@@ -163,6 +164,21 @@ def scale_section(found: Scale) -> Section:
     data = {"crowds": _data(found.crowds), "weight": asdict(weight), "out": asdict(out)}
     data["pages"] = {name: asdict(page) for name, page in found.pages.items()}
     return Section("scale", f"{table(rows)}\n\n" + "\n".join(lines), data)
+
+
+def balancers_section(found: Mapping[str, balancers.Cost]) -> Section:
+    """What a choice costs, by method."""
+    among = [f"{size:,}" for size in balancers.SIZES]
+    rows = [["us for a pick and its release, among", *among, "pick alone of 1,000", "down ms", "join ms"]]
+    for name, cost in found.items():
+        both = [f"{one:.2f}" for one in cost.both]
+        changes = (f"{cost.down:.2f}", f"{cost.join:.2f}")
+        rows.append([name, *both, f"{cost.pick[balancers.SIZES.index(1000)]:.2f}", *changes])
+    goals = [f"{balancers.GOAL_US:g}"] * 2
+    rows.append(["goal", "", goals[0], "", goals[1], f"{balancers.PAUSE_GOAL_MS:g}", f"{balancers.PAUSE_GOAL_MS:g}"])
+    build = "compiled" if balancers.compiled() else "pure Python"
+    text = f"{table(rows)}\n\n- {build}; down, join: till the pick after one of 10,000 peers turned down or joined them"
+    return Section("balancers", text, _data(found))
 
 
 def _data(found: Mapping[Any, Any]) -> list[dict[str, Any]]:
