@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -54,8 +55,8 @@ class _Wire:
         self._clients: list[socket.socket] = []
         self._held: list[socket.socket | None] = []
 
-    def begin(self) -> bool:
-        """Send a request, and wait until a peer or the client has something to read. Whether a peer has it."""
+    def begin(self) -> str:
+        """Send a request, and wait until a peer or the client has something to read. Which peer has it, if any."""
         client = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._front), 10))
         client.sendall(b"GET /%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % len(self._clients))
         self._clients.append(client)
@@ -63,7 +64,7 @@ class _Wire:
         assert ready, "nobody got the request within 10 s"
         if ready == [client]:
             self._held.append(None)
-            return False
+            return ""
         (listener,) = ready
         held, _ = listener.accept()
         self._stack.enter_context(held).settimeout(10)
@@ -71,7 +72,7 @@ class _Wire:
         while b"\r\n\r\n" not in data:
             data += held.recv(4096)
         self._held.append(held)
-        return True
+        return self._listeners[listener]
 
     def end(self, number: int) -> None:
         """Let the peer answer, and wait till the client has it."""
@@ -116,10 +117,10 @@ def _run(wire: _Wire, seed: int, log: Path) -> list[list[str] | int]:
     return steps
 
 
-def _configuration(front: int, upstream: list[str]) -> str:
+def _configuration(front: int, upstream: list[str], workers: int = 1) -> str:
     lines = "\n".join(upstream)
     return f"""
-worker_processes 1;
+worker_processes {workers};
 events {{ worker_connections 1024; }}
 http {{
     upstream u {{
@@ -171,3 +172,25 @@ def test_the_peers_tried_are_those_that_nginx_tries(
         write(name, case)
     assert replay(case, tmp_path) == case["steps"]
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("method", ["least_conn;", "least_time header;", "", "random two;"])
+def test_several_workers_count_together(method: str, start: StartBalancer, nginx: tuple[str, ...]) -> None:
+    """nginx with a `zone`; upwell always."""
+    for command in (nginx, UPWELL):
+        ports = free_ports(4)
+        limits = [f"server 127.0.0.1:{port} max_conns=3;" for port in ports]
+        with ExitStack() as stack:
+            listeners = {
+                stack.enter_context(socket.create_server(("127.0.0.1", port))): f"127.0.0.1:{port}" for port in ports
+            }
+            (front,) = free_ports(1)
+            start(_configuration(front, [method, "zone u 64k;", *limits], workers=3), [front], command)
+            wire = _Wire(front, listeners, stack)
+            got = [wire.begin() for _ in range(14)]
+            if method.startswith("least"):
+                for turn in (got[:4], got[4:8]):
+                    assert len(set(turn)) == 4, turn
+            assert Counter(got) == {**dict.fromkeys(listeners.values(), 3), "": 2}
+            for number in range(14):
+                wire.end(number)

@@ -55,6 +55,9 @@ class _Pot:
         self.heap: list[tuple[int, int, int]] = []
 
 
+_NOWHERE: Final = _Pot(_Level(0.0), 0)
+
+
 class _Seat:
     """Where one peer is. `order` grows as in the configuration; `pots` are those of its weight by their ratios. While
     it is in one (`pot`), its `current_weight` is weight * clock - lack."""
@@ -69,7 +72,7 @@ class _Seat:
         self.state = _OUT
         self.lack = 0
         self.part = 0.0  # of 1, what its credit is above `current_weight`: a slow start goes by parts of weights
-        self.pot: _Pot | None = None
+        self.pot = _NOWHERE
 
     def add(self, credit: float) -> None:
         exact = self.part + credit
@@ -160,7 +163,6 @@ class Least:
             return None
         peer = first.peer
         pot = first.pot
-        assert pot is not None
         level = pot.level
         weight = first.weight
         total = level.total
@@ -188,7 +190,6 @@ class Least:
     def settle(self) -> None:
         for seat in self._seats:
             if seat.state > 0:
-                assert seat.pot is not None
                 seat.peer.current_weight = seat.weight * seat.pot.level.clock - seat.lack
 
     def begin(self, peer: Peer) -> None:
@@ -270,7 +271,6 @@ class Least:
     def _leave(self, seat: _Seat) -> None:
         """Take it from the others of its ratio, with the credit that it has."""
         pot = seat.pot
-        assert pot is not None
         level = pot.level
         weight = seat.weight
         seat.peer.current_weight = weight * level.clock - seat.lack
@@ -348,7 +348,16 @@ class Least:
         best: _Seat | None = None
         most = 0
         seats = self._seats
-        for pot in level.pots:
+        pots = level.pots
+        if len(pots) == 1:
+            heap = pots[0].heap
+            while True:
+                entry = heap[0]
+                seat = seats[entry[1]]
+                if seat.state == entry[2]:
+                    return seat
+                heappop(heap)
+        for pot in pots:
             if not pot.count:
                 continue
             heap = pot.heap
@@ -403,7 +412,6 @@ class Least:
     def _has_moved(self, seat: _Seat, now: float) -> bool:
         """Whether its ratio is another one by now; it is there then."""
         peer = seat.peer
-        assert seat.pot is not None
         look(peer)
         if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
             return False
@@ -436,7 +444,6 @@ class Least:
         first = self._surely(now) if self._lapses or self._shaky else self._first()
         level: _Level | None = None
         if first is not None:
-            assert first.pot is not None
             level = first.pot.level
         tied: list[_Seat] = []
         least = 0.0 if level is None else level.ratio
@@ -458,7 +465,6 @@ class Least:
         many = len(tied) > 1
         best = None
         if first is not None:
-            assert first.pot is not None
             level = first.pot.level
             if level.total > first.weight or tied:
                 many = True
