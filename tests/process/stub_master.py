@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.errors import ConfigError, ConfigErrors, Position
 from upwell.log import INFO, ErrorLog
@@ -27,6 +28,7 @@ from upwell.process.master import Master
 from upwell.process.parts import LogFile, Parts, Plan, Runtime, table_of
 from upwell.proxy.listen import ListenSpec
 from upwell.zone.layout import CHECKER_HEARTBEAT
+from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import PeerTable
 
 PEER = PeerSpec("127.0.0.1:81", ("127.0.0.1", 81))
@@ -46,6 +48,8 @@ class StubPlan:
     checks: tuple[CheckSpec, ...] = ()
     notified: dict[str, tuple[NotifySpec, ...]] = field(default_factory=dict)
     state_file: str = ""
+    names: tuple[NamedPeers, ...] = ()
+    lookups: ResolverTable = field(default_factory=lambda: ResolverTable((), 1))
     logs: tuple[LogFile, ...] = ()
     folders: tuple[str, ...] = ()
     health_check_concurrency: int = 0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from upwell.check.course import Course
 from upwell.check.crowding import Crowding
@@ -53,6 +53,9 @@ from upwell.zone.layout import (
 )
 from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import CheckState, PeerTable
+
+if TYPE_CHECKING:
+    from upwell.check.names import Names
 
 _EVENTS: Final = 1024  # taken from epoll at once
 _STARTS: Final = 256  # probes begun in one round at most: a burst delays no answer that is there
@@ -97,6 +100,7 @@ class Checker:
         "_loop",
         "_membership",
         "_most",
+        "_names",
         "_on_row",
         "_own_gates",
         "_pruning",
@@ -154,6 +158,7 @@ class Checker:
         self._random = Random()  # for the spread of times, no secret
         for check in checks:
             self.add(check)
+        self._names: Names | None = None
         table.start_checker(os.getpid())
 
     def __repr__(self) -> str:
@@ -345,7 +350,16 @@ class Checker:
         if self._continue:
             return self._clock()
         dues = [due for due in (self._due.next_due(), self._deadlines.next_due()) if due is not None]
+        if self._names is not None:
+            due = self._names.next_due()
+            if due is not None:
+                dues.append(due)
         return min(dues, default=None)
+
+    def name(self, names: Names) -> None:
+        """Have peers that are known by name looked up."""
+        self._names = names
+        self.watch(names.fileno(), names.ready)
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
         """Have `callback` called from `step` whenever `fd` is readable."""
@@ -414,6 +428,10 @@ class Checker:
                 break
             course, target = self._continue.popleft()
             self._over(course, target, now)
+        if self._names is not None:
+            due = self._names.next_due()
+            if due is not None and due <= self._clock():
+                self._names.step()
         self._wholes.settle(now)
         for said in self._trouble.settle(now):
             self._events.trouble(said)
@@ -429,6 +447,8 @@ class Checker:
             for target in course.targets:
                 target.close()
         self._loop.epoll.close()
+        if self._names is not None:
+            self._names.close()
         deadline = time.monotonic() + GRACE
         for listener in self._listeners:
             listener.end(deadline)

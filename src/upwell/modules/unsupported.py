@@ -91,7 +91,7 @@ UNSUPPORTED = words(
     proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher queue quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
-    referer_hash_bucket_size referer_hash_max_size resolver resolver_file resolver_timeout rewrite root rtmp
+    referer_hash_bucket_size referer_hash_max_size resolver_file rewrite root rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age
     scgi_cache_lock_timeout scgi_cache_max_range_offset scgi_cache_methods scgi_cache_min_uses scgi_cache_path

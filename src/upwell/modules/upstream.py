@@ -14,14 +14,25 @@ from upwell.config.slots import number, once, parse_number, time
 from upwell.errors import ConfigError
 from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import STREAM, Method, PeerSpec, UpstreamSpec
+from upwell.resolve.spec import Question
 from upwell.units import parse_seconds, parse_size
 
-_UNSUPPORTED = words("resolve service id")
+_UNSUPPORTED = words("id")
 _WITHOUT_BACKUP = words("hash ip_hash random")
 WITHOUT_SLOW_START = words("hash ip_hash random")
 """Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
 _LONGEST_ROUTE = 32  # nginx: NGX_HTTP_UPSTREAM_SID_LEN
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
+
+
+@dataclass(frozen=True, slots=True)
+class NameLine:
+    """One `server name resolve`: what its peers are told to be but for their addresses, and whose addresses they have.
+    `port` is for addresses that come without one."""
+
+    template: PeerSpec
+    question: Question
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class UpstreamSettings:
     name: str = field(default="", metadata=LOCAL)
     method: Method = field(default=Method(), metadata=LOCAL)
     peers: tuple[PeerSpec, ...] = field(default=(), metadata=LOCAL)
+    names: tuple[NameLine, ...] = field(default=(), metadata=LOCAL)
     keepalive: int = field(default=32, metadata=LOCAL)
     keepalive_requests: int = field(default=1000, metadata=LOCAL)
     keepalive_time: float = field(default=3600.0, metadata=LOCAL)
@@ -104,9 +116,19 @@ def _server(block: Block, directive: Directive) -> None:
         # a list while the block is read: a tuple would be copied for each of ten thousand lines
         peers = own["peers"] = []
     settings: dict[str, int | float | bool | str] = {}
+    resolve, service = False, ""
     for index in range(1, len(directive.args)):
+        parameter = directive.args[index]
+        if parameter == "resolve":
+            resolve = True
+            continue
+        if parameter.startswith("service="):
+            service = parameter.removeprefix("service=")
+            if not service:
+                raise directive.error("service is empty", index)
+            continue
         try:
-            name, value = _parameter(directive.args[index])
+            name, value = _parameter(parameter)
         except ValueError as error:
             raise directive.error(str(error), index) from None
         method = own.get("method")
@@ -120,11 +142,31 @@ def _server(block: Block, directive: Directive) -> None:
         raise directive.error('the parameters "backup" and "tier" of "server" exclude each other', 0)
     try:
         address = parse_address(text)
-        found = list(_expand(block, address, 80 if block.kind == "upstream" else 0))
+        wrong = _wrong_service(text, address, resolve) if service else ""
+        if wrong:
+            raise directive.error(wrong, 0)
+        default = 80 if block.kind == "upstream" else 0
+        if resolve and not address.path and not is_ip(address.host):
+            if not (address.port or default or service):
+                raise ValueError("no port")
+            server = f"{text} service={service}" if service else text  # which of the upstream's lines this is
+            template = PeerSpec(text, ("", 0), server=server, **settings)  # type: ignore[arg-type]  # see below
+            own.setdefault("names", []).append(NameLine(template, Question(address.host, service), address.port or default))
+            return
+        found = list(_expand(block, address, default))
     except ValueError as error:
         raise directive.error(f'{error} in upstream "{text}"', 0) from None
     for name, where in found:
         peers.append(PeerSpec(name, where, server=text, **settings))  # type: ignore[arg-type]  # names and types come from _parameter
+
+
+def _wrong_service(text: str, address: Address, resolve: bool) -> str:
+    """nginx's words where `service=` cannot be, else ""."""
+    if address.port or address.path:
+        return f'service upstream "{text}" may not have port'
+    if is_ip(address.host):
+        return f'service upstream "{text}" requires domain name'
+    return "" if resolve else f'service upstream "{text}" requires "resolve" parameter'
 
 
 @lru_cache(256)  # ten thousand lines say the same few things
@@ -214,6 +256,9 @@ def _close_upstream(block: Block) -> None:
     own = block.own(UpstreamSettings)
     given = "peers" in own
     peers = own["peers"] = tuple(own.get("peers", ()))
+    names: tuple[NameLine, ...] = tuple(own.get("names", ()))
+    if names:
+        own["names"] = names
     settings = block[UpstreamSettings]
     http = block.section
     if find_upstream(http, settings.name) is None:
@@ -221,7 +266,8 @@ def _close_upstream(block: Block) -> None:
         _add(http, settings.name.lower(), _spec_of(settings, http))
     if not given and len(block.loading.errors) == block[_Before].errors:  # else a `server` may be what was refused
         raise ConfigError("no servers are inside upstream", block.position)
-    if peers and all(peer.backup for peer in peers):
+    every = (*peers, *(line.template for line in names))
+    if every and all(peer.backup for peer in every):
         raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
 
 
@@ -229,6 +275,7 @@ def _spec_of(settings: UpstreamSettings, section: Block) -> UpstreamSpec:
     return UpstreamSpec(
         _identity(section, settings.name),
         settings.peers,
+        lines=tuple(line.template for line in settings.names),
         method=settings.method,
         keepalive=settings.keepalive,
         keepalive_requests=settings.keepalive_requests,

@@ -6,7 +6,7 @@ checks is the checker's business, for requests each worker's. Pure: no clock, no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -135,12 +135,24 @@ def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, b
         roster = rosters.get(spec.name)
         if roster is None or not spec.lines:
             continue
-        lines = {line.server: line for line in spec.lines}
         for member in roster.members:
-            line = lines.get(member.spec.server)
-            if line is None or membership.rosters[spec.name].find(member.key) is not None:
+            now = _resumed(member.spec, [line for line in spec.lines if line.server == member.spec.server])
+            if now is None or membership.rosters[spec.name].find(member.key) is not None:
                 continue
-            now = replace(line, name=member.spec.name, address=member.spec.address)
-            row = membership.row_for(spec.name)
+            try:
+                row = membership.row_for(spec.name)
+            except Refused:
+                return  # the next answers say who else belongs here, and that there is no room
             table.know(row, member.key)
             membership.join(member.key, now, row)
+
+
+def _resumed(before: PeerSpec, lines: Sequence[PeerSpec]) -> PeerSpec | None:
+    """What a peer of these lines is told to be now; None when it is none of theirs. Lines of services do not say which
+    of their peers are backups and, unless they name one, which weight they have."""
+    for line in lines:
+        service = " service=" in line.server  # as modules/upstream.py writes it
+        if line.backup == before.backup or (service and before.backup):
+            weight = before.weight if service and line.weight == 1 else line.weight
+            return replace(line, name=before.name, address=before.address, backup=before.backup, weight=weight)
+    return None

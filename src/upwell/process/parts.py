@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.log import ErrorLog
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal
 from upwell.proxy.listen import ListenSpec
+from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import PeerTable
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ class Plan(Protocol):
     def notified(self) -> Mapping[str, Sequence[NotifySpec]]: ...
     @property
     def state_file(self) -> str: ...
+    @property
+    def names(self) -> Sequence[NamedPeers]: ...
+    @property
+    def lookups(self) -> ResolverTable: ...
     @property
     def health_check_concurrency(self) -> int: ...
     def reopen_logs(self) -> None: ...
@@ -178,9 +184,15 @@ def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
     found = room(limit(), wanted, MOST_AT_ONCE)
     if found.probes < wanted:
         journal.warn(f"health_check_concurrency {wanted} is more than the limit of open files allows: {found.probes}")
-    return RealChecker(
+    checker = RealChecker(
         table, plan.upstreams, journal, checks=plan.checks, most=found.probes, listeners=listeners, kept=found.kept
     )
+    if plan.names:
+        from upwell.check.names import Names
+
+        lookups = plan.lookups
+        checker.name(Names(plan.names, checker, journal, lambda name: lookups.counts(name, lookups.writers - 1)))
+    return checker
 
 
 def _warm_worker() -> None:

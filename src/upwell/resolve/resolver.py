@@ -5,7 +5,8 @@ who ask, and what is known outlives servers that fail. No I/O: `Wire` sends, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Final, Protocol
 
 from upwell.log import ErrorLog
@@ -29,6 +30,7 @@ from upwell.zone.resolvers import (
     COUNT_LOOKUPS,
     COUNT_QUERIES,
     COUNT_WORDS,
+    Words,
     place_of,
 )
 
@@ -80,10 +82,11 @@ class Resolver:
         "_log",
         "_most",
         "_number",
+        "_order",
         "_queue",
         "_readings",
         "_rotation",
-        "_waited",
+        "_waits",
         "clock",
         "spec",
         "wire",
@@ -96,7 +99,7 @@ class Resolver:
         clock: Callable[[], float],
         number: Callable[[], int],
         log: ErrorLog | None = None,
-        counts: MutableSequence[int] | None = None,
+        counts: Words | None = None,
         most: int = 1000,
     ) -> None:
         self.spec = spec
@@ -104,13 +107,14 @@ class Resolver:
         self.clock = clock
         self._number = number
         self._log = log
-        self._counts: MutableSequence[int] = [0] * COUNT_WORDS if counts is None else counts
+        self._counts: Words = [0] * COUNT_WORDS if counts is None else counts
         self._most = most
         self._entries: dict[Question, _Entry] = {}
         self._queue: deque[tuple[_Entry, Query]] = deque()
         self._active: dict[Query, _Entry] = {}
         self._readings: deque[tuple[Query, Reading]] = deque()
-        self._waited: set[_Entry] = set()
+        self._waits: list[tuple[float, int, _Entry]] = []  # a heap: until when somebody waits
+        self._order = 0
         self._rotation = 0
         self._counts[COUNT_FAILING] = 0
 
@@ -145,10 +149,13 @@ class Resolver:
         if entry.lookup is None:
             self._begin(entry, now)
         entry.waiting.append(done)
-        entry.patience = entry.asked + self.spec.timeout
+        patience = entry.asked + self.spec.timeout
         if entry.answer is not None and entry.answer.found:
-            entry.patience = min(entry.patience, entry.asked + _PATIENCE)
-        self._waited.add(entry)
+            patience = min(patience, entry.asked + _PATIENCE)
+        if patience != entry.patience:
+            entry.patience = patience
+            self._order += 1
+            heappush(self._waits, (patience, self._order, entry))
 
     def cancel(self, question: Question, done: Done) -> None:
         """Nobody wants to know any more."""
@@ -160,9 +167,13 @@ class Resolver:
         """When `step` has something to do."""
         if self._readings or (self._queue and len(self._active) < _AT_ONCE):
             return self.clock()
-        dues = [query.due for query in self._active]
-        dues += [entry.patience for entry in self._waited]
-        return min(dues, default=None)
+        waits = self._waits
+        while waits and waits[0][0] != waits[0][2].patience:
+            heappop(waits)  # nobody waits there any more
+        due = min([query.due for query in self._active], default=None)
+        if waits and (due is None or waits[0][0] < due):
+            return waits[0][0]
+        return due
 
     def step(self) -> None:
         """Do what is due, a bounded amount of it."""
@@ -180,8 +191,10 @@ class Resolver:
             self._active[query] = entry
             query.begin(now, self.spec.timeout)
             self._send(query, now)
-        for entry in [entry for entry in self._waited if now >= entry.patience]:
-            self._give(entry, Answer(TIMED_OUT, entry.answer.found if entry.answer is not None else (), now))
+        while self._waits and self._waits[0][0] <= now:
+            patience, _, entry = heappop(self._waits)
+            if patience == entry.patience:
+                self._give(entry, Answer(TIMED_OUT, entry.answer.found if entry.answer is not None else (), now))
 
     def received(self, query: Query, wire: bytes) -> None:
         """A message came for `query`, maybe its answer."""
@@ -212,7 +225,7 @@ class Resolver:
         self._active.clear()
         self._queue.clear()
         self._readings.clear()
-        self._waited.clear()
+        self._waits.clear()
         self._entries.clear()
 
     def _begin(self, entry: _Entry, now: float) -> None:
@@ -290,7 +303,6 @@ class Resolver:
     def _give(self, entry: _Entry, answer: Answer) -> None:
         waiting, entry.waiting = entry.waiting, []
         entry.patience = float("inf")
-        self._waited.discard(entry)
         for done in waiting:
             done(answer)
 

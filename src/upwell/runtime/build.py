@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.config.model import Block, Config
 from upwell.log import ErrorLog
@@ -16,13 +18,16 @@ from upwell.modules.health_check_notify import receivers
 from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
+from upwell.modules.resolver import NamesSettings, resolvers
 from upwell.modules.server import ServerSettings
 from upwell.modules.sticky import zones
 from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.peer import UpstreamSpec
 from upwell.proxy.listen import ListenSpec
+from upwell.resolve.spec import ResolverSpec
 from upwell.runtime.logs import AccessLogFile
+from upwell.zone.resolvers import ResolverTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,8 @@ class Plan:
     `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
     `shared_dicts` are (name, bytes), and so are `session_zones` (`sticky learn`). `folders` are those that workers
     write into. `notified` says who is told of the peers of each upstream; `state_file` is the path of the checker's,
-    "" for none.
+    "" for none. `names` are the peers that are known by name, `resolvers` whom anybody may ask, and `lookups` what is
+    counted of it, for each `name` of a resolver.
     """
 
     config: Config
@@ -50,6 +56,9 @@ class Plan:
     checks: tuple[CheckSpec, ...]
     notified: Mapping[str, tuple[NotifySpec, ...]]
     state_file: str
+    names: tuple[NamedPeers, ...]
+    resolvers: tuple[ResolverSpec, ...]
+    lookups: ResolverTable
     health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
     session_zones: tuple[tuple[str, int], ...]
@@ -81,6 +90,10 @@ def plan(config: Config) -> Plan:
     events = next(main.of("events"), None)
     http = next(main.of("http"), None)
     sections = [block for block in main.children if block.kind in ("http", "stream")]
+    asked = tuple(dict.fromkeys(spec for section in sections for spec in resolvers(section)))
+    if asked:
+        # Here, for all processes: those that serve have no privileges to read a package's files with.
+        importlib.import_module("upwell.resolve.sockets")
     return Plan(
         config=config,
         worker_processes=core.worker_processes,
@@ -96,6 +109,9 @@ def plan(config: Config) -> Plan:
         checks=tuple(spec for section in sections for spec in section[ChecksSettings].specs),
         notified=receivers(http) if http is not None else {},
         state_file=http[StateSettings].path if http is not None else "",
+        names=tuple(line for section in sections for line in section[NamesSettings].lines),
+        resolvers=asked,
+        lookups=ResolverTable(list(dict.fromkeys(spec.name for spec in asked)), core.worker_processes),
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(sections)),

@@ -1,13 +1,13 @@
 """`proxy_pass` with variables: from what it comes to for a request to the upstream that is meant.
 
-Knows the upstreams of the configuration and makes those of addresses that it does not name. A name that is not an
-upstream would need a resolver.
+Knows the upstreams of the configuration and makes those of addresses that it does not name, and of names that are no
+upstreams, whose addresses a resolver gives (runtime/directory.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from upwell.http1.fields import one_line
@@ -26,6 +26,9 @@ from upwell.zone.table import PeerTable
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+    from upwell.resolve.spec import Found as Place
+    from upwell.resolve.spec import ResolverSpec
+    from upwell.runtime.directory import Directory
 
 Found = tuple[Upstream, Keepalive]
 
@@ -37,17 +40,26 @@ _MOST_MADE = 256
 class Destinations:
     """The upstreams of one worker by address. `upstreams` are those of the configuration by name.
 
-    It closes all pools of connections that are made beside those of the configuration's upstreams.
+    `names` are what each resolver knows. It closes them, and all pools of connections that are made beside those of the
+    configuration's upstreams.
     """
 
-    __slots__ = ("_by_address", "_by_name", "_loop", "_made", "_pools", "_timers")
+    __slots__ = ("_by_address", "_by_name", "_loop", "_made", "_named", "_pools", "_timers", "names")
 
-    def __init__(self, upstreams: Mapping[str, Found], loop: asyncio.AbstractEventLoop, timers: Timers) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, Found],
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        names: Mapping[ResolverSpec, Directory],
+    ) -> None:
         self._loop = loop
         self._timers = timers
+        self.names = names
         self._by_name: dict[str, Found] = {}
         self._by_address: dict[tuple[str, int], Found] = {}
         self._made: dict[tuple[str, int], Found] = {}
+        self._named: dict[tuple[str, int, Directory], Found] = {}
         self._pools: set[Keepalive] = set()
         for name, found in upstreams.items():
             if found[0].spec.implicit:
@@ -70,6 +82,26 @@ class Destinations:
             found = self._make(key, address)
         return found
 
+    def behind(self, address: Address, names: Directory, places: Sequence[Place]) -> Found:
+        """The upstream of a name, which has a peer at each of `places`; another one as soon as these are others."""
+        port = address.port or _DEFAULT_PORT
+        key = address.host.lower(), port, names
+        peers = tuple(
+            PeerSpec(format_address(place.address, port), (place.address, port), server=address.host)
+            for place in places
+        )
+        found = self._named.get(key)
+        if found is not None:
+            if len(found[0].spec.peers) == len(peers) and set(found[0].spec.peers) == set(peers):
+                return found
+            self.drop(found[1])
+        elif len(self._named) >= _MOST_MADE:
+            self.drop(self._named.pop(next(iter(self._named)))[1])
+        spec = UpstreamSpec(f"{address.host}:{port}", peers, implicit=True)
+        made = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), self.pool(spec)
+        self._named[key] = made
+        return made
+
     def pool(self, spec: UpstreamSpec) -> Keepalive:
         """A pool of connections for an upstream of `spec`."""
         pool = keepalive_of(spec, self._loop, self._timers)
@@ -82,6 +114,8 @@ class Destinations:
         pool.close()
 
     def close(self) -> None:
+        for names in self.names.values():
+            names.close()
         for pool in self._pools:
             pool.close()
 
@@ -111,8 +145,12 @@ def keepalive_of(spec: UpstreamSpec, loop: asyncio.AbstractEventLoop, timers: Ti
     return Keepalive(loop, timers, spec.keepalive, spec.keepalive_requests, spec.keepalive_time, spec.keepalive_timeout)
 
 
-def forward_by_value(url: Render, destinations: Destinations, choose: Choose) -> Content:
-    """The content handler of a location whose `proxy_pass` has variables; `choose` gives the spec for an upstream."""
+def forward_by_value(
+    url: Render, destinations: Destinations, choose: Choose, names: Directory | None, abortable: bool
+) -> Content:
+    """The content handler of a location whose `proxy_pass` has variables; `choose` gives the spec for an upstream.
+
+    `names` knows the addresses of names; a client that leaves while they are looked up ends it if `abortable`."""
 
     async def content(exchange: Exchange) -> None:
         try:
@@ -122,8 +160,15 @@ def forward_by_value(url: Render, destinations: Destinations, choose: Choose) ->
             exchange.respond_error(500)
             return
         found = destinations.find(address)
-        if found is None:
+        if found is None and names is not None:
+            exchange.proxying = True
+            exchange.abortable = abortable
+            places = await names.find(exchange, address.host)
+            if places:
+                found = destinations.behind(address, names, places)
+        elif found is None:
             exchange.log(ERROR, f"no resolver defined to resolve {printable(address.host.encode('latin-1'))}")
+        if found is None:
             exchange.proxying = True
             if exchange.tries is None:
                 exchange.tries = []  # what answers in the end comes second

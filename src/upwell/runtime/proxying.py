@@ -18,6 +18,7 @@ from upwell.modules.proxy_request import ProxyRequestSettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.proxy_socket import ProxySocketSettings
 from upwell.modules.replacement import by_front, whole_by_regex
+from upwell.modules.resolver import resolver_of
 from upwell.modules.return_ import absolute
 from upwell.proxy.accel import OBEYED
 from upwell.proxy.answer import HIDDEN
@@ -116,7 +117,9 @@ def compile_forward(
     dials = sockets != _USUAL_SOCKETS
     choose = by_dial(sockets, make, destinations) if dials else by_upstream(make)
     if target.template is not None:
-        return forward_by_value(render(target.template), destinations, choose)
+        resolver = resolver_of(block)
+        names = None if resolver is None else destinations.names[resolver]
+        return forward_by_value(render(target.template), destinations, choose, names, not proxy.ignore_client_abort)
     found = upstreams[target.upstream]
     if dials:
         return lambda exchange: forward(exchange, choose(exchange, *found))

@@ -49,6 +49,8 @@ from upwell.zone.table import PeerTable
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+    from upwell.resolve.spec import ResolverSpec
+    from upwell.runtime.directory import Directory
 
 _ANY = ("0.0.0.0", "::")
 _PUBLISH_EVERY = 1.0  # seconds between two writes of a worker's counters into the zone
@@ -110,7 +112,7 @@ class Runtime:
             upstream.on_leave = pool.drop
             self._upstreams[spec.name] = (upstream, pool)
         forget_others(table, worker, [*(upstream for upstream, _ in self._upstreams.values()), *streamed.values()])
-        self._destinations = Destinations(self._upstreams, loop, self._timers)
+        self._destinations = Destinations(self._upstreams, loop, self._timers, _names(plan, worker, loop))
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
@@ -395,6 +397,15 @@ def _uses_lua(http: Block) -> bool:
 def _variable(exchange: Exchange, name: str) -> bytes | None:
     known = variables.find(name)
     return None if known is None else known(exchange)
+
+
+def _names(plan: Plan, worker: int, loop: asyncio.AbstractEventLoop) -> dict[ResolverSpec, Directory]:
+    """What this worker knows by each resolver."""
+    if not plan.resolvers:
+        return {}
+    from upwell.runtime.directory import Directory  # it needs a library that is large for who has no resolver
+
+    return {spec: Directory(spec, loop, plan.lookups.counts(spec.name, worker)) for spec in plan.resolvers}
 
 
 def warm() -> None:

@@ -6,7 +6,8 @@ It knows words, not what a resolver is. Each block of words has one writing proc
 from __future__ import annotations
 
 import mmap
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 COUNT_LOOKUPS: Final = 0  # names looked up
 COUNT_QUERIES: Final = 1  # questions sent to servers
@@ -28,30 +29,37 @@ def place_of(code: int) -> int:
     return code if 0 <= code < CODES.index("timedout") else CODES.index("unknown")
 
 
+class Words(Protocol):
+    """One block: memory, or a list."""
+
+    def __getitem__(self, place: int, /) -> int: ...
+    def __setitem__(self, place: int, value: int, /) -> None: ...
+
+
 class ResolverTable:
-    """Blocks for `resolvers` directives and `workers` workers, with one more for the checker: number `workers`."""
+    """Blocks for the resolvers called `names` and `workers` workers; one more is the checker's: number `workers`."""
 
-    __slots__ = ("_memory", "_words", "resolvers", "writers")
+    __slots__ = ("_memory", "_words", "names", "writers")
 
-    def __init__(self, resolvers: int, workers: int) -> None:
-        self.resolvers = resolvers
+    def __init__(self, names: Sequence[str], workers: int) -> None:
+        self.names = tuple(names)
         self.writers = workers + 1
-        self._memory = mmap.mmap(-1, max(resolvers * self.writers * COUNT_WORDS, 1) * _WORD_BYTES)
+        self._memory = mmap.mmap(-1, max(len(names) * self.writers * COUNT_WORDS, 1) * _WORD_BYTES)
         self._words = memoryview(self._memory).cast("q")
 
     def __repr__(self) -> str:
-        return f"<ResolverTable {self.resolvers} resolvers, {self.writers} writers>"
+        return f"<ResolverTable {len(self.names)} resolvers, {self.writers} writers>"
 
-    def counts(self, resolver: int, writer: int) -> memoryview:
-        """The words of one process, to be written by it alone. Raises IndexError for one that is not there."""
-        if not (0 <= resolver < self.resolvers and 0 <= writer < self.writers):
-            raise IndexError(f"no resolver {resolver}, writer {writer}")
-        start = (resolver * self.writers + writer) * COUNT_WORDS
+    def counts(self, name: str, writer: int) -> memoryview:
+        """The words of one process, to be written by it alone. Raises ValueError for one that is not there."""
+        if not 0 <= writer < self.writers:
+            raise ValueError(f"no writer {writer}")
+        start = (self.names.index(name) * self.writers + writer) * COUNT_WORDS
         return self._words[start : start + COUNT_WORDS]
 
-    def sums(self, resolver: int) -> list[int]:
+    def sums(self, name: str) -> list[int]:
         """All processes' words together; of COUNT_AT the latest."""
-        blocks = [self.counts(resolver, writer) for writer in range(self.writers)]
+        blocks = [self.counts(name, writer) for writer in range(self.writers)]
         words = [sum(column) for column in zip(*blocks, strict=True)]
         words[COUNT_AT] = max(block[COUNT_AT] for block in blocks)
         return words
