@@ -197,13 +197,17 @@ class Origin:
     """
 
     def __init__(
-        self, respond: Respond | bytes = b"", on_connect: Callable[[socket.socket], None] | None = None, port: int = 0
+        self,
+        respond: Respond | bytes = b"",
+        on_connect: Callable[[socket.socket], None] | None = None,
+        port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self._respond: Respond = (lambda *_: respond) if isinstance(respond, bytes) else respond
         self._on_connect = on_connect or self._serve
         self.seen: list[Seen] = []
         self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._listener = socket.create_server((host, port), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self._accept, daemon=True)

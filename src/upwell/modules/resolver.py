@@ -16,10 +16,11 @@ from upwell.config.model import Block
 from upwell.config.slots import once, time
 from upwell.errors import ConfigError
 from upwell.modules.address import is_ip, parse_address
-from upwell.modules.upstream import UpstreamSettings
+from upwell.modules.upstream import UpstreamSettings, upstream_identity
 from upwell.resolve.spec import ResolverSpec
 from upwell.units import parse_seconds
 
+_CONTEXTS = "http server location upstream stream stream_server stream_upstream"
 _PORT = 53
 _NO_END = 86400.0  # seconds; nginx: `resolver_timeout 0` waits for ever
 
@@ -34,7 +35,7 @@ class ResolverSettings:
 
 @dataclass(frozen=True, slots=True)
 class NamesSettings:
-    """On the http block: the lines of `upstream` blocks whose addresses are looked up while upwell runs."""
+    """On the http or stream block: the lines of `upstream` blocks whose addresses are looked up while upwell runs."""
 
     lines: tuple[NamedPeers, ...] = field(default=(), metadata=LOCAL)
 
@@ -45,11 +46,11 @@ def resolver_of(block: Block) -> ResolverSpec | None:
     return None if settings.spec is None else replace(settings.spec, timeout=settings.timeout or _NO_END)
 
 
-def resolvers(http: Block) -> Iterator[ResolverSpec]:
+def resolvers(section: Block) -> Iterator[ResolverSpec]:
     """Each that something may use, once."""
     found: dict[ResolverSpec, None] = {}
-    for block in http.walk():
-        if block.kind in ("server", "location", "upstream"):
+    for block in section.walk():
+        if block.kind != section.kind:
             spec = resolver_of(block)
             if spec is not None:
                 found[spec] = None
@@ -112,30 +113,30 @@ def _servers(block: Block, directive: Directive, index: int) -> Iterator[tuple[s
         yield host, address.port or _PORT
 
 
-def _close_http(http: Block) -> None:
-    """A `resolver` of the http block may stand behind the upstreams that need it."""
-    for block in http.of("upstream"):
+def _close(section: Block) -> None:
+    """A `resolver` of the section may stand behind the upstreams that need it."""
+    for block in (*section.of("upstream"), *section.of("stream_upstream")):
         settings = block[UpstreamSettings]
         if not settings.names:
             continue
         spec = resolver_of(block)
         if spec is None:
-            if {(one.position, "resolver") for one in (http, block)} & http.loading.refused:
+            if {(one.position, "resolver") for one in (section, block)} & section.loading.refused:
                 continue  # it is there, and wrong
             raise ConfigError(
                 f'no resolver defined to resolve names at run time in upstream "{settings.name}"', block.position
             )
+        identity = upstream_identity(section, settings.name)
         for line in settings.names:
-            http.append(
-                NamesSettings, "lines", NamedPeers(settings.name, line.template, line.question, line.port, spec)
-            )
+            named = NamedPeers(identity, line.template, line.question, line.port, spec)
+            section.append(NamesSettings, "lines", named)
 
 
 MODULE = Module(
     "resolver",
     (
-        command("resolver", "http server location upstream", (1, None), _resolver),
-        command("resolver_timeout", "http server location upstream", 1, time(ResolverSettings, "timeout")),
+        command("resolver", _CONTEXTS, (1, None), _resolver),
+        command("resolver_timeout", _CONTEXTS, 1, time(ResolverSettings, "timeout")),
     ),
-    {"http": _close_http},
+    {"http": _close, "stream": _close},
 )

@@ -89,12 +89,12 @@ def implicit_upstream(http: Block, name: str, address: Address, default_port: in
     if f"={name}" in http[_Index].specs:
         return http[_Index].specs[f"={name}"].name
     peers = tuple(PeerSpec(text, where, server=name) for text, where in _expand(http, address, default_port))
-    spec = UpstreamSpec(_identity(http, name), peers, implicit=True)
+    spec = UpstreamSpec(upstream_identity(http, name), peers, implicit=True)
     _add(http, f"={name}", spec)
     return spec.name
 
 
-def _identity(section: Block, name: str) -> str:
+def upstream_identity(section: Block, name: str) -> str:
     """The name by which everybody but the configuration file knows an upstream: http and stream may both have `name`
     (docs/decisions/0018-stream.md)."""
     return f"{STREAM}{name}" if section.kind == "stream" else name
@@ -151,7 +151,9 @@ def _server(block: Block, directive: Directive) -> None:
                 raise ValueError("no port")
             server = f"{text} service={service}" if service else text  # which of the upstream's lines this is
             template = PeerSpec(text, ("", 0), server=server, **settings)  # type: ignore[arg-type]  # see below
-            own.setdefault("names", []).append(NameLine(template, Question(address.host, service), address.port or default))
+            own.setdefault("names", []).append(
+                NameLine(template, Question(address.host, service), address.port or default)
+            )
             return
         found = list(_expand(block, address, default))
     except ValueError as error:
@@ -273,7 +275,7 @@ def _close_upstream(block: Block) -> None:
 
 def _spec_of(settings: UpstreamSettings, section: Block) -> UpstreamSpec:
     return UpstreamSpec(
-        _identity(section, settings.name),
+        upstream_identity(section, settings.name),
         settings.peers,
         lines=tuple(line.template for line in settings.names),
         method=settings.method,
