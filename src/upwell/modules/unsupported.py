@@ -89,7 +89,7 @@ UNSUPPORTED = words(
     proxy_ssl_password_file
     proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
     proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
-    proxy_upstream_buffer push_stream_publisher queue quic_active_connection_id_limit quic_bpf quic_gso
+    proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
     referer_hash_bucket_size referer_hash_max_size resolver_file rewrite root rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache

@@ -18,7 +18,7 @@ SUPPORTED = words(
     request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
     limit_rate upstream_addr upstream_bytes_received upstream_bytes_sent upstream_cache_status upstream_connect_time
-    upstream_header_time upstream_response_length upstream_response_time upstream_status
+    upstream_header_time upstream_queue_time upstream_response_length upstream_response_time upstream_status
     """
 )
 """The variables that `exchange.variable` answers by name."""
@@ -47,7 +47,6 @@ UNSUPPORTED = words(
     realip_remote_addr realip_remote_port realpath_root request_filename secure_link
     secure_link_expires slice_range uid_got
     uid_reset uid_set upstream_cache_age upstream_last_addr upstream_last_server_name
-    upstream_queue_time
     """
 )
 """Variables of nginx's standard modules that upwell lacks."""

@@ -73,7 +73,7 @@ class UpstreamSpec:
     name and address. `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what
     happens when the checks find too few peers up (peers/panic.py); when more than `mass_down` percent turn down at
     once, the checker says so loudly. Under `tier_threshold` percent of healthy peers the next tier joins
-    (peers/tiers.py).
+    (peers/tiers.py). Up to `queue` requests wait for a peer that is not full, each for `queue_timeout` seconds.
     """
 
     name: str
@@ -89,6 +89,8 @@ class UpstreamSpec:
     panic: int = 0
     mass_down: int = 50
     tier_threshold: int = 1
+    queue: int = 0
+    queue_timeout: float = 60.0
 
     @property
     def local(self) -> str:

@@ -16,7 +16,7 @@ from upwell.peers.balancers.slow_start import SlowStart
 from upwell.peers.live import Peer
 from upwell.peers.panic import FAIL, Standing, in_force, may_count
 from upwell.peers.passive import failed as count_failure
-from upwell.peers.passive import forgotten
+from upwell.peers.passive import forgotten, full, suspended
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster
@@ -213,6 +213,14 @@ class Upstream:
             if 0 < peer.max_conns < sum(peer.everywhere):
                 return self._pick_again(peer, tried, now, key)
         return peer
+
+    def is_crowded(self, tried: Collection[Peer], now: float) -> bool:
+        """Whether somebody could have the request who is only full (`max_conns`)."""
+        return any(
+            peer.max_conns and full(peer) and not suspended(peer, now)
+            for peer in self.peers
+            if peer.up and not peer.spec.drain and peer not in tried
+        )
 
     def release(self, peer: Peer, now: float, failed: bool) -> bool:
         """The try at `peer` ended; `failed` as `proxy_next_upstream` counts it (nginx: NGX_PEER_FAILED).

@@ -80,7 +80,8 @@ class Exchange:
     # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
     # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
     # peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be done instead of ending;
-    # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header).
+    # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header); `waits`: for how many seconds
+    # tries were queued for a peer, by their places in `tries`.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -93,6 +94,7 @@ class Exchange:
     charset: bytes | None = None
     onward: Callable[[], None] | None = None
     filtered: bool = False
+    waits: dict[int, float] | None = None
     not_ours: frozenset[bytes] = frozenset()
 
     __slots__ = (

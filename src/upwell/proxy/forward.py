@@ -17,6 +17,7 @@ from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy import accel
 from upwell.proxy.answer import Cookies, Redirect, answer
 from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.queue import Place
 from upwell.proxy.suspension import suspend
 from upwell.proxy.tunnel import switch
 from upwell.proxy.upstream import DEFAULT_LIMITS, Limits, Try, UpstreamConnection
@@ -46,7 +47,8 @@ class ForwardSpec:
     peer's place. `hold`: how much content waits for a slow client without and with buffering, for X-Accel-Buffering.
     `choose(exchange, tried, now)` picks the peer where the request has a part in it (a key that is hashed, a session);
     None: `upstream.pick`. `heard(exchange, peer)` is told when the head of the answer that the client gets has come (of
-    exchanges whose head takes the slow way), `learn` when that answer is over.
+    exchanges whose head takes the slow way), `ended(exchange, peer, attempt)` when a try is over. Where nobody can have
+    a request, it waits in `queue` if there is one.
     `changes` and `unusual`: field names and statuses that need more than a look.
     """
 
@@ -72,7 +74,8 @@ class ForwardSpec:
     intercepted: frozenset[int] = frozenset()
     choose: Callable[[Exchange, set[Peer], float], Peer | None] | None = None
     heard: Callable[[Exchange, Peer], None] | None = None
-    learn: Callable[[Exchange, Peer], None] | None = None
+    ended: Callable[[Exchange, Peer, Try], None] | None = None
+    queue: Place | None = None
     hold: tuple[int, int] = (DEFAULT_LIMITS.head_size, DEFAULT_LIMITS.buffered)
     changes: frozenset[bytes] = field(init=False)
     unusual: frozenset[int] = field(init=False)
@@ -106,7 +109,19 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
     peer = upstream.pick(tried, at) if choose is None else choose(exchange, tried, at)
     connection: UpstreamConnection | None = None
     stale = False
-    while peer is not None:
+    reason = "no live upstreams"
+    while True:
+        if peer is None:
+            if spec.queue is None:
+                break
+            peer, reason = await spec.queue.wait(exchange, tried)
+            waited, at = at, now()
+            if at > waited:
+                _note_wait(exchange, at - waited)
+            if peer is None:
+                break
+            if not tried:
+                began = at
         fresh, stale, failed = stale, False, ""
         attempt = _note(exchange, spec, peer.name, at)
         try:
@@ -155,17 +170,17 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             _let_go(exchange, spec, connection, attempt)
             if upstream.watches and not stale:
                 _tell(upstream, peer, attempt, at, failed)
-            if spec.learn is not None and attempt.header and (exchange.head_sent or exchange.finished):
-                spec.learn(exchange, peer)
             if not stale and upstream.release(peer, at, failed != ""):
                 exchange.log(WARN, f"upstream server temporarily disabled while {failed}")
+            if spec.ended is not None:
+                spec.ended(exchange, peer, attempt)
         if not stale:
             tried.add(peer)
             peer = upstream.pick(tried, at) if choose is None else choose(exchange, tried, at)
     attempt = _note(exchange, spec, upstream.name, at)
     attempt.ended = at
     attempt.status = 502
-    exchange.log(ERROR, "no live upstreams while connecting to upstream")
+    exchange.log(ERROR, f"{reason} while connecting to upstream")
     exchange.respond_error(502)
 
 
@@ -178,6 +193,13 @@ def _tell(upstream: Upstream, peer: Peer, attempt: Try, at: float, failed: str) 
         upstream.answered(peer, header - attempt.started, last - attempt.started, at, well)
     elif failed:
         upstream.answered(peer, at - attempt.started, at - attempt.started, at, False)
+
+
+def _note_wait(exchange: Exchange, seconds: float) -> None:
+    """Keep how long the next try was waited for ($upstream_queue_time)."""
+    if exchange.waits is None:
+        exchange.waits = {}
+    exchange.waits[0 if exchange.tries is None else len(exchange.tries)] = seconds
 
 
 def _note(exchange: Exchange, spec: ForwardSpec, peer: str, started: float) -> Try:

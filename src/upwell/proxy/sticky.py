@@ -17,6 +17,7 @@ from upwell.zone.sessions import Sessions
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.upstream import Try
 
 Render = Callable[["Exchange"], bytes]
 
@@ -95,7 +96,7 @@ class Sticky:
     balancer hashes for a request without session, `early`: the answer's head ends the learning.
     """
 
-    __slots__ = ("_cookie", "_create", "_early", "_key", "_lookup", "_sessions", "_upstream", "heard", "learnt")
+    __slots__ = ("_cookie", "_create", "_early", "_key", "_lookup", "_sessions", "_upstream", "ended", "heard")
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class Sticky:
         self._early = early
         self.heard = self.learn if sessions is not None and early else None
         """`learn`, where the head of the answer is what ends it; and where that is the answer's end."""
-        self.learnt = self.learn if sessions is not None and not early else None
+        self.ended = self._learn_at_end if sessions is not None and not early else None
 
     def __repr__(self) -> str:
         return f"<Sticky {self._upstream.name}>"
@@ -149,6 +150,11 @@ class Sticky:
         trouble = sessions.bind(name, route_of(peer.spec), begins)
         if trouble:
             exchange.log(WARN, trouble)
+
+    def _learn_at_end(self, exchange: Exchange, peer: Peer, attempt: Try) -> None:
+        """A try is over. Its answer counts unless there was none or the next peer was asked."""
+        if attempt.header and (exchange.head_sent or exchange.finished):
+            self.learn(exchange, peer)
 
     def _tell(self, exchange: Exchange, line: bytes, again: bool) -> None:
         """Have the answer, whoever gives it, set the cookie, in the place of the one of the last try."""

@@ -237,6 +237,19 @@ def _over_tries(of: Callable[[Try], bytes]) -> Variable:
     return values
 
 
+def _queue_time(exchange: Exchange) -> bytes | None:
+    """How long each try was queued for its peer."""
+    tries = exchange.tries
+    if not tries:
+        return None
+    waits = exchange.waits or {}
+    values = [_seconds(waits[index]) if index in waits else b"-" for index in range(len(tries))]
+    if exchange.groups:
+        joined = _in_groups(values, exchange.groups)
+        return joined if exchange.groups[0] else b"-, " + joined
+    return b", ".join(values)
+
+
 def _in_groups(values: list[bytes], starts: tuple[int, ...]) -> bytes:
     """nginx puts " : " where an internal redirect has led to another upstream."""
     out = values[0]
@@ -377,6 +390,7 @@ VARIABLES: dict[str, Variable] = {
     "upstream_cache_status": lambda _: None,  # there is no cache
     "upstream_connect_time": _over_tries(_span("started", "connected")),
     "upstream_header_time": _over_tries(_span("started", "header")),
+    "upstream_queue_time": _queue_time,
     "upstream_response_length": _over_tries(lambda one: b"%d" % one.length),
     "upstream_response_time": _over_tries(_span("started", "ended")),
     "upstream_status": _over_tries(lambda one: b"%d" % one.status if one.status else b"-"),

@@ -34,13 +34,13 @@ from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.destinations import Destinations
 from upwell.runtime.render import Render, render
+from upwell.runtime.ways import Way
 
 if TYPE_CHECKING:
     from upwell.lua.run import Chunk
     from upwell.lua.vm import Vm
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
-    from upwell.proxy.sticky import Sticky
 
 
 class Compiler:
@@ -55,9 +55,9 @@ class Compiler:
         "_logs",
         "_prefix",
         "_report",
-        "_sticky",
         "_upstreams",
         "_vm",
+        "_ways",
     )
 
     def __init__(
@@ -70,9 +70,9 @@ class Compiler:
         prefix: str,
         report: Report,
         call_soon: Callable[[Callable[[], object]], object],
-        sticky: Mapping[Upstream, Sticky],
+        ways: Mapping[Upstream, Way],
     ) -> None:
-        self._sticky = sticky
+        self._ways = ways
         self._call_soon = call_soon
         self._report = report
         self._prefix = prefix
@@ -146,7 +146,7 @@ class Compiler:
             assert code is not None
             return phase.content_handler(*self._chunk(code))
         if settings.handler == "proxy_pass":
-            return proxying.compile_forward(block, self._upstreams, self._destinations, self._sticky)
+            return proxying.compile_forward(block, self._upstreams, self._destinations, self._ways)
         if settings.handler == "check_status":
             return compile_check_status(block[CheckStatusSettings], self._report)
         if settings.handler == "upwell_status":

@@ -35,11 +35,11 @@ from upwell.runtime.choosing import chooser
 from upwell.runtime.destinations import Destinations, forward_by_value
 from upwell.runtime.dials import by_dial, by_upstream
 from upwell.runtime.render import Render, constant_or_render, render
+from upwell.runtime.ways import Way
 
 if TYPE_CHECKING:
     from upwell.peers.upstream import Upstream
     from upwell.proxy.exchange import Exchange
-    from upwell.proxy.sticky import Sticky
 
 
 _USUAL_SOCKETS = ProxySocketSettings()
@@ -49,7 +49,7 @@ def compile_forward(
     block: Block,
     upstreams: Mapping[str, tuple[Upstream, Keepalive]],
     destinations: Destinations,
-    sticky: Mapping[Upstream, Sticky],
+    ways: Mapping[Upstream, Way],
 ) -> Content:
     """The content handler of a location with `proxy_pass`."""
     proxy, settings, asked = block[ProxySettings], block[LocationSettings], block[ProxyRequestSettings]
@@ -108,10 +108,10 @@ def compile_forward(
     )
 
     def make(upstream: Upstream, keepalive: Keepalive) -> ForwardSpec:
-        bound = sticky.get(upstream)
-        if bound is None:
+        way = ways.get(upstream)
+        if way is None:
             return spec_of(upstream, keepalive, choose=chooser(upstream))
-        return spec_of(upstream, keepalive, choose=bound.choose, heard=bound.heard, learn=bound.learnt)
+        return spec_of(upstream, keepalive, choose=way.choose, heard=way.heard, ended=way.ended, queue=way.queue)
 
     sockets = block[ProxySocketSettings]
     dials = sockets != _USUAL_SOCKETS

@@ -42,8 +42,8 @@ from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.servers import Addresses, Names
-from upwell.runtime.sticky import compile_sticky
 from upwell.runtime.streams import Streams
+from upwell.runtime.ways import compile_ways
 from upwell.zone.shared_dict import open_dicts
 from upwell.zone.table import PeerTable
 
@@ -132,7 +132,7 @@ class Runtime:
                 plan.config.prefix,
                 Report(table, plan.upstreams, plan.checks, lambda: control.specs),
                 loop.call_soon,
-                compile_sticky(self._http, self._upstreams, self._sessions),
+                compile_ways(self._http, self._upstreams, self._sessions, loop),
             )
             self._listen(self._http, compiler)
 
