@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import balancers, checks, measure, memory, scale, steady, tools
+from bench import balancers, checks, measure, memory, scale, steady, stream, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
@@ -30,6 +30,7 @@ from bench.report import (
     probes_section,
     report,
     scale_section,
+    stream_section,
     workers_section,
 )
 from bench.stage import cores_here
@@ -38,7 +39,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -109,6 +110,7 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "checks": lambda: checks_section(checks.measure_checks(plan, say)),
         "scale": lambda: scale_section(scale.measure_scale(plan, say)),
         "balancers": lambda: balancers_section(balancers.measure_balancers(say)),
+        "stream": lambda: stream_section(stream.measure_stream(plan, say)),
     }
     needs_upwell = {"probes", "checks", "scale"} if "upwell" not in plan.names else set()
     sections = [cpu_section(measure.measure(plan, say))] if plan.cases else []

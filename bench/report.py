@@ -14,6 +14,9 @@ from bench.measure import PROBED_PEERS, Cell, Figures, Results
 from bench.memory import BULK, Growth, Idle
 from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, PAGE_GOAL_MS, PAGED, Scale
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
+from bench.stream import GOAL as STREAM_GOAL
+from bench.stream import WAYS as STREAM_WAYS
+from bench.stream import Spent
 from upwell.version import data_plane
 
 _OURS = ("upwell", "upwell compiled")
@@ -217,6 +220,24 @@ def bulk_section(found: Mapping[tuple[str, str], Growth | str]) -> Section:
                 mb = (f"{one.growth / 1e6:.1f}", f"{one.start / 1e6:.1f}")
                 rows.append([f"{name}: {title}", f"{one.size / 1e9:g}", *mb])
     return Section("bulk", table(rows), _data(found))
+
+
+def stream_section(found: Mapping[tuple[str, str], Spent | str]) -> Section:
+    """What passing bytes on costs."""
+    rows = [["CPU time of stream", "cost", f"x {_REFERENCE}"]]
+    for way, title, unit, _, _ in STREAM_WAYS:
+        below = found.get((way, _REFERENCE))
+        for (measured, name), one in found.items():
+            if measured != way:
+                continue
+            if isinstance(one, str):
+                rows.append([f"{name}: {title}", _why(one), "-"])
+            else:
+                times = f"{one.cpu / max(below.cpu, 1e-9):.2f}" if isinstance(below, Spent) else "-"
+                rows.append([f"{name}: {title}", f"{one.cpu:.3g} {unit}", times])
+    goal = f"Goal for upwell: at most {STREAM_GOAL:g} x nginx's, a GB and a connection."
+    data = {f"{way} {name}": one for (way, name), one in found.items()}
+    return Section("stream", f"{table(rows)}\n\n{goal}", _data(data))
 
 
 def latency_section(found: Mapping[str, Latency | str], rate: float) -> Section:
