@@ -361,8 +361,9 @@ class Side(Watched):
         """Nothing more comes from here."""
         self.at_end = True
         self.error = error
-        self.hold()
+        self._reading = False
         self.session.ended(self)
+        self._see_to_events()  # most often there is nothing to see to: it is over
 
     def unwritable(self, error: OSError) -> None:
         """Nothing can be sent here any more; what the other end has sent before is still to be read."""

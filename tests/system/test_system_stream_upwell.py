@@ -1,0 +1,276 @@
+"""`stream` where upwell does more than nginx, or does it in processes of its own: ends, memory, reloads, pages."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import StartBalancer
+from tests.system.talkers import Datagrams, Talker, echo, read_all, reset
+from upwell.contrib.processes import UPWELL, App, Balancer, await_condition, free_ports
+from upwell.contrib.traffic import fetch
+
+
+def _configuration(servers: str, main: str = "", http: str = "") -> str:
+    return f"""
+error_log logs/error.log info;
+{main}
+events {{ }}
+{f"http {{ {http} }}" if http else ""}
+stream {{
+    log_format all '$status $bytes_received/$bytes_sent "$upstream_addr"';
+    access_log logs/stream.log all;
+    {servers}
+}}
+"""
+
+
+def _connect(port: int, buffer: int = 0) -> socket.socket:
+    sock = socket.socket()
+    if buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    sock.settimeout(10)
+    try:
+        sock.connect(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _reading(port: int, peer: int, more: str = "") -> str:
+    return f"server {{ listen 127.0.0.1:{port}; proxy_pass 127.0.0.1:{peer}; {more} }}"
+
+
+def _memory(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+def test_a_reset_of_the_peer_is_no_end_for_the_client(start: StartBalancer) -> None:
+    def resetting(connection: socket.socket) -> None:
+        connection.recv(10)
+        reset(connection)
+
+    (front,) = free_ports(1)
+    with Talker(resetting) as peer:
+        balancer = start(_configuration(_reading(front, peer.port)), [front])
+        with _connect(front) as client:
+            client.sendall(b"x")
+            with pytest.raises(ConnectionResetError):
+                client.recv(10)
+        assert "recv() failed (104: Connection reset by peer) while proxying and reading from upstream" in (
+            balancer.error_log()
+        )
+
+
+def test_a_reset_of_the_client_is_no_end_for_the_peer(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    with Talker(echo) as peer:
+        start(_configuration(_reading(front, peer.port)), [front])
+        client = _connect(front)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        reset(client)
+        await_condition(lambda: any("reset" in one for one in peer.refused), "the peer's connection reset", 5)
+
+
+def test_what_a_peer_sent_before_its_end_arrives_though_the_client_goes_on_sending(start: StartBalancer) -> None:
+    """nginx closes with unread bytes in the kernel, and its RST takes the end of the answer away."""
+    size = 8 << 20
+
+    def early(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"a" * size)
+        connection.shutdown(socket.SHUT_WR)
+        read_all(connection)
+
+    def going_on(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.send(b"y")
+                time.sleep(0.001)
+
+    (front,) = free_ports(1)
+    with Talker(early) as peer:
+        start(_configuration(_reading(front, peer.port)), [front])
+        with _connect(front, buffer=16_384) as client:
+            client.sendall(b"x")
+            threading.Thread(target=going_on, args=(client,), daemon=True).start()
+            got = 0
+            while data := client.recv(16_384):
+                got += len(data)
+                time.sleep(0.0005)
+            assert got == size
+
+
+def test_an_answer_is_not_lost_where_the_peer_takes_no_more(start: StartBalancer) -> None:
+    """A peer that answers early and resets what still comes: what it had said is passed on."""
+
+    def refusing(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"too large")
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.1)
+
+    (front,) = free_ports(1)
+    with Talker(refusing) as peer:
+        start(_configuration(_reading(front, peer.port)), [front])
+        with _connect(front) as client:
+            client.sendall(b"x")
+            assert client.recv(20) == b"too large"
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_who_does_not_read_costs_little(start: StartBalancer, way: str) -> None:
+    """What nobody takes is not read: it stays with whoever sends it."""
+    held = threading.Event()
+    sent = 0
+
+    def flood(sock: socket.socket) -> None:
+        nonlocal sent
+        sock.settimeout(1)
+        try:
+            while not held.is_set():
+                sent += sock.send(b"x" * 65_536)
+        except TimeoutError:
+            return
+
+    def peer_side(connection: socket.socket) -> None:
+        if connection.recv(1) == b"0":
+            read_all(connection)
+            return
+        if way == "down":
+            flood(connection)
+        held.wait(20)
+
+    (front,) = free_ports(1)
+    with Talker(peer_side) as peer:
+        balancer = start(_configuration(_reading(front, peer.port)), [front])
+        with _connect(front) as client:
+            client.sendall(b"0" * (4 << 20))
+        (worker,) = _serving(balancer)
+        before = _memory(worker)
+        with _connect(front) as client:
+            client.sendall(b"1")
+            if way == "up":
+                flood(client)
+            else:
+                await_condition(lambda: sent > 0, "something sent", 5)
+                time.sleep(1.5)
+            held.set()
+            assert sent < 64 << 20
+            assert _memory(worker) - before < 4 << 20
+
+
+def _serving(balancer: Balancer) -> list[int]:
+    return [pid for pid in balancer.workers if b"worker" in Path(f"/proc/{pid}/comm").read_bytes()]
+
+
+def test_open_sessions_live_on_over_a_reload(start: StartBalancer) -> None:
+    first, second = free_ports(2)
+    with Talker(echo) as peer:
+        balancer = start(_configuration(_reading(first, peer.port)), [first])
+        with _connect(first) as client:
+            client.sendall(b"a")
+            assert client.recv(1) == b"a"
+            old = set(balancer.workers)
+            balancer.configure(_configuration(_reading(first, peer.port) + _reading(second, peer.port)))
+            balancer.send(signal.SIGHUP)
+            await_condition(lambda: _speaks(second), "the new port", 10)
+            client.sendall(b"b")
+            assert client.recv(1) == b"b"
+            assert old & set(balancer.workers)
+            assert _speaks(first)
+        await_condition(lambda: not old & set(balancer.workers), "the old processes gone", 10)
+
+
+def _speaks(port: int) -> bool:
+    try:
+        with _connect(port) as client:
+            client.sendall(b"?")
+            return client.recv(1) == b"?"
+    except OSError:
+        return False
+
+
+def test_a_worker_waits_so_long_for_its_sessions(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    with Talker(echo) as peer:
+        balancer = start(_configuration(_reading(front, peer.port), "worker_shutdown_timeout 300ms;"), [front])
+        with _connect(front) as client:
+            client.sendall(b"a")
+            assert client.recv(1) == b"a"
+            old = set(balancer.workers)
+            balancer.send(signal.SIGHUP)
+            assert read_all(client) == b""
+        await_condition(lambda: not old & set(balancer.workers), "the old processes gone", 10)
+
+
+def test_datagrams_are_answered_over_a_reload(start: StartBalancer) -> None:
+    front, extra = free_ports(2)
+    with Datagrams(lambda data: [data]) as peer:
+        servers = f"""
+            server {{ listen 127.0.0.1:{extra}; return up; }}
+            server {{ listen 127.0.0.1:{front} udp; proxy_pass 127.0.0.1:{peer.port}; }}"""
+        balancer = start(_configuration(servers), [extra])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.connect(("127.0.0.1", front))
+            client.send(b"a")
+            assert client.recv(10) == b"a"
+            old = set(balancer.workers)
+            balancer.send(signal.SIGHUP)
+            await_condition(lambda: bool(set(balancer.workers) - old), "new processes", 10)
+            for _ in range(5):
+                client.send(b"b")
+                assert client.recv(10) == b"b"
+
+
+def test_pages_know_the_peers_of_stream(start: StartBalancer, app: Callable[[str], App]) -> None:
+    front, page = free_ports(2)
+    one = app("one")
+    with Talker(echo) as peer:
+        (nobody,) = free_ports(1)
+        upstream = f"upstream db {{ server 127.0.0.1:{peer.port}; server 127.0.0.1:{nobody} max_fails=1; }}"
+        http = (
+            f"upstream db {{ server 127.0.0.1:{one.port}; }} access_log off;"
+            f"server {{ listen 127.0.0.1:{page}; location /status {{ upwell_status; status_format json; }}"
+            " location / { proxy_pass http://db; } }"
+        )
+        servers = f"{upstream} server {{ listen 127.0.0.1:{front}; proxy_pass db; }}"
+        start(_configuration(servers, http=http), [page])
+        for _ in range(4):
+            assert _speaks(front)
+        assert fetch(page, "/")[1].startswith("one")
+
+        def told() -> bool:
+            text = fetch(page, "/status")[1]
+            return '"stream/db"' in text and '"db"' in text and f"127.0.0.1:{nobody}" in text
+
+        await_condition(told, "both upstreams on the page", 5)
+
+
+def test_an_upstream_of_http_is_none_of_stream(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    file = tmp_path / "nginx.conf"
+    file.write_text(
+        "events {} http { upstream db { server 127.0.0.1:1; } server { listen 127.0.0.1:8099; } }\n"
+        "stream { server { listen 127.0.0.1:8098; proxy_pass db:1; }\n"
+        "server { listen 127.0.0.1:8097; proxy_pass db; } }\n"
+    )
+    command = [*UPWELL, "-t", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert 'host not found in upstream "db:1"' in done.stderr
+    assert 'no port in upstream "db"' in done.stderr
