@@ -47,7 +47,7 @@ class Keepalive:
     ) -> None:
         self.loop = loop
         self.timers = timers
-        self.most = most
+        self.most = most if timeout > 0 else 0  # nginx closes what may not rest at once
         self.max_requests = max_requests
         self.max_time = max_time
         self.timeout = timeout
