@@ -52,6 +52,11 @@ http {{
         found: dict[str, object] = json.loads(ask(self.front, get("/status?upstream=peers")).body)
         return found
 
+    def resolvers(self) -> list[dict[str, object]]:
+        found = self.status()["resolvers"]
+        assert isinstance(found, list)
+        return found
+
     def peers(self) -> dict[str, dict[str, object]]:
         upstreams = self.status()["upstreams"]
         assert isinstance(upstreams, list)
@@ -82,9 +87,18 @@ def test_requests_follow_the_name(town: Town, start: StartBalancer) -> None:
     assert takers(town.front) == {"127.0.0.3"}
     town.dns.follow("town.example")
     await_line(balancer, "town.example is resolved again: 1 address(es)")
+    [resolver] = town.resolvers()
+    answers = resolver["answers"]
+    assert isinstance(answers, dict)
+    assert resolver["name"] == "dns"
+    assert answers["noerror"] >= 4
+    assert answers["servfail"] >= 1
+    assert resolver["names_failing"] == 0
+    assert resolver["last_answer"]
     town.dns.remove("town.example")
     await_takers(town.front, {"502"})
     assert "no live upstreams" in balancer.error_log()
+    assert town.resolvers()[0]["names_failing"] == 1
 
 
 def test_before_the_first_answer_there_is_nobody(town: Town, start: StartBalancer) -> None:

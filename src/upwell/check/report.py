@@ -29,6 +29,7 @@ from upwell.zone.layout import (
     WORD_BYTES,
 )
 from upwell.zone.records import Record
+from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import Counts, PeerTable, may_serve
 
 _ROW: Final = Struct(f"@{PEER_WORDS}q" + f"q{(CHECK_WORDS - 1) * WORD_BYTES}x" * CHECKS_PER_PEER).unpack_from
@@ -91,9 +92,10 @@ class PeerReport(NamedTuple):
 
 
 class Report:
-    """`sent` gives the checks that this worker had started (Lua), by identity; `named` are the configuration's."""
+    """`sent` gives the checks that this worker had started (Lua), by identity; `named` are the configuration's.
+    `lookups` is what was counted of names (zone/resolvers.py)."""
 
-    __slots__ = ("_named", "_rosters", "_seen", "_sent", "table", "upstreams")
+    __slots__ = ("_named", "_rosters", "_seen", "_sent", "lookups", "table", "upstreams")
 
     def __init__(
         self,
@@ -101,8 +103,10 @@ class Report:
         upstreams: Sequence[UpstreamSpec],
         named: Sequence[CheckSpec],
         sent: Callable[[], Mapping[int, CheckSpec]],
+        lookups: ResolverTable | None = None,
     ) -> None:
         self.table = table
+        self.lookups = ResolverTable((), 0) if lookups is None else lookups
         self.upstreams = tuple(upstreams)
         self._rosters = {spec.name: Roster(spec, table) for spec in upstreams}
         self._seen = table.changes

@@ -278,7 +278,8 @@ class Resolver:
     def _learn(self, entry: _Entry, answer: Answer, now: float) -> None:
         counts = self._counts
         counts[COUNT_CODES + place_of(answer.code)] += 1
-        counts[COUNT_AT] = int(now * 1000)
+        if answer.code != TIMED_OUT:
+            counts[COUNT_AT] = int(now * 1000)
         before, entry.answer = entry.answer, answer
         if answer.code in (FOUND, NOT_FOUND):
             entry.rest = 0.0

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from upwell.check.named import NamedPeers
 from upwell.check.probes import AT_ONCE
 from upwell.check.rules import compiled
 from upwell.check.spec import PLUS, RESTY, TENGINE, CheckSpec, HeaderRule, MatchSpec, NotifySpec
@@ -19,9 +20,11 @@ from upwell.modules.checks import ChecksSettings
 from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
+from upwell.modules.resolver import resolver_of
 from upwell.modules.upstream import UpstreamSettings
 from upwell.peers.panic import FAIL, PANIC
 from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.resolve.spec import ResolverSpec
 from upwell.runtime.build import Plan
 
 _SHOWN: Final = 80  # characters of what is sent or awaited
@@ -48,8 +51,9 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         places = {block[UpstreamSettings].name: block.position for block in http.of("upstream")}
         used = _used(http)
     for upstream in plan.upstreams:
+        names = [line for line in plan.names if line.upstream == upstream.name]
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
-        yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder)
+        yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder, names)
         if own and upstream.name in plan.notified:
             yield f"  Told of it: {'; '.join(_told(target) for target in plan.notified[upstream.name])}."
         if used is not None and upstream.name not in used:
@@ -58,6 +62,10 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     if not plan.upstreams:
         yield "There is no upstream, so there is nothing to probe."
         yield ""
+    if http is not None:
+        for line in _said(http, folder):
+            yield line
+            yield ""
     if lua_note:
         yield lua_note
         yield ""
@@ -108,20 +116,28 @@ def _place(position: Position | None, folder: str) -> str:
 
 
 def _upstream(
-    upstream: UpstreamSpec, place: str, checks: Sequence[tuple[CheckSpec, Position | None]], folder: str
+    upstream: UpstreamSpec,
+    place: str,
+    checks: Sequence[tuple[CheckSpec, Position | None]],
+    folder: str,
+    names: Sequence[NamedPeers],
 ) -> Iterator[str]:
     peers = upstream.peers
     where = "the address of a proxy_pass" if upstream.implicit else place
-    yield f"upstream {upstream.name}{f' ({where})' if where else ''}: {count_of(len(peers), 'peer')}"
+    counts = [count_of(len(peers), "peer")] if peers or not names else []
+    if names:
+        counts.append(f"{'those' if peers else 'the peers'} behind {count_of(len(names), 'name')}")
+    yield f"upstream {upstream.name}{f' ({where})' if where else ''}: {' and '.join(counts)}"
     named = [_peer(peer) for peer in peers[:_MOST_NAMED]]
     if len(peers) > _MOST_NAMED:
         named.append(f"and {len(peers) - _MOST_NAMED} more")
     yield from (f"  {line}" for line in _wrapped(named))
+    yield from (f"  {_named(line)}" for line in names)
     for spec, position in checks:
         yield ""
         found = _place(position, folder)
         yield f"  check: {spec.title} ({', '.join(part for part in (found, _DIALECTS[spec.dialect]) if part)})"
-        for name, text in _check(spec, peers):
+        for name, text in _check(spec, peers, bool(names)):
             yield f"    {name:<8} {text}"
     yield ""
     if not checks:
@@ -134,6 +150,32 @@ def _upstream(
     tiers = sorted({peer.tier for peer in peers if not peer.backup})
     if len(tiers) > 1:
         yield f"  {_tiers(tiers, upstream.tier_threshold)}"
+
+
+def _said(http: Block, folder: str) -> Iterator[str]:
+    """Who knows the names that only requests say (`proxy_pass` with variables)."""
+    for block in http.walk():
+        target = block[ProxySettings].pass_ if block.kind == "location" else None
+        if target is None or target.template is None:
+            continue
+        asked = resolver_of(block)
+        how = "get a 502: there is no resolver" if asked is None else f"are {_looked_up(asked)}"
+        yield f"Names that a proxy_pass with variables comes to ({_place(block.position, folder)}) {how}."
+
+
+def _looked_up(asked: ResolverSpec) -> str:
+    servers = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in asked.servers)
+    kinds = " and ".join(kind for kind, on in (("IPv4", asked.ipv4), ("IPv6", asked.ipv6)) if on)
+    often = "as often as answers say (TTL)" if asked.valid is None else f"every {time_of(asked.valid)}"
+    return f"looked up ({kinds}) {often} at {servers}"
+
+
+def _named(line: NamedPeers) -> str:
+    """What is said of a `server name resolve`."""
+    what = f"SRV records of {line.question.owner}" if line.question.service else line.question.name
+    role = " as backups" if line.template.backup else ""
+    leads = "lead to" if line.question.service else "resolves to"
+    return f"Peers{role}: what {what} {leads}, {_looked_up(line.resolver)}."
 
 
 def _peer(peer: PeerSpec) -> str:
@@ -167,10 +209,10 @@ def _wrapped(words: Iterable[str], width: int = 100) -> Iterator[str]:
 def _passive(upstream: UpstreamSpec, relieved: bool) -> str:
     """What failed requests do (nginx: max_fails, fail_timeout); `relieved`: passes of a check end it."""
     ended = "; a pass of its checks ends that, but not twice within that time" if relieved else ""
-    primaries = [peer for peer in upstream.peers if not peer.backup]
-    if len(upstream.peers) == 1:
+    primaries = [peer for peer in (*upstream.peers, *upstream.lines) if not peer.backup]
+    if len(upstream.peers) == 1 and not upstream.lines:
         return "Failed requests: its only peer is never left out for them."
-    rules = {(peer.max_fails, peer.fail_timeout) for peer in upstream.peers}
+    rules = {(peer.max_fails, peer.fail_timeout) for peer in (*upstream.peers, *upstream.lines)}
     if len(rules) > 1 or not primaries:
         return f"Failed requests: a peer is left out for a while by its own max_fails and fail_timeout{ended}."
     ((most, seconds),) = rules
@@ -199,10 +241,10 @@ def _told(target: NotifySpec) -> str:
 # Checks
 
 
-def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, str]]:
+def _check(spec: CheckSpec, peers: Sequence[PeerSpec], named: bool) -> Iterator[tuple[str, str]]:
     probed = [peer for peer in peers if spec.revives_down or not peer.down]
     yield "asks", _ASKS.get(spec.type, _ask_by_name)(spec)
-    yield "whom", _whom(spec, probed)
+    yield "whom", _whom(spec, probed, named)
     first, *others = _PASSES.get(spec.type, _passes_by_name)(spec)
     yield "passes", f"when {first}"
     yield from (("", f"and {rule}") for rule in others)
@@ -227,10 +269,12 @@ def _check(spec: CheckSpec, peers: Sequence[PeerSpec]) -> Iterator[tuple[str, st
         yield "but", f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} marked down, and {what}"
 
 
-def _whom(spec: CheckSpec, probed: Sequence[PeerSpec]) -> str:
-    if not probed:
+def _whom(spec: CheckSpec, probed: Sequence[PeerSpec], named: bool) -> str:
+    if not probed and not named:
         return "nobody"
     peers = "the peer" if len(probed) == 1 else f"each of {len(probed)} peers"
+    if named:
+        peers = f"{peers} and those behind names" if probed else "each of the peers behind names"
     only_sockets = all(isinstance(peer.address, str) for peer in probed)
     port = "" if not spec.port or only_sockets else f"port {spec.port} of "
     kept = f", on connections kept for {time_of(spec.keepalive_time)}" if spec.keepalive_time else ""

@@ -130,7 +130,7 @@ class Runtime:
                 self._error_logs(),
                 self._destinations,
                 plan.config.prefix,
-                Report(table, plan.upstreams, plan.checks, lambda: control.specs),
+                Report(table, plan.upstreams, plan.checks, lambda: control.specs, plan.lookups),
                 loop.call_soon,
                 compile_ways(self._http, self._upstreams, self._sessions, loop),
             )

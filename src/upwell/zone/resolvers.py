@@ -12,7 +12,7 @@ from typing import Final, Protocol
 COUNT_LOOKUPS: Final = 0  # names looked up
 COUNT_QUERIES: Final = 1  # questions sent to servers
 COUNT_JUNK: Final = 2  # messages that were no answer
-COUNT_AT: Final = 3  # when the last look-up was over, milliseconds, 0: none
+COUNT_AT: Final = 3  # when the last look-up was answered, milliseconds, 0: none
 COUNT_FAILING: Final = 4  # names whose last look-up failed
 COUNT_CODES: Final = 5  # look-ups by what came of them, see CODES
 CODES: Final = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "timedout", "unknown")

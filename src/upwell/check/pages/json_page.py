@@ -11,6 +11,15 @@ from upwell.check.probe import KINDS
 from upwell.check.report import CheckReport, PeerReport
 from upwell.peers.panic import words
 from upwell.version import VERSION
+from upwell.zone.resolvers import (
+    CODES,
+    COUNT_AT,
+    COUNT_CODES,
+    COUNT_FAILING,
+    COUNT_JUNK,
+    COUNT_LOOKUPS,
+    COUNT_QUERIES,
+)
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
 _text = json.encoder.encode_basestring
@@ -63,7 +72,22 @@ def pieces(view: View) -> Iterator[str]:
             yield inner + ",\n  ".join(some)
             inner = ",\n  "
         yield "]}"
-    yield "]}\n"
+    resolvers = [_encode(_resolver(view, name)) for name in view.report.lookups.names]
+    yield f'], "resolvers": [{", ".join(resolvers)}]}}\n'
+
+
+def _resolver(view: View, name: str) -> dict[str, object]:
+    words = view.report.lookups.sums(name)
+    at = words[COUNT_AT]
+    return {
+        "name": name,
+        "lookups": words[COUNT_LOOKUPS],
+        "answers": dict(zip(CODES, words[COUNT_CODES:], strict=True)),
+        "queries": words[COUNT_QUERIES],
+        "junk": words[COUNT_JUNK],
+        "names_failing": words[COUNT_FAILING],
+        "last_answer": {"at": view.moment(at), "age": _rounded(view.age(at))} if at else None,
+    }
 
 
 class _Spans(dict[int, str]):

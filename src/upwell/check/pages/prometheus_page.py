@@ -14,6 +14,15 @@ from upwell.check.probe import KINDS
 from upwell.check.report import CHECKING, DOWN, UP, PeerReport
 from upwell.version import VERSION
 from upwell.zone.layout import BUCKETS
+from upwell.zone.resolvers import (
+    CODES,
+    COUNT_AT,
+    COUNT_CODES,
+    COUNT_FAILING,
+    COUNT_JUNK,
+    COUNT_LOOKUPS,
+    COUNT_QUERIES,
+)
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -60,6 +69,13 @@ _HISTOGRAM: Final = (
     + f"{_PREFIX}check_duration_seconds_count{{{_LABELS}}} %d\n"
 )
 
+_RESOLVER: Final = (
+    ("lookups_total", "counter", COUNT_LOOKUPS, "Names looked up."),
+    ("queries_total", "counter", COUNT_QUERIES, "Questions sent to name servers."),
+    ("junk_total", "counter", COUNT_JUNK, "Messages that were no answer to a question."),
+    ("names_failing", "gauge", COUNT_FAILING, "Names whose last look-up failed."),
+)
+
 
 def pieces(view: View) -> Iterator[str]:
     """The page in pieces: for each metric, one for each peer."""
@@ -76,6 +92,7 @@ def pieces(view: View) -> Iterator[str]:
     yield f"upwell_checker_void_probes_total {table.voids.probes}\n"
     yield _family("upwell_configurations_total", "counter", "Configurations in use since the start, reloads included.")
     yield f"upwell_configurations_total {table.configurations}\n"
+    yield "".join(_resolvers(view))
     states: list[str] = []
     panics: list[str] = []
     of_tiers: list[str] = []
@@ -151,6 +168,25 @@ def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) ->
             failures.append(_NO_FAILURES.replace(_LABELS, of))
         sums = (*accumulate(record.buckets),)
         durations.append((_HISTOGRAM % (*sums, record.time / 1e6, sums[-1])).replace(_LABELS, of))
+
+
+def _resolvers(view: View) -> Iterator[str]:
+    lookups = view.report.lookups
+    sums = {f'resolver="{escaped(name)}"': lookups.sums(name) for name in lookups.names}
+    if not sums:
+        return
+    for name, kind, place, help in _RESOLVER:
+        yield _family(f"upwell_resolver_{name}", kind, help)
+        for label, words in sums.items():
+            yield f"upwell_resolver_{name}{{{label}}} {words[place]}\n"
+    yield _family("upwell_resolver_answers_total", "counter", "Look-ups by what came of them.")
+    for label, words in sums.items():
+        for code, count in zip(CODES, words[COUNT_CODES:], strict=True):
+            yield f'upwell_resolver_answers_total{{{label},code="{code}"}} {count}\n'
+    name = "upwell_resolver_last_answer_timestamp_seconds"
+    yield _family(name, "gauge", "When a look-up was last answered, in seconds since 1970; 0: none was.")
+    for label, words in sums.items():
+        yield f"{name}{{{label}}} {round(view.unix(words[COUNT_AT]), 3) if words[COUNT_AT] else 0}\n"
 
 
 def _family(name: str, kind: str, words: str) -> str:
