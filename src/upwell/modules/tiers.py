@@ -28,16 +28,20 @@ def _threshold(block: Block, directive: Directive) -> None:
 def _close_http(http: Block) -> None:
     given = {
         block[UpstreamSettings].name: block[TiersSettings].threshold
-        for block in http.of("upstream")
-        if "threshold" in block.own(TiersSettings)
+        for block in http.children
+        if block.kind.endswith("upstream") and "threshold" in block.own(TiersSettings)
     }
     if given:
         specs = http[UpstreamsSettings].specs
         changed = [
-            spec if spec.implicit else replace(spec, tier_threshold=given.get(spec.name, spec.tier_threshold))
+            spec if spec.implicit else replace(spec, tier_threshold=given.get(spec.local, spec.tier_threshold))
             for spec in specs
         ]
         http.set(UpstreamsSettings, "specs", tuple(changed))
 
 
-MODULE = Module("tiers", (command("tier_threshold", "upstream", 1, _threshold),), {"http": _close_http})
+MODULE = Module(
+    "tiers",
+    (command("tier_threshold", "upstream stream_upstream", 1, _threshold),),
+    {"http": _close_http, "stream": _close_http},
+)

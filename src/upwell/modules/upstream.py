@@ -21,6 +21,7 @@ _UNSUPPORTED = words("id")
 _WITHOUT_BACKUP = words("hash ip_hash random")
 WITHOUT_SLOW_START = words("hash ip_hash random")
 """Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
+_OF_SESSIONS = words("drain route")  # which only http has
 _LONGEST_ROUTE = 32  # nginx: NGX_HTTP_UPSTREAM_SID_LEN
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
 
@@ -131,6 +132,8 @@ def _server(block: Block, directive: Directive) -> None:
             name, value = _parameter(parameter)
         except ValueError as error:
             raise directive.error(str(error), index) from None
+        if name in _OF_SESSIONS and block.kind != "upstream":
+            raise directive.error(f'invalid parameter "{parameter}"', index)
         method = own.get("method")
         if method is not None and (
             (name == "backup" and method.name in _WITHOUT_BACKUP)
