@@ -206,3 +206,36 @@ def test_without_a_resolver_names_are_refused(town: Town, start: StartBalancer) 
     balancer = start(town.configuration("server 127.0.0.1:1;", _BY_VALUE % (town.port, "")), [town.front])
     assert takers(town.front, "/by/?name=one.example", requests=1) == {"502"}
     await_line(balancer, "no resolver defined to resolve one.example")
+
+
+def test_sessions_follow_the_name_too(town: Town, start: StartBalancer) -> None:
+    town.dns.set("town.example", "A", "127.0.0.2", ttl=1)
+    configuration = f"""
+error_log logs/error.log info;
+events {{ worker_connections 256; }}
+stream {{
+    {town.resolver}
+    upstream peers {{ server town.example:{town.port} resolve; }}
+    server {{ listen 127.0.0.1:{town.front}; proxy_pass peers; }}
+}}
+"""
+    start(configuration, [town.front])
+    await_takers(town.front, {"127.0.0.2"})
+    town.dns.set("town.example", "A", "127.0.0.3", ttl=1)
+    await_takers(town.front, {"127.0.0.3"})
+
+
+def test_a_name_comes_and_goes_in_one_process(town: Town, start: StartBalancer) -> None:
+    """`master_process off`: the checker lives in the worker's loop."""
+    town.dns.set("town.example", "A", "127.0.0.2", ttl=1)
+    upstream = f"server town.example:{town.port} resolve;"
+    balancer = start(
+        town.configuration(upstream, _BY_VALUE % (town.port, ""), town.resolver),
+        [town.front],
+        main="daemon off; master_process off;",
+    )
+    await_takers(town.front, {"127.0.0.2"})
+    assert takers(town.front, "/by/?name=town.example") == {"127.0.0.2"}
+    town.dns.set("town.example", "A", "127.0.0.3", ttl=1)
+    await_takers(town.front, {"127.0.0.3"})
+    assert balancer.alive

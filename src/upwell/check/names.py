@@ -25,7 +25,8 @@ from upwell.resolve.sockets import Epoll, Sockets
 from upwell.resolve.spec import FOUND, NOT_FOUND, Answer, Found, ResolverSpec
 from upwell.zone.resolvers import Words
 
-_AT_ONCE: Final = 16  # peers that join, leave or change in one round, so that no probe waits for them
+_AT_ONCE: Final = 16  # names asked for, and peers that join, leave or change, in one round: no probe waits for them
+_SLICE: Final = 0.002  # seconds that the latter may take of it, but for the last one
 _SOON: Final = 1.0  # seconds until a name is asked for again that had no answer, at least
 _IDS: Final = 65536
 
@@ -124,13 +125,16 @@ class Names:
     def step(self) -> None:
         """Ask for what is due, and do some of what answers changed."""
         now = self._clock()
-        while self._due and self._due[0][0] <= now:
+        for _ in range(_AT_ONCE):
+            if not self._due or self._due[0][0] > now:
+                break
             group = heappop(self._due)[2]
             group.resolver.ask(group.question, partial(self._answered, group))
         for resolver in self._resolvers.values():
             resolver.step()
+        began = self._clock()
         for _ in range(_AT_ONCE):
-            if not self._busy:
+            if not self._busy or self._clock() - began > _SLICE:
                 return
             group = self._busy[0]
             if group.changes:

@@ -141,10 +141,10 @@ def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, b
                 continue
             try:
                 row = membership.row_for(spec.name)
+                table.know(row, member.key)
+                membership.join(member.key, now, row)
             except Refused:
-                return  # the next answers say who else belongs here, and that there is no room
-            table.know(row, member.key)
-            membership.join(member.key, now, row)
+                return  # the next answers say who else belongs here, and why it cannot
 
 
 def _resumed(before: PeerSpec, lines: Sequence[PeerSpec]) -> PeerSpec | None:

@@ -38,7 +38,7 @@ _AT_ONCE: Final = 64  # queries under way at once; others wait for their turn
 _PATIENCE: Final = 1.8  # seconds after which what was known before has to do (RFC 8767, 5: client response timer)
 _FIRST_REST: Final = 1.0  # seconds before a name that failed is asked for again (RFC 9520: at least 1)
 _LONGEST_REST: Final = 30.0
-_SLICE: Final = 0.002  # seconds that reading answers may take of one step, but for its last few records
+_SLICE: Final = 0.002  # seconds that reading answers may take of one step, and sending queries, but for the last one
 
 Done = Callable[[Answer], None]
 
@@ -186,7 +186,8 @@ class Resolver:
                 continue
             query.expired(now)
             self._go_on(query, now)
-        while self._queue and len(self._active) < _AT_ONCE:
+        began = self.clock()
+        while self._queue and len(self._active) < _AT_ONCE and self.clock() - began < _SLICE:
             entry, query = self._queue.popleft()
             self._active[query] = entry
             query.begin(now, self.spec.timeout)
