@@ -49,7 +49,7 @@ class Serving:
         self.loop = Loop()
         self.log = Log()
         self.origins = [Origin(self.loop, (f"10.0.0.{number}", 80)) for number in (1, 2)]
-        self.table = PeerTable.create(keys, 1)
+        self.table = PeerTable.create(keys, 1, 4)
         self.checks = self._plan.checks
         self.runtime = Runtime(
             self._plan,

@@ -16,6 +16,8 @@ import pytest
 
 from tests.runtime.serving import Serving
 from tests.wire.joined import Answer
+from upwell.peers.membership import Membership
+from upwell.peers.peer import PeerSpec, UpstreamSpec
 from upwell.zone.records import note_change, note_failure, note_pass, note_time
 
 CONFIGURATION = """
@@ -247,3 +249,21 @@ def test_a_client_that_goes_away_in_the_middle_harms_nobody(tmp_path: Path) -> N
         client.far.reset()
         serving.loop.run()
         assert page(serving, "/?format=json").status == 200
+
+
+def test_every_form_shows_who_belongs_there_now(serving: Serving) -> None:
+    other = UpstreamSpec("other", (PeerSpec("10.0.0.9:80", ("10.0.0.9", 80)),))
+    membership = Membership(serving.table, (other,))
+    spec = PeerSpec("10.0.0.10:80", ("10.0.0.10", 80))
+    key = membership.key_for("other", spec)
+    membership.join(key, spec, membership.row_for("other"))
+    serving.table.publish()
+    for form in ("json", "html", "prometheus"):
+        assert "10.0.0.10:80" in page(serving, f"/json?format={form}&upstream=other").body.decode()
+    [about] = found(serving, "/json?upstream=other")["upstreams"]
+    assert (about["peers_total"], about["peers_up"]) == (2, 2)
+    membership.leave(key)
+    serving.table.publish()
+    [about] = found(serving, "/json?upstream=other")["upstreams"]
+    assert [peer["name"] for peer in about["peers"]] == ["10.0.0.9:80"]
+    assert about["peers_total"] == 1

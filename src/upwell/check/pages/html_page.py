@@ -91,7 +91,7 @@ def pieces(view: View) -> Iterator[str]:
     )
     yield _checker(view)
     shown = list(view.upstreams)
-    short = len(shown) > 1 and not view.state and sum(len(upstream.peers) for upstream in shown) > _MANY
+    short = len(shown) > 1 and not view.state and sum(len(view.report.members(upstream)) for upstream in shown) > _MANY
     if short:
         yield f"<p>More than {_MANY} peers: only those without traffic are listed. Click on an upstream.</p>\n"
     for upstream in shown:
@@ -136,7 +136,7 @@ def _checker(view: View) -> str:
 
 
 def _title(view: View, upstream: UpstreamSpec, up: int) -> str:
-    total = len(upstream.peers)
+    total = len(view.report.members(upstream))
     style = "up" if up == total else "down" if up == 0 else "checking"
     name = escape(upstream.name)
     panic = ""

@@ -56,7 +56,7 @@ def pieces(view: View) -> Iterator[str]:
             "name": upstream.name,
             "balancer": upstream.method.name,
             "implicit": upstream.implicit,
-            "peers_total": len(upstream.peers),
+            "peers_total": len(view.report.members(upstream)),
             "peers_up": up,
             "all_down": words(upstream),
             "health_ignored": view.panics(upstream),
