@@ -151,3 +151,53 @@ def test_a_backup_keeps_a_session_while_there_is_no_primary() -> None:
     table.publish()
     assert [bound(upstream, b"c") for _ in range(3)] == ["c"] * 3
     assert bound(upstream, b"a") in "bc"
+
+
+class Walk:
+    """nginx's walk over all peers, with the request of a session (ngx_http_upstream_get_peer): what must come out."""
+
+    def __init__(self, weights: list[int], draining: set[int]) -> None:
+        self.weights = weights
+        self.draining = draining
+        self.current = [0] * len(weights)
+
+    def pick(self, bound: int | None) -> int:
+        if bound is not None and self.current[bound] <= self.weights[bound] - sum(self.weights):
+            return bound
+        total = 0
+        best = -1
+        for index, weight in enumerate(self.weights):
+            if index in self.draining:
+                continue
+            self.current[index] += weight
+            total += weight
+            if best < 0 or self.current[index] > self.current[best]:
+                best = index
+        if bound is not None:
+            best = bound
+        self.current[best] -= total
+        return best
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bound_requests_between_others_are_nginx_s_walk(seed: int) -> None:
+    random = Random(seed)
+    count = random.choice((1, 2, 3, 5, 12))
+    weights = [random.choice((1, 1, 1, 2, 5)) if seed % 2 else 1 for _ in range(count)]
+    draining = {index for index in range(1, count) if random.random() < 0.2}
+    specs = [
+        PeerSpec(str(index), (str(index), 80), route=str(index), weight=weight, drain=index in draining)
+        for index, weight in enumerate(weights)
+    ]
+    upstream, _ = build(*specs)
+    model = Walk(weights, draining)
+    bound_often = random.random()
+    for step in range(500):
+        whom = random.randrange(count) if random.random() < bound_often else None
+        chosen = upstream.pick((), 100.0) if whom is None else upstream.pick_bound(b"%d" % whom, (), 100.0)
+        assert chosen is not None
+        assert int(chosen.name) == model.pick(whom), step
+        upstream.release(chosen, 100.0, failed=False)
+        if step % 97 == 0:
+            assert [one.current_weight for one in upstream.primary] == model.current
+    assert [one.current_weight for one in upstream.primary] == model.current

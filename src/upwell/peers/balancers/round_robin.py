@@ -34,22 +34,24 @@ class RoundRobin:
     """The default balancer of nginx's `upstream` block. One for each role, so two with backups."""
 
     __slots__ = (
-        "_all",
         "_at",
         "_bounded",
         "_heaps",
         "_order",
+        "_owed",
         "_peers",
         "_period",
         "_round",
         "_start",
         "_total",
+        "_whole",
         "watches",
     )
 
     def __init__(self, method: Method, chance: Chance) -> None:
         self.watches = False
-        self._all: Sequence[Peer] = ()
+        self._whole = 0  # sum of the weights of all peers, also of those that are not up
+        self._owed: dict[Peer, int] | None = None  # what the entries of the heaps say, of late
         self._peers: tuple[Peer, ...] = ()
         self._bounded = False  # by max_conns: who is full drops out at any time
         self._period = 0  # picks in a round
@@ -65,7 +67,7 @@ class RoundRobin:
 
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         self.settle()
-        self._all = peers
+        self._whole = sum([peer.weight for peer in peers])
         self._peers = tuple(up)
         weights = [peer.weight for peer in up]
         self._total = sum(weights)
@@ -90,17 +92,31 @@ class RoundRobin:
 
     def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
         # nginx keeps account of one such request in a row; of more, what the peer got beyond its share is forgotten.
-        self.settle()
-        if peer.current_weight > peer.weight - sum(one.weight for one in self._all):
-            total = self._step(tried, now)
-            peer.current_weight -= total
+        least = peer.weight - self._whole
+        if tried or self._bounded or not self._is_kept():
+            self.settle()
+            if peer.current_weight > least:
+                total = self._step(tried, now)
+                peer.current_weight -= total
+        else:
+            owed = self._owed
+            assert owed is not None
+            known = owed.get(peer)
+            if known is None:  # it drains, so that no walk adds to it
+                if peer.current_weight > least:
+                    self._at += 1
+                    peer.current_weight -= self._total
+            elif self._at * peer.weight - known > least:
+                self._at += 1
+                owed[peer] = known + self._total
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
 
     def settle(self) -> None:
-        order, heaps = self._order, self._heaps
+        order, heaps, owed_now = self._order, self._heaps, self._owed
         self._order = None
         self._heaps = None
+        self._owed = None
         self._round = []
         walks = self._at
         if order is not None:
@@ -109,6 +125,9 @@ class RoundRobin:
                 peer.current_weight = weight + walks * peer.weight
             for peer in order[:walks]:
                 peer.current_weight -= self._total
+        elif owed_now is not None:
+            for peer, owed in owed_now.items():
+                peer.current_weight = walks * peer.weight - owed
         elif heaps is not None:
             for weight, heap in heaps:
                 for owed, _, peer in heap:
@@ -119,8 +138,7 @@ class RoundRobin:
         if self._heaps is not None:
             return True
         peers = self._peers
-        # Until its failures are forgotten a peer can drop out at any time.
-        if not peers or [peer for peer in peers if peer.fails or peer.effective_weight < peer.weight]:
+        if not self._is_well():
             return False
         self._at = 0
         self._start = start = [peer.current_weight for peer in peers]
@@ -129,17 +147,37 @@ class RoundRobin:
             # One weight for all: each is chosen once in a round, first those that are owed most.
             self._order = sorted(peers, key=_owed, reverse=True) if any(start) else list(peers)
             return True
-        entries = list(zip([-weight for weight in start], range(len(peers)), peers, strict=True))
-        if alike:
-            by_weight = {peers[0].weight: entries}
-        else:
-            by_weight = {}
-            for entry in entries:
-                by_weight.setdefault(entry[2].weight, []).append(entry)
+        self._heap()
+        return True
+
+    def _is_well(self) -> bool:
+        # Until its failures are forgotten a peer can drop out at any time.
+        return self._peers != () and not [p for p in self._peers if p.fails or p.effective_weight < p.weight]
+
+    def _is_kept(self) -> bool:
+        """The same, where what each peer is owed is kept besides: some requests do not go to who is next."""
+        if self._owed is not None:
+            return True
+        if self._heaps is None:
+            self.settle()
+            if not self._is_well():
+                return False
+            self._at = 0
+            self._heap()
+        heaps = self._heaps
+        assert heaps is not None
+        self._round = []
+        self._owed = {peer: owed for _, heap in heaps for owed, _, peer in heap}
+        return True
+
+    def _heap(self) -> None:
+        """Put the peers into heaps, as they stand."""
+        by_weight: dict[int, list[_Entry]] = {}
+        for place, peer in enumerate(self._peers):
+            by_weight.setdefault(peer.weight, []).append((-peer.current_weight, place, peer))
         for heap in by_weight.values():
             heapify(heap)
         self._heaps = list(by_weight.items())
-        return True
 
     def _from_heaps(self, now: float) -> Peer:
         heaps = self._heaps
@@ -148,8 +186,13 @@ class RoundRobin:
         walks = self._at
         best: list[_Entry] = []
         most = place = 0
+        kept = self._owed
         for weight, heap in heaps:
-            owed, at, _ = heap[0]
+            owed, at, first = heap[0]
+            if kept is not None:
+                while kept[first] != owed:  # it got requests of its sessions meanwhile
+                    heapreplace(heap, (kept[first], at, first))
+                    owed, at, first = heap[0]
             value = walks * weight - owed
             if not best or value > most or (value == most and at < place):
                 best, most, place = heap, value, at
@@ -157,7 +200,9 @@ class RoundRobin:
         heapreplace(best, (owed + self._total, place, peer))
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
-        if self._period <= _MAX_ROUND:
+        if kept is not None:
+            kept[peer] = owed + self._total
+        elif self._period <= _MAX_ROUND:
             self._remember(peer)
         return peer
 
