@@ -44,12 +44,16 @@ def test_what_was_counted_is_on_the_pages(tmp_path: Path) -> None:
         text = serving.ask(get("/?format=prometheus")).body.decode()
         assert 'upwell_resolver_lookups_total{resolver="a\\"b"} 9\n' in text
         assert 'upwell_resolver_answers_total{resolver="a\\"b",code="servfail"} 3\n' in text
+        html = serving.ask(get("/?format=html")).body.decode()
+        assert "<td>a&quot;b</td>" in html
+        assert "servfail 3" in html
         assert 'upwell_resolver_names_failing{resolver="a\\"b"} 1\n' in text
 
 
 def test_without_a_resolver_there_is_none_on_the_pages(tmp_path: Path) -> None:
     with Serving(tmp_path, PAGES % "") as serving:
         assert json.loads(serving.ask(get("/")).body)["resolvers"] == []
+        assert "<h2>Names" not in serving.ask(get("/?format=html")).body.decode()
         assert "upwell_resolver" not in serving.ask(get("/?format=prometheus")).body.decode()
 
 
@@ -105,3 +109,9 @@ def test_each_process_counts_for_itself() -> None:
             table.counts(name, writer)[COUNT_AT] = writer + 5
     assert table.sums("b")[COUNT_LOOKUPS] == 3
     assert table.sums("b")[COUNT_AT] == 7
+    table.counts("b", 0)[COUNT_FAILING] = 4
+    after = ResolverTable(["c", "b"], 1)
+    after.adopt(table)
+    assert after.sums("b")[COUNT_LOOKUPS] == 3
+    assert after.sums("b")[COUNT_FAILING] == 0
+    assert after.sums("c")[COUNT_LOOKUPS] == 0

@@ -120,6 +120,9 @@ def test_a_peer_that_stays_keeps_its_health(town: Town, start: StartBalancer) ->
     town.dns.set("town.example", "A", "127.0.0.2", "127.0.0.3", ttl=1)
     await_takers(town.front, {"127.0.0.2", "127.0.0.3"})
     after = town.peers()
+    upstreams = town.status()["upstreams"]
+    assert isinstance(upstreams, list)
+    assert (upstreams[0]["peers_total"], upstreams[0]["peers_up"]) == (2, 2)
     assert after["127.0.0.2"]["since"] == before["since"]
     assert after["127.0.0.2"]["changes"] == before["changes"]
     assert after["127.0.0.3"]["checks"]

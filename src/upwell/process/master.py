@@ -251,6 +251,7 @@ class Master:
         old = self._generations[self._supervisor.serving or max(self._generations)]
         carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
+        generation.plan.lookups.adopt(old.plan.lookups)
         self._begin(generation)
 
     def _serve(self, action: Serve) -> None:

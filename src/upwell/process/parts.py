@@ -191,7 +191,7 @@ def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
         from upwell.check.names import Names
 
         lookups = plan.lookups
-        checker.name(Names(plan.names, checker, journal, lambda name: lookups.counts(name, lookups.writers - 1)))
+        checker.name(Names(plan.names, checker, journal, lambda name: lookups.counts(name, lookups.workers)))
     return checker
 
 

@@ -37,13 +37,15 @@ class Words(Protocol):
 
 
 class ResolverTable:
-    """Blocks for the resolvers called `names` and `workers` workers; one more is the checker's: number `workers`."""
+    """Blocks for the resolvers called `names` and `workers` workers; one more is the checker's: number `workers`. The
+    last one, of the master, holds what earlier generations counted."""
 
-    __slots__ = ("_memory", "_words", "names", "writers")
+    __slots__ = ("_memory", "_words", "names", "workers", "writers")
 
     def __init__(self, names: Sequence[str], workers: int) -> None:
         self.names = tuple(names)
-        self.writers = workers + 1
+        self.workers = workers
+        self.writers = workers + 2
         self._memory = mmap.mmap(-1, max(len(names) * self.writers * COUNT_WORDS, 1) * _WORD_BYTES)
         self._words = memoryview(self._memory).cast("q")
 
@@ -56,6 +58,15 @@ class ResolverTable:
             raise ValueError(f"no writer {writer}")
         start = (self.names.index(name) * self.writers + writer) * COUNT_WORDS
         return self._words[start : start + COUNT_WORDS]
+
+    def adopt(self, old: ResolverTable) -> None:
+        """Go on from what was counted before a reload. Called by the master before it forks."""
+        for name in self.names:
+            if name in old.names:
+                words = self.counts(name, self.writers - 1)
+                for place, count in enumerate(old.sums(name)):
+                    words[place] = count
+                words[COUNT_FAILING] = 0
 
     def sums(self, name: str) -> list[int]:
         """All processes' words together; of COUNT_AT the latest."""

@@ -17,6 +17,7 @@ from upwell.check.report import CHECKING, DOWN, UP, CheckReport, PeerReport
 from upwell.peers.panic import words
 from upwell.peers.peer import UpstreamSpec
 from upwell.version import VERSION
+from upwell.zone.resolvers import CODES, COUNT_AT, COUNT_CODES, COUNT_FAILING, COUNT_LOOKUPS
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --up: #1a7f37; --down: #cf222e; --checking: #9a6700; }
@@ -108,6 +109,7 @@ def pieces(view: View) -> Iterator[str]:
         yield "</tbody></table>\n"
     if not shown:
         yield "<p>There is no such upstream.</p>\n"
+    yield "".join(_names(view))
     yield f"</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
 
 
@@ -152,6 +154,23 @@ def _title(view: View, upstream: UpstreamSpec, up: int) -> str:
         "<th>Time: last, average, p99</th><th>Passes, failures</th><th>Next</th><th>Requests, failed</th></tr></thead>"
         "<tbody>\n"
     )
+
+
+def _names(view: View) -> Iterator[str]:
+    """How look-ups of names go, where there is a resolver."""
+    lookups = view.report.lookups
+    if not lookups.names:
+        return
+    yield "<h2>Names</h2>\n<table><thead><tr><th>Resolver</th><th>Names that fail</th><th>Look-ups</th>"
+    yield "<th>What came of them</th><th>Last answer</th></tr></thead><tbody>\n"
+    for name in lookups.names:
+        counts = lookups.sums(name)
+        came = [f"{code} {count}" for code, count in zip(CODES, counts[COUNT_CODES:], strict=True) if count]
+        failing = counts[COUNT_FAILING]
+        last = f"{_span(view.age(counts[COUNT_AT]))} ago" if counts[COUNT_AT] else "never"
+        yield f'<tr><td>{escape(name)}</td><td class="n {DOWN if failing else UP}">{failing}</td>'
+        yield f'<td class="n">{counts[COUNT_LOOKUPS]}</td><td>{", ".join(came)}</td><td>{last}</td></tr>\n'
+    yield "</tbody></table>\n"
 
 
 def _tiers(used: Sequence[int], waiting: Sequence[int]) -> str:
