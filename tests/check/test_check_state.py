@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.check.probing import LIMIT, Probing
-from upwell.check import checker, state
+from upwell.check import checker, replaced
 from upwell.check.spec import PLUS, CheckSpec
 from upwell.check.state import StateFile
 from upwell.peers.peer import PeerSpec
@@ -281,8 +281,8 @@ def test_a_file_that_is_none_holds_up_nobody(probing: Make, file: Path, closed: 
 def test_a_file_that_cannot_be_written_is_told_of_once_and_tried_again(
     probing: Make, file: Path, closed: PeerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "_DEBOUNCE", 0.001)
-    monkeypatch.setattr(state, "_AGAIN", 0.001)
+    monkeypatch.setattr(replaced, "REST", 0.001)
+    monkeypatch.setattr(replaced, "_AGAIN", 0.001)
     gone = file.parent / "folder"
     p = Probing(file.parent / "log", closed, listeners=lambda log: (StateFile(str(gone / "state"), log),))
     p.check(type="tcp")
@@ -299,7 +299,7 @@ def test_a_file_that_cannot_be_written_is_told_of_once_and_tried_again(
 def test_a_slow_disk_delays_no_probe(
     probing: Make, closed: PeerSpec, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "_DEBOUNCE", 0.001)
+    monkeypatch.setattr(replaced, "REST", 0.001)
     gate = threading.Event()
     waiting = threading.Event()
 

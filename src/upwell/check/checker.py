@@ -159,6 +159,8 @@ class Checker:
         for check in checks:
             self.add(check)
         self._names: Names | None = None
+        for name in self._specs:
+            self._moved(name)
         table.start_checker(os.getpid())
 
     def __repr__(self) -> str:
@@ -290,6 +292,7 @@ class Checker:
             self._take_in(course, (target,), now)
         self._wholes.changed(upstream)
         self._table.publish()
+        self._moved(upstream)
         return member
 
     def remove_peer(self, key: PeerKey) -> None:
@@ -304,6 +307,7 @@ class Checker:
             target.course.leave(target)
             self._continue.append((target.course, target))
         self._table.publish()
+        self._moved(key.upstream)
 
     def change_peer(self, key: PeerKey, **fields: object) -> Member:
         """A peer that stays gets other settings: fields of PeerSpec, but for its name, address and role. Raises
@@ -315,7 +319,12 @@ class Checker:
                 self._recheck(course, member)
         self._wholes.changed(key.upstream)
         self._table.publish()
+        self._moved(key.upstream)
         return member
+
+    def _moved(self, upstream: str) -> None:
+        for listener in self._listeners:
+            listener.moved(upstream, self._membership.members(upstream))
 
     def _recheck(self, course: Course, member: Member) -> None:
         """A peer's `down` is changed: checks that leave such ones alone begin or end to probe it."""

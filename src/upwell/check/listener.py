@@ -1,4 +1,5 @@
-"""Who is told of transitions: notifications (`notify.py`), the state file (`state.py`). Knows no check at work.
+"""Who is told of transitions: notifications (`notify.py`), the state file (`state.py`); and of members who come and go
+(`server_lists.py`). Knows no check at work.
 
 What listeners do takes time, so they do it in threads of their own; the checker's thread only hands over. What they
 have to say in the log comes back the same way, because a log that is being reopened is no matter for two threads.
@@ -9,13 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
+from upwell.peers.roster import Member
 from upwell.zone.table import RowKey
 
 GRACE: Final = 1.2
@@ -88,6 +90,9 @@ class Listener:
 
     def turned(self, turn: Turn) -> None:
         """A check has just turned."""
+
+    def moved(self, upstream: str, members: Sequence[Member]) -> None:
+        """These belong to an upstream now. Also told of each when the checker begins."""
 
     def settle(self, identities: Collection[int]) -> None:
         """These are all checks there are: forget about others."""

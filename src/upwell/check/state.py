@@ -1,29 +1,23 @@
-"""The state file: what is known of each check, for a machine that was switched off. Knows JSON and a file, no check.
+"""The state file: what is known of each check, for a machine that was switched off. Knows JSON, no file and no check.
 
-Written a second after a transition and at the end, whole and at once (a new file takes the old one's name). Read once,
-when the checker starts; what the zone knows is newer. Neither an unreadable nor an unwritable file stops anything.
+Written a second after a transition and at the end (`replaced.py`). Read once, when the checker starts; what the zone
+knows is newer. Neither an unreadable nor an unwritable file stops anything.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import stat
-import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from upwell.check.listener import Listener, Recalled, Turn, rfc3339
-from upwell.log import ERROR, NOTICE, WARN, ErrorLog
+from upwell.check.replaced import Replaced, read_file, replace_file
+from upwell.log import WARN, ErrorLog
 from upwell.zone.table import RowKey
 
 VERSION: Final = 1
-_DEBOUNCE = 1.0  # seconds
-_AGAIN = 10.0  # seconds after which a file that could not be written is tried again
-_LARGEST = 64 << 20
 
 _Key = tuple[str, str, str, int, int]
 """(upstream, role, peer, ordinal, identity of the check)"""
@@ -40,18 +34,13 @@ class _Entry(NamedTuple):
 class StateFile(Listener):
     """The file at `path`; a relative one starts where the process does."""
 
-    __slots__ = ("_changed", "_closing", "_dirty", "_entries", "_failing", "_path", "_thread", "_until")
+    __slots__ = ("_entries", "_file", "_path")
 
     def __init__(self, path: str, log: ErrorLog) -> None:
         super().__init__(log)
         self._path = path
         self._entries: dict[_Key, _Entry] = {}
-        self._changed = threading.Condition()
-        self._dirty = False
-        self._closing = False
-        self._until = 0.0
-        self._failing = False
-        self._thread: threading.Thread | None = None
+        self._file = Replaced(path, "health_check_state", self.say)
         try:
             self._entries = _read(path)
         except FileNotFoundError:
@@ -80,76 +69,31 @@ class StateFile(Listener):
         self._note(turn, time.time())
 
     def settle(self, identities: Collection[int]) -> None:
-        with self._changed:
-            kept = {key: entry for key, entry in self._entries.items() if key[4] in identities}
-            if len(kept) < len(self._entries):
-                self._entries = kept
-                self._write_soon()
+        kept = {key: entry for key, entry in self._entries.items() if key[4] in identities}
+        if len(kept) < len(self._entries):
+            self._entries = kept
+            self._file.write_soon(self._store)
 
     def end(self, deadline: float) -> None:
-        self._until = deadline
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._file.end(deadline)
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join(max(self._until - time.monotonic(), 0.0))
+        self._file.close()
         super().close()
 
     def _note(self, turn: Turn, since: float) -> None:
-        with self._changed:
-            entry = _Entry(turn.up, since, turn.kind, turn.why, turn.spec.title)
-            self._entries[(*turn.key, turn.identity)] = entry
-            self._write_soon()
+        entry = _Entry(turn.up, since, turn.kind, turn.why, turn.spec.title)
+        self._entries[(*turn.key, turn.identity)] = entry
+        self._file.write_soon(self._store)
 
-    def _write_soon(self) -> None:
-        self._dirty = True
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="upwell-state", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                self._fail(str(error))  # the next transition tries again
-                return
-            self._thread = thread
-        self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._dirty or self._closing)
-                if not self._dirty:
-                    return
-                self._changed.wait_for(lambda: self._closing, _AGAIN if self._failing else _DEBOUNCE)
-                self._dirty = False
-                entries = dict(self._entries)
-            try:
-                _write(self._path, entries)
-            except OSError as error:
-                self._fail(error.strerror or str(error))
-                with self._changed:
-                    self._dirty = not self._closing
-            else:
-                if self._failing:
-                    self._failing = False
-                    self.say(NOTICE, f'health_check_state "{self._path}" is written again')
-
-    def _fail(self, words: str) -> None:
-        if not self._failing:
-            self._failing = True
-            self.say(ERROR, f'health_check_state "{self._path}" cannot be written: {words}')
+    def _store(self) -> None:
+        """In the thread of the file, while the checker's goes on: a copy is made in one step."""
+        _write(self._path, dict(self._entries))
 
 
 def _read(path: str) -> dict[_Key, _Entry]:
     """Raises OSError, and ValueError for a file that is not what `_write` makes."""
-    # O_NONBLOCK: a pipe under this name would be waited for.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
-            raise ValueError("not a state file")
-        content = file.read()
+    content = read_file(path)
     try:
         document = json.loads(content)
         version = document["version"]
@@ -191,22 +135,4 @@ def _write(path: str, entries: dict[_Key, _Entry]) -> None:
     # Piece by piece, a line for each check: the checker's thread is not kept waiting as long as for all at once.
     checks = ",\n".join(_line(key, entry) for key, entry in entries.items())
     content = f'{{"version": {VERSION}, "checks": [\n{checks}\n]}}\n'.encode()
-    made = f"{path}.{os.getpid()}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(made)
-    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.rename(made, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(made)
-        raise
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, content)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from upwell.config.directive import Directive
 from upwell.config.inherit import merge
-from upwell.config.source import Source
+from upwell.config.source import Source, Sources
 from upwell.config.template import Template, compile_template
 from upwell.errors import ConfigError, Position
 
@@ -22,7 +22,7 @@ Resolve = Callable[[str], list[str]]
 class Load:
     """What the setters of one load share: where paths start, who resolves names, and what was found wrong.
 
-    `prefix` is nginx's `-p`; `folder` the directory of the main file. `uses` are the variables that templates name,
+    `prefix` is nginx's `-p`; `folder` the directory of the main file; `sources` are the files read so far. `uses` are the variables that templates name,
     with their places; they are checked when the whole file is known. `forgiven` are variables that a refused directive
     would have made; `refused` are the directives that were, by the place of the block they stand in. `idle` are the
     directives that change nothing, as written. `broken`: braces do not fit, so that checks over whole blocks would find
@@ -32,6 +32,7 @@ class Load:
     prefix: str
     folder: str
     resolve: Resolve
+    sources: Sources
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)
     uses: list[tuple[str, Position]] = field(default_factory=list)

@@ -73,6 +73,10 @@ class Sources:
         self._read[path] = source
         return source
 
+    def has(self, path: str) -> bool:
+        """Whether the file at `path` was read."""
+        return path in self._read
+
     def find(self, pattern: str) -> list[str]:
         """The paths that an `include` means, in order; empty only for wildcards without a match."""
         path = os.path.join(self.folder, pattern)

@@ -34,6 +34,7 @@ from upwell.modules import (
     tengine_check,
     tiers,
     upstream,
+    upstream_state,
     upwell_status,
     variables,
 )
@@ -47,6 +48,7 @@ MODULES: tuple[Module, ...] = (
     client_body.MODULE,
     upstream.MODULE,
     resolver.MODULE,
+    upstream_state.MODULE,
     balancing.MODULE,
     sticky.MODULE,
     tengine_check.MODULE,

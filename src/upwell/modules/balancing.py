@@ -8,8 +8,9 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.modules.sticky import StickySettings
-from upwell.modules.upstream import WITHOUT_SLOW_START, UpstreamSettings
+from upwell.modules.upstream import UpstreamSettings
 from upwell.peers.peer import Method
+from upwell.peers.server_lines import WITHOUT_SLOW_START
 
 _TIMES = ("header", "last_byte")
 _FACTOR = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")

@@ -33,8 +33,8 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
     """
     full = os.path.join(prefix, path)
     folder = os.path.dirname(full)
-    state = Load(prefix, folder, resolve)
     sources = Sources(folder)
+    state = Load(prefix, folder, resolve, sources)
     table = command_table()
     errors = state.errors
     main = Block("main", Position(full, 0), (), None, state)

@@ -118,7 +118,7 @@ UNSUPPORTED = words(
     ssl_reject_handshake ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
     ssl_stapling ssl_stapling_file ssl_stapling_responder ssl_stapling_verify
-    ssl_verify_depth starttls state state_path status
+    ssl_verify_depth starttls state_path status
     status_zone sticky_cookie_insert stream_lua_package_path stub_status sub_filter
     sub_filter_last_modified sub_filter_once sub_filter_types subrequest_output_buffer_size subs_filter timeout
     try_files tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
@@ -162,7 +162,7 @@ LACKING = {
     "stream": words(
         """
         least_time open_log_file_cache server_name server_names_hash_bucket_size
-        server_names_hash_max_size set state tcp_nodelay variables_hash_bucket_size variables_hash_max_size
+        server_names_hash_max_size set tcp_nodelay variables_hash_bucket_size variables_hash_max_size
         """
     ),
 }

@@ -14,15 +14,12 @@ from upwell.config.slots import number, once, parse_number, time
 from upwell.errors import ConfigError
 from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.peers.peer import STREAM, Method, PeerSpec, UpstreamSpec
+from upwell.peers.server_lines import LONGEST_ROUTE, WITHOUT_BACKUP, WITHOUT_SLOW_START
 from upwell.resolve.spec import Question
 from upwell.units import parse_seconds, parse_size
 
 _UNSUPPORTED = words("id")
-_WITHOUT_BACKUP = words("hash ip_hash random")
-WITHOUT_SLOW_START = words("hash ip_hash random")
-"""Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
 _OF_SESSIONS = words("drain route")  # which only http has
-_LONGEST_ROUTE = 32  # nginx: NGX_HTTP_UPSTREAM_SID_LEN
 _SMALLEST_ZONE = 8 * 4096  # nginx: eight pages
 
 
@@ -44,6 +41,7 @@ class UpstreamSettings:
     method: Method = field(default=Method(), metadata=LOCAL)
     peers: tuple[PeerSpec, ...] = field(default=(), metadata=LOCAL)
     names: tuple[NameLine, ...] = field(default=(), metadata=LOCAL)
+    state: str = field(default="", metadata=LOCAL)
     keepalive: int = field(default=32, metadata=LOCAL)
     keepalive_requests: int = field(default=1000, metadata=LOCAL)
     keepalive_time: float = field(default=3600.0, metadata=LOCAL)
@@ -110,6 +108,13 @@ def _upstream(block: Block, directive: Directive) -> None:
 
 
 def _server(block: Block, directive: Directive) -> None:
+    if "state" in block.own(UpstreamSettings):
+        raise directive.error('"server" cannot be used along with "state"')
+    add_server(block, directive)
+
+
+def add_server(block: Block, directive: Directive) -> None:
+    """The peers of one `server` line, of the block or of the file that keeps its list."""
     text = directive.args[0]
     own = block.own(UpstreamSettings)
     peers = own.get("peers")
@@ -136,7 +141,7 @@ def _server(block: Block, directive: Directive) -> None:
             raise directive.error(f'invalid parameter "{parameter}"', index)
         method = own.get("method")
         if method is not None and (
-            (name == "backup" and method.name in _WITHOUT_BACKUP)
+            (name == "backup" and method.name in WITHOUT_BACKUP)
             or (name == "slow_start" and method.name in WITHOUT_SLOW_START)
         ):
             raise directive.error(f'balancing method does not support parameter "{name}"', index)
@@ -202,8 +207,8 @@ def _parameter(text: str) -> tuple[str, int | float | bool | str]:
 def _route(value: str) -> str:
     if not value:
         raise ValueError("route is empty")
-    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_ROUTE:
-        raise ValueError(f"route is longer than {_LONGEST_ROUTE}")
+    if len(value.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
+        raise ValueError(f"route is longer than {LONGEST_ROUTE}")
     return value
 
 
@@ -259,7 +264,7 @@ def _zone(block: Block, directive: Directive) -> None:
 
 def _close_upstream(block: Block) -> None:
     own = block.own(UpstreamSettings)
-    given = "peers" in own
+    given = "peers" in own or "state" in own
     peers = own["peers"] = tuple(own.get("peers", ()))
     names: tuple[NameLine, ...] = tuple(own.get("names", ()))
     if names:
@@ -272,7 +277,7 @@ def _close_upstream(block: Block) -> None:
     if not given and len(block.loading.errors) == block[_Before].errors:  # else a `server` may be what was refused
         raise ConfigError("no servers are inside upstream", block.position)
     every = (*peers, *(line.template for line in names))
-    if every and all(peer.backup for peer in every):
+    if every and "state" not in own and all(peer.backup for peer in every):
         raise ConfigError(f'no servers in upstream "{settings.name}"', block.position)
 
 
@@ -282,6 +287,7 @@ def _spec_of(settings: UpstreamSettings, section: Block) -> UpstreamSpec:
         settings.peers,
         lines=tuple(line.template for line in settings.names),
         method=settings.method,
+        state=settings.state,
         keepalive=settings.keepalive,
         keepalive_requests=settings.keepalive_requests,
         keepalive_time=settings.keepalive_time,

@@ -12,6 +12,7 @@ from typing import Final
 
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster, describe
+from upwell.peers.server_lines import objection
 from upwell.zone.table import PeerTable
 
 SPARE: Final = 4096
@@ -25,10 +26,12 @@ class Refused(ValueError):
 class Membership:
     """All upstreams. The caller publishes what it changed (`PeerTable.publish`), once for any number of changes."""
 
-    __slots__ = ("_free", "_joined", "_table", "rosters")
+    __slots__ = ("_free", "_joined", "_listed", "_table", "rosters")
 
     def __init__(self, table: PeerTable, upstreams: Iterable[UpstreamSpec]) -> None:
+        upstreams = tuple(upstreams)
         self._table = table
+        self._listed = {spec.name: spec for spec in upstreams if spec.state}
         self.rosters = {spec.name: Roster(spec, table) for spec in upstreams}
         taken = {member.row for roster in self.rosters.values() for member in roster.members}
         self._free = [row for row in range(table.configured, table.rows_used) if row not in taken]
@@ -88,6 +91,7 @@ class Membership:
         """A peer ends to belong to its upstream. Raises Refused."""
         member = self.find(key)
         table = self._table
+        self._note(key.upstream, member.spec, stays=False)
         table.set_member(member.row, "", b"")
         self.rosters[key.upstream].refresh((member.row,))
         if member.row >= table.configured:
@@ -110,11 +114,24 @@ class Membership:
 
     def _write(self, key: PeerKey, spec: PeerSpec, row: int, joined: int) -> None:
         table = self._table
+        self._note(key.upstream, spec, stays=True)
         try:
             table.set_member(row, key.upstream, describe(spec, key.ordinal, joined))
         except ValueError as error:
             raise Refused(str(error)) from None
         self.rosters[key.upstream].refresh((row,))
+
+    def _note(self, upstream: str, peer: PeerSpec, stays: bool) -> None:
+        """`peer` is about to join, to leave or to change: if a file keeps the list, and it is for itself there, the file
+        is behind from now on. Before the change, as its author may be killed in the middle of it. Raises Refused for a
+        peer that the file could not say."""
+        spec = self._listed.get(upstream)
+        if spec is None or any(line.server == peer.server for line in spec.lines):
+            return
+        wrong = objection(peer, spec.method) if stays else ""
+        if wrong:
+            raise Refused(wrong)
+        self._table.note_list(upstream)
 
     def _roster(self, upstream: str) -> Roster:
         roster = self.rosters.get(upstream)

@@ -70,7 +70,8 @@ class UpstreamSpec:
     `keepalive` is the number of idle connections each worker keeps; `keepalive_requests`, `keepalive_time` (seconds)
     and `keepalive_timeout` (seconds) bound a connection's reuse (nginx's defaults since 1.29.7: 32 `local`, 1000, 1h,
     60s). `lines` are the `server` lines whose peers come at run time (`resolve`): what each such peer is, but for its
-    name and address. `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what
+    name and address. `state` is the full path of the file that the list of peers is kept in (peers/server_lines.py), ""
+    for none. `all_down` ("fail", "serve_all", "panic" with a percentage in `panic`) says what
     happens when the checks find too few peers up (peers/panic.py); when more than `mass_down` percent turn down at
     once, the checker says so loudly. Under `tier_threshold` percent of healthy peers the next tier joins
     (peers/tiers.py). Up to `queue` requests wait for a peer that is not full, each for `queue_timeout` seconds.
@@ -85,6 +86,7 @@ class UpstreamSpec:
     keepalive_timeout: float = 60.0
     implicit: bool = False
     lines: tuple[PeerSpec, ...] = ()
+    state: str = ""
     all_down: str = "fail"
     panic: int = 0
     mass_down: int = 50

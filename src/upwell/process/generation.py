@@ -12,6 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from upwell.check.server_lists import keep_lists
 from upwell.errors import ConfigErrors
 from upwell.log import ERROR, ErrorLog
 from upwell.process.child import Identity, describe, resolve_user
@@ -98,10 +99,10 @@ def make_folders(plan: Plan, owner: Identity | None, journal: Journal) -> None:
             raise NotPrepared from error
 
 
-def make_state_folder(plan: Plan, owner: Identity | None, journal: Journal) -> None:
-    """See that the checker, as `owner`, can replace its state file. A folder is made where there is none; one that is
-    there is somebody's, and only looked at. Raises NotPrepared."""
-    folder = os.path.dirname(plan.state_file)
+def make_state_folder(directive: str, path: str, owner: Identity | None, journal: Journal) -> None:
+    """See that the checker, as `owner`, can replace the file that `directive` names. A folder is made where there is
+    none; one that is there is somebody's, and only looked at. Raises NotPrepared."""
+    folder = os.path.dirname(path)
     if not folder:
         return
     try:
@@ -123,8 +124,19 @@ def make_state_folder(plan: Plan, owner: Identity | None, journal: Journal) -> N
         may = found.st_mode & 0o003 == 0o003
     if not may:
         name = owner.name if owner is not None else "this user"
-        journal.emerg(f'"health_check_state" needs a folder that {name} can write into: "{folder}"')
+        journal.emerg(f'"{directive}" needs a folder that {name} can write into: "{folder}"')
         raise NotPrepared
+
+
+def keep_members(generation: Generation, journal: Journal) -> None:
+    """See that the files that are about to be read again have all that happened in `generation`, the last moment too.
+    Raises NotPrepared."""
+    owner = (generation.identity.uid, generation.identity.gid) if generation.identity is not None else None
+    try:
+        keep_lists(generation.table, generation.plan.upstreams, owner)
+    except OSError as error:
+        journal.emerg(f'state "{error.filename}" cannot be written: {error.strerror}')
+        raise NotPrepared from error
 
 
 def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:
@@ -141,7 +153,10 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
         raise NotPrepared from error
     make_folders(plan, identity, journal)
     if plan.state_file:
-        make_state_folder(plan, identity, journal)
+        make_state_folder("health_check_state", plan.state_file, identity, journal)
+    for spec in plan.upstreams:
+        if spec.state:
+            make_state_folder("state", spec.state, identity, journal)
     open_plan_logs(plan, journal, boot)
     before = journal.destinations
     if not plan.error_log:

@@ -21,7 +21,7 @@ from upwell.peers.membership import carry
 from upwell.process import pidfile
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, forget_signals, name_process, run_child
-from upwell.process.generation import Generation, NotPrepared, close_logs, prepare, reopen_logs
+from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, reopen_logs
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import all_of, discard, of_worker
 from upwell.process.parts import Parts
@@ -243,12 +243,13 @@ class Master:
         for number, generation in self._generations.items():
             if number >= self._supervisor.serving:
                 kept.update(generation.sockets)
+        old = self._generations[self._supervisor.serving or max(self._generations)]
         try:
+            keep_members(old, self._journal)
             generation = prepare(self._parts, self._journal, self._boot, kept)
         except NotPrepared:
             self._perform(self._supervisor.failed())
             return
-        old = self._generations[self._supervisor.serving or max(self._generations)]
         carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
         generation.plan.lookups.adopt(old.plan.lookups)

@@ -180,6 +180,10 @@ def _checker(table: PeerTable, plan: Plan, journal: Journal) -> Checker:
         from upwell.check.state import StateFile
 
         listeners.append(StateFile(plan.state_file, journal))
+    if any(spec.state for spec in plan.upstreams):
+        from upwell.check.server_lists import ServerLists
+
+        listeners.append(ServerLists(table, plan.upstreams, journal))
     wanted = plan.health_check_concurrency
     found = room(limit(), wanted, MOST_AT_ONCE)
     if found.probes < wanted:
@@ -203,7 +207,8 @@ def _warm_worker() -> None:
 
 
 def _warm_checker() -> None:
-    _import(*_LATER, "upwell.check.checker", "upwell.check.notify", "upwell.check.state")
+    listeners = ("upwell.check.notify", "upwell.check.server_lists", "upwell.check.state")
+    _import(*_LATER, "upwell.check.checker", *listeners)
 
 
 _LATER = (

@@ -133,6 +133,8 @@ def _upstream(
         named.append(f"and {len(peers) - _MOST_NAMED} more")
     yield from (f"  {line}" for line in _wrapped(named))
     yield from (f"  {_named(line)}" for line in names)
+    if upstream.state:
+        yield f"  The list of peers is kept in {upstream.state}, which is written anew when it changes at run time."
     for spec, position in checks:
         yield ""
         found = _place(position, folder)

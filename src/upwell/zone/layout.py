@@ -31,7 +31,7 @@ CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 5
+LAYOUT_VERSION: Final = 6
 
 RING: Final = HEADER_WORDS  # checker: the rows that changed last, entry n at n % RING_WORDS; -1 - row: as a member
 RING_WORDS: Final = 4096
@@ -41,9 +41,11 @@ WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
 WORKER_HEARTBEAT: Final = 1  # its clock in milliseconds
 WORKER_WORDS: Final = 4
 
-# One block per upstream, written by the checker.
+# One block per upstream, written by the checker (UPSTREAM_KEPT also by the master, each holding a lock on the file).
 UPSTREAM_VERSION: Final = 0  # the peers version that lua-resty publishes under "v:<upstream>"
-UPSTREAM_WORDS: Final = 2
+UPSTREAM_LISTED: Final = 1  # how often the list of peers was changed, where a file keeps it
+UPSTREAM_KEPT: Final = 2  # which of these changes that file has
+UPSTREAM_WORDS: Final = 3
 
 # One block per peer, written by the checker.
 PEER_ADMIN = 0  # serial << 2 | state, see ADMIN_*

@@ -66,6 +66,8 @@ from upwell.zone.layout import (
     SIDE_OF,
     SIDE_TEXT,
     SIDE_WORDS,
+    UPSTREAM_KEPT,
+    UPSTREAM_LISTED,
     UPSTREAM_VERSION,
     UPSTREAMS,
     VERSION,
@@ -437,6 +439,28 @@ class PeerTable:
         words[at] = serial
         words[MEMBERS] += 1
         self.touch(row, True)
+
+    def note_list(self, upstream: str) -> None:
+        """The list of peers of an upstream is about to change, and there is a file that has to say so. Raises KeyError
+        like `set_member`."""
+        self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_LISTED] += 1
+
+    def listed(self, upstream: str) -> int:
+        """How often that was; a number for `kept`."""
+        return self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_LISTED]
+
+    def is_kept(self, upstream: str) -> bool:
+        """Whether the file says all that was changed."""
+        at = self.layout.upstream(self._upstream_of[upstream])
+        return self.words[at + UPSTREAM_LISTED] == self.words[at + UPSTREAM_KEPT]
+
+    def has_kept(self, upstream: str, listed: int) -> bool:
+        """Whether the file has the change with this number."""
+        return self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_KEPT] >= listed
+
+    def kept(self, upstream: str, listed: int) -> None:
+        """The file has everything up to the change with this number."""
+        self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_KEPT] = listed
 
     def is_held(self, row: int) -> bool:
         """Whether a worker still counts for the peer that has or had the row."""

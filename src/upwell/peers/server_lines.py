@@ -1,0 +1,129 @@
+"""Peers as the `server` lines that make them, for lists that are kept in files (`state`). Knows text, no file.
+
+What is written here is read by modules/upstream.py as any `server`, and makes the same specs again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from upwell.peers.peer import Method, PeerSpec
+
+WITHOUT_BACKUP: Final = frozenset(("hash", "ip_hash", "random"))
+"""Methods that cannot have `backup`."""
+WITHOUT_SLOW_START: Final = frozenset(("hash", "ip_hash", "random"))
+"""Methods that cannot have it (NGINX Plus: `slow_start`), as the keys of others would move."""
+LONGEST_ROUTE: Final = 32
+"""Bytes; nginx: NGX_HTTP_UPSTREAM_SID_LEN."""
+LONGEST_PATH: Final = 107
+"""Bytes of a UNIX socket's path (sockaddr_un)."""
+
+_HIGHEST_TIER: Final = 9
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/=\[\]@%+,~-]+")
+_ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SPECIAL: Final = re.compile(r'[\\"\n\r\t]')
+
+
+def text_of(peers: Iterable[PeerSpec], lines: Sequence[PeerSpec] = ()) -> bytes:
+    """A line for each of `peers` but for those that came from `lines` (`resolve`), and then these."""
+    names = {line.server for line in lines}
+    texts = [line_of(peer) for peer in peers if peer.server not in names]
+    texts += [_resolved(line) for line in lines]
+    return "".join(texts).encode("utf-8", "surrogateescape")
+
+
+def line_of(peer: PeerSpec) -> str:
+    """The line of a peer that is known by its address."""
+    return f"server {_word(said(peer))}{_parameters(peer)};\n"
+
+
+def said(peer: PeerSpec) -> str:
+    """How the peer's line calls it: by the address, without the port where it was written so; never by a name, which
+    may mean other addresses another time."""
+    return peer.server if peer.name in (peer.server, f"{peer.server}:80") else peer.name
+
+
+def objection(peer: PeerSpec, method: Method) -> str:
+    """Why no line can make this peer in an upstream that is balanced so; "" if one can."""
+    if peer.name != _name_of(peer.address):
+        return f'the peer "{peer.name}" is not called by its address'
+    for name, value, least in (
+        ("weight", peer.weight, 1),
+        ("max_fails", peer.max_fails, 0),
+        ("max_conns", peer.max_conns, 0),
+        ("tier", peer.tier, 0),
+    ):
+        if value < least or (name == "tier" and value > _HIGHEST_TIER):
+            return f'invalid {name} "{value}" of peer "{peer.name}"'
+    for name, seconds in (("fail_timeout", peer.fail_timeout), ("slow_start", peer.slow_start)):
+        if not 0.0 <= seconds < float("inf") or seconds % 1.0:
+            return f'invalid {name} "{seconds}" of peer "{peer.name}": whole seconds are wanted'
+    if "\0" in peer.route or len(peer.route.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
+        return f'invalid route of peer "{peer.name}"'
+    if peer.backup and peer.tier:
+        return f'the parameters "backup" and "tier" of peer "{peer.name}" exclude each other'
+    if peer.backup and method.name in WITHOUT_BACKUP:
+        return 'balancing method does not support parameter "backup"'
+    if peer.slow_start and method.name in WITHOUT_SLOW_START:
+        return 'balancing method does not support parameter "slow_start"'
+    return ""
+
+
+def _name_of(address: tuple[str, int] | str) -> str:
+    """nginx's name of an address; "" for what is none."""
+    if isinstance(address, str):
+        fits = 0 < len(address.encode("utf-8", "surrogateescape")) <= LONGEST_PATH and "\0" not in address
+        return f"unix:{address}" if fits else ""
+    host, port = address
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    if "%" in host or not 0 < port < 65536:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _resolved(line: PeerSpec) -> str:
+    name, _, service = line.server.partition(" service=")
+    which = f" {_word(f'service={service}')}" if service else ""
+    return f"server {_word(name)}{which} resolve{_parameters(line)};\n"
+
+
+def _parameters(peer: PeerSpec) -> str:
+    text = ""
+    if peer.weight != 1:
+        text += f" weight={peer.weight}"
+    if peer.max_conns:
+        text += f" max_conns={peer.max_conns}"
+    if peer.max_fails != 1:
+        text += f" max_fails={peer.max_fails}"
+    if peer.fail_timeout != 10.0:
+        text += f" fail_timeout={int(peer.fail_timeout)}s"
+    if peer.slow_start:
+        text += f" slow_start={int(peer.slow_start)}s"
+    if peer.tier:
+        text += f" tier={peer.tier}"
+    if peer.route:
+        text += f" {_word(f'route={peer.route}')}"
+    if peer.backup:
+        text += " backup"
+    if peer.down:
+        text += " down"
+    if peer.drain:
+        text += " drain"
+    return text
+
+
+def _word(text: str) -> str:
+    """`text` as one parameter of nginx's language."""
+    if _PLAIN.fullmatch(text) is not None:
+        return text
+    return f'"{_SPECIAL.sub(_escape, text)}"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    return _ESCAPED[found[0]]
