@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from upwell.check.listener import Listener
-from upwell.check.replaced import NotOurs, Replaced, read_file, replace_file
+from upwell.check.replaced import NotOurs, Replaced, alone, read_file, replace_file
 from upwell.log import ErrorLog
 from upwell.peers.peer import UpstreamSpec
 from upwell.peers.roster import Member, Roster

@@ -22,11 +22,11 @@ Resolve = Callable[[str], list[str]]
 class Load:
     """What the setters of one load share: where paths start, who resolves names, and what was found wrong.
 
-    `prefix` is nginx's `-p`; `folder` the directory of the main file; `sources` are the files read so far. `uses` are the variables that templates name,
-    with their places; they are checked when the whole file is known. `forgiven` are variables that a refused directive
-    would have made; `refused` are the directives that were, by the place of the block they stand in. `idle` are the
-    directives that change nothing, as written. `broken`: braces do not fit, so that checks over whole blocks would find
-    nonsense.
+    `prefix` is nginx's `-p`; `folder` the directory of the main file; `sources` are the files read so far. `uses` are
+    the variables that templates name, with their places; they are checked when the whole file is known. `forgiven` are
+    variables that a refused directive would have made; `refused` are the directives that were, by the place of the
+    block they stand in. `idle` are the directives that change nothing, as written. `broken`: braces do not fit, so that
+    checks over whole blocks would find nonsense.
     """
 
     prefix: str

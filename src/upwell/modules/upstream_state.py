@@ -1,4 +1,4 @@
-"""`state FILE;` of an `upstream`: its `server` lines stand in a file, which the checker writes anew whenever peers join,
+"""`state FILE;` of an `upstream`: its `server` lines stand in a file, which the checker writes anew when peers join,
 leave or change (check/server_lists.py). A file that is not there is an empty list.
 """
 

@@ -122,9 +122,9 @@ class Membership:
         self.rosters[key.upstream].refresh((row,))
 
     def _note(self, upstream: str, peer: PeerSpec, stays: bool) -> None:
-        """`peer` is about to join, to leave or to change: if a file keeps the list, and it is for itself there, the file
-        is behind from now on. Before the change, as its author may be killed in the middle of it. Raises Refused for a
-        peer that the file could not say."""
+        """`peer` is about to join, to leave or to change: if a file keeps the list, and it is not there as a line whose
+        peers come and go, the file is behind from now on. Before the change, as its author may be killed in the middle
+        of it. Raises Refused for a peer that the file could not say."""
         spec = self._listed.get(upstream)
         if spec is None or any(line.server == peer.server for line in spec.lines):
             return
