@@ -145,7 +145,7 @@ def test_a_successor_writes_what_the_one_before_did_not(house: Make, monkeypatch
     monkeypatch.setattr("upwell.check.server_lists._DELAY", 0.0)
     h.checker = h.make()
     h.says("127.0.0.1:2", "127.0.0.1:3")
-    assert h.table.is_kept("u")
+    h.until(lambda: h.table.is_kept("u"))
     h.file.unlink()
     h.checker.close()
     h.checker = h.make()

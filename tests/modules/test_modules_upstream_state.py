@@ -251,3 +251,19 @@ def test_members_of_a_line_are_written_as_the_line() -> None:
 def test_what_no_line_could_say(change: dict[str, Any], words: str) -> None:
     peer = dataclasses.replace(PeerSpec("127.0.0.1:81", ("127.0.0.1", 81)), **change)
     assert words in objection(peer, Method("hash"))
+
+
+def test_lines_that_are_resolved_at_run_time_are_read_again(tmp_path: Path) -> None:
+    text = (
+        b'server 127.0.0.1:1;\nserver two:81 resolve weight=2 backup;\nserver two service=http resolve "route=a b";\n'
+    )
+    (tmp_path / "list").write_bytes(text)
+    (tmp_path / "nginx.conf").write_text(
+        "events {}\nhttp { resolver 127.0.0.1:53; upstream u { zone u 64k; state list; } }\n"
+    )
+    [spec] = plan(load("nginx.conf", str(tmp_path))).upstreams
+    assert [(line.server, line.weight, line.backup, line.route) for line in spec.lines] == [
+        ("two:81", 2, True, ""),
+        ("two service=http", 1, False, "a b"),
+    ]
+    assert text_of(spec.peers, spec.lines) == text
