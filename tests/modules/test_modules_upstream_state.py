@@ -253,6 +253,15 @@ def test_what_no_line_could_say(change: dict[str, Any], words: str) -> None:
     assert words in objection(peer, Method("hash"))
 
 
+def test_stream_has_no_sessions() -> None:
+    peer = PeerSpec("127.0.0.1:81", ("127.0.0.1", 81))
+    assert not objection(peer, Method(), stream=True)
+    for change in ({"route": "a"}, {"drain": True}):
+        wrong = dataclasses.replace(peer, **change)
+        assert not objection(wrong, Method())
+        assert "neither a route nor drain" in objection(wrong, Method(), stream=True)
+
+
 def test_lines_that_are_resolved_at_run_time_are_read_again(tmp_path: Path) -> None:
     text = (
         b'server 127.0.0.1:1;\nserver two:81 resolve weight=2 backup;\nserver two service=http resolve "route=a b";\n'

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
+from upwell.peers.peer import STREAM, PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster, describe
 from upwell.peers.server_lines import objection
 from upwell.zone.table import PeerTable
@@ -128,7 +128,7 @@ class Membership:
         spec = self._listed.get(upstream)
         if spec is None or any(line.server == peer.server for line in spec.lines):
             return
-        wrong = objection(peer, spec.method) if stays else ""
+        wrong = objection(peer, spec.method, spec.name.startswith(STREAM)) if stays else ""
         if wrong:
             raise Refused(wrong)
         self._table.note_list(upstream)

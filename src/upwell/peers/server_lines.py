@@ -46,8 +46,8 @@ def said(peer: PeerSpec) -> str:
     return peer.server if peer.name in (peer.server, f"{peer.server}:80") else peer.name
 
 
-def objection(peer: PeerSpec, method: Method) -> str:
-    """Why no line can make this peer in an upstream that is balanced so; "" if one can."""
+def objection(peer: PeerSpec, method: Method, stream: bool = False) -> str:
+    """Why no line can make this peer in an upstream that is balanced so; "" if one can. `stream` has no sessions."""
     if peer.name != _name_of(peer.address):
         return f'the peer "{peer.name}" is not called by its address'
     for name, value, least in (
@@ -63,6 +63,8 @@ def objection(peer: PeerSpec, method: Method) -> str:
             return f'invalid {name} "{seconds}" of peer "{peer.name}": whole seconds are wanted'
     if "\0" in peer.route or len(peer.route.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
         return f'invalid route of peer "{peer.name}"'
+    if stream and (peer.route or peer.drain):
+        return f'peer "{peer.name}" of stream can have neither a route nor drain'
     if peer.backup and peer.tier:
         return f'the parameters "backup" and "tier" of peer "{peer.name}" exclude each other'
     if peer.backup and method.name in WITHOUT_BACKUP:
