@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import md5
+from typing import Final
 
 from upwell.peers.live import Peer
 from upwell.peers.peer import PeerSpec
+
+_MOST_HASHED: Final = 65_536
+_hashed: dict[str, bytes] = {}
 
 
 def route_of(spec: PeerSpec) -> bytes:
     """What a peer is called: its `route`, else nginx's name for it, made of its address."""
     if spec.route:
         return spec.route.encode("utf-8", "surrogateescape")
-    return md5(spec.name.encode(), usedforsecurity=False).hexdigest().encode()
+    found = _hashed.get(spec.name)
+    if found is None:
+        if len(_hashed) >= _MOST_HASHED:
+            _hashed.clear()
+        found = _hashed[spec.name] = md5(spec.name.encode(), usedforsecurity=False).hexdigest().encode()
+    return found
 
 
 class Routes:
