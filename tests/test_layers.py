@@ -40,6 +40,7 @@ PURE = (
     "check.schedule",
     "check.match",
     "check.rules",
+    "process.actions",
     "process.supervisor",
     "resolve.spec",
     "resolve.message",

@@ -200,6 +200,8 @@ def _folder(prefix: str) -> str:
 def _run(options: Options) -> int:
     """Test, signal or serve."""
     from upwell.log import INFO, NOTICE
+
+    pin_installation()
     from upwell.process.journal import open_boot_log
     from upwell.process.parts import real_parts
 
@@ -219,6 +221,16 @@ def _run(options: Options) -> int:
     from upwell.process.master import Master
 
     return Master(parts, boot, options.foreground).run()
+
+
+def pin_installation() -> None:
+    """Go on with this installation even when the link that led to it (`/opt/upwell/current`) leads to another one soon:
+    workers that are forked later import more of it, and the master of a newer one may run beside this."""
+    import os
+
+    package = sys.modules[__package__]
+    sys.path[:] = [os.path.realpath(folder) if os.path.isabs(folder) else folder for folder in sys.path]
+    package.__path__[:] = [os.path.realpath(folder) for folder in package.__path__]
 
 
 def _full(prefix: str, path: str) -> str:

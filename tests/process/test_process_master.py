@@ -450,10 +450,11 @@ def test_the_compiled_in_log_serves_where_none_is_configured(system: System) -> 
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGUSR2, "USR2"), (signal.SIGWINCH, "WINCH")])
-def test_signals_for_later_are_named(system: System, number: signal.Signals, name: str) -> None:
+def test_no_upgrade_in_the_foreground(system: System, number: signal.Signals, name: str) -> None:
     system.start()
     system.signal(number)
-    system.eventually(lambda: f"signal {number.value} (SIG{name}) received, ignoring" in system.log(), "the notice")
+    text = f"signal {number.value} (SIG{name}) received, ignoring: in the foreground"
+    system.eventually(lambda: text in system.log(), "the notice")
     assert system.ask()
 
 

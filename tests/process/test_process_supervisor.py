@@ -7,6 +7,21 @@ from typing import Any
 
 import pytest
 
+from upwell.process.actions import (
+    Action,
+    Deafen,
+    Exit,
+    Forget,
+    Load,
+    Log,
+    Renew,
+    Reopen,
+    Restore,
+    Serve,
+    Signal,
+    Spawn,
+    Upgrade,
+)
 from upwell.process.supervisor import (
     FIRST_WAIT,
     LAST_WAIT,
@@ -15,16 +30,6 @@ from upwell.process.supervisor import (
     START_PATIENCE,
     TERM_GRACE,
     TIMEOUT_GRACE,
-    Action,
-    Deafen,
-    Exit,
-    Forget,
-    Load,
-    Log,
-    Reopen,
-    Serve,
-    Signal,
-    Spawn,
     Supervisor,
 )
 
@@ -32,8 +37,16 @@ from upwell.process.supervisor import (
 class World:
     """Carries out spawns at once (pids count up from 100) and keeps every action but log lines for the test."""
 
-    def __init__(self, workers: int = 2, timeout: float = 0.0) -> None:
-        self.supervisor = Supervisor()
+    def __init__(
+        self,
+        workers: int = 2,
+        timeout: float = 0.0,
+        patience: float = 0.0,
+        background: bool = True,
+        predecessor: bool = False,
+    ) -> None:
+        self.supervisor = Supervisor(background, predecessor)
+        self.patience = patience
         self.pids = itertools.count(100)
         self.place: dict[int, tuple[str, int, int]] = {}
         self.logged: list[str] = []
@@ -51,11 +64,14 @@ class World:
             if isinstance(action, Spawn):
                 pid = next(self.pids)
                 self.place[pid] = (action.kind, action.slot, action.generation)
-                kept += self.take(self.supervisor.spawned(pid, action.kind, action.slot, action.generation, self.now))
+                spawned = self.supervisor.spawned(
+                    pid, action.kind, action.slot, action.generation, self.now, action.seat
+                )
+                kept += self.take(spawned)
         return kept
 
     def loaded(self, workers: int = 2, timeout: float = 0.0) -> list[Action]:
-        return self.take(self.supervisor.loaded(workers, timeout, self.now))
+        return self.take(self.supervisor.loaded(workers, timeout, self.now, self.patience))
 
     def ready(self, *pids: int) -> list[Action]:
         return [action for pid in pids for action in self.take(self.supervisor.ready(pid, self.now))]
@@ -70,14 +86,24 @@ class World:
         self.now += seconds
         return self.take(self.supervisor.tick(self.now))
 
-    def heard(self, beat: int, seconds: float = LOOK, generation: int = 1) -> list[Action]:
+    def heard(self, beat: int, seconds: float = LOOK, generation: int = 1, kind: str = "checker") -> list[Action]:
+        """`seconds` later all children of this kind have this beat."""
         self.now += seconds
-        return self.take(self.supervisor.heard(generation, beat, self.now))
+        actions: list[Action] = []
+        for one in self.supervisor.watched(self.now):
+            if (one.kind, one.generation) == (kind, generation):
+                actions += self.supervisor.heard(one.pid, beat, self.now)
+        return self.take(actions)
+
+    def worn(self, pid: int) -> list[Action]:
+        return self.take(self.supervisor.worn(pid, "is worn", self.now))
 
 
-def serving(workers: int = 2, timeout: float = 0.0) -> World:
+def serving(
+    workers: int = 2, timeout: float = 0.0, patience: float = 0.0, background: bool = True, predecessor: bool = False
+) -> World:
     """A world whose first generation serves: checker 100, workers 101 and on, an hour old."""
-    world = World(workers, timeout)
+    world = World(workers, timeout, patience, background, predecessor)
     world.ready(*world.place)
     world.now = 3600.0
     return world
@@ -277,10 +303,224 @@ def test_reopen() -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [("USR2", 12), ("WINCH", 28)])
-def test_what_is_not_there_yet_is_named(name: str, number: int) -> None:
-    world = serving(workers=1)
+def test_what_another_master_would_take_over_is_refused_in_the_foreground(name: str, number: int) -> None:
+    world = serving(workers=1, background=False)
     assert world.signalled(name) == []
-    assert world.logged[-1].startswith(f"signal {number} (SIG{name}) received, ignoring: ")
+    assert world.logged[-1].startswith(f"signal {number} (SIG{name}) received, ignoring: in the foreground")
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+
+
+@pytest.mark.parametrize("name", ["USR2", "WINCH"])
+def test_what_does_not_serve_yet_hands_nothing_over(name: str) -> None:
+    world = World()
+    assert world.signalled(name) == []
+    assert world.logged[-1].endswith("ignoring: the workers are not ready yet")
+
+
+def upgraded(workers: int = 1) -> World:
+    """A world whose successor runs as 999."""
+    world = serving(workers)
+    assert world.signalled("USR2") == [Upgrade()]
+    assert world.logged[-2:] == ["signal 12 (SIGUSR2) received, changing binary", "changing binary"]
+    assert world.take(world.supervisor.upgrading(999)) == []
+    assert world.logged[-1] == "start new binary process 999"
+    return world
+
+
+def test_an_upgrade_changes_nothing_here() -> None:
+    world = upgraded()
+    assert world.supervisor.successor == 999
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+    world.ready(102)
+    assert world.signalled("QUIT") == [Signal(100, "TERM"), Signal(102, "QUIT"), Deafen()]
+    world.exited(100)
+    assert world.exited(102) == [Exit(0)]
+    assert world.supervisor.successor == 999
+
+
+def test_one_upgrade_at_a_time() -> None:
+    world = upgraded()
+    assert world.signalled("USR2") == []
+    assert world.logged[-2] == "signal 12 (SIGUSR2) received, ignoring"
+    assert "the changing binary signal is ignored" in world.logged[-1]
+    world = serving(predecessor=True)
+    assert world.signalled("USR2") == []
+    assert world.take(world.supervisor.predecessor_gone()) == []
+    assert world.signalled("USR2") == [Upgrade()]
+
+
+def test_an_upgrade_that_could_not_begin_can_be_tried_again() -> None:
+    world = serving()
+    world.signalled("USR2")
+    assert world.take(world.supervisor.not_upgraded()) == []
+    assert world.signalled("USR2") == [Upgrade()]
+
+
+def test_winch_lets_the_workers_leave_and_fills_no_slot() -> None:
+    world = upgraded(workers=2)
+    assert world.signalled("WINCH") == [Signal(100, "TERM"), Signal(101, "QUIT"), Signal(102, "QUIT")]
+    for pid in (100, 101, 102):
+        assert world.exited(pid) == []
+    assert world.tick(3600.0) == []
+    assert world.supervisor.deadline() is None
+    assert world.signalled("QUIT") == [Deafen(), Exit(0)]
+
+
+def test_winch_forgets_a_spawn_that_waits() -> None:
+    world = serving(workers=1)
+    for pid in (101, 102, 103):
+        world.exited(pid, signal=9)
+    assert world.supervisor.deadline() is not None
+    world.signalled("WINCH")
+    world.exited(100)
+    assert world.supervisor.deadline() is None
+    assert world.tick(3600.0) == []
+
+
+def test_hup_brings_the_workers_back_without_reading_what_the_other_master_reads() -> None:
+    world = upgraded()
+    world.signalled("WINCH")
+    assert world.signalled("HUP") == [Renew()]
+    assert world.loaded(workers=1) == [Spawn("checker", 0, 2), Spawn("worker", 0, 2)]
+    assert world.exited(100, signal=15) == []
+    # The old worker may still have a long answer under way.
+    assert world.ready(103) == [Serve(2)]
+    assert world.exited(101) == [Forget(1)]
+    assert world.exited(103, signal=9) == [Spawn("worker", 0, 2)]
+    assert world.signalled("HUP") == [Load()]
+
+
+def test_hup_after_winch_alone_reads_the_configuration() -> None:
+    world = serving(workers=1)
+    world.signalled("WINCH")
+    assert world.signalled("HUP") == [Load()]
+    world.take(world.supervisor.failed())
+    world.exited(100)
+    world.exited(101)
+    assert world.tick(10.0) == []
+    world.signalled("HUP")
+    world.loaded(workers=1)
+    assert world.ready(103)[0] == Serve(2)
+
+
+def test_the_end_of_the_new_master_brings_the_old_one_back() -> None:
+    world = upgraded()
+    assert world.exited(999, code=1) == [Restore()]
+    assert "new binary process 999 exited with code 1" in world.logged
+    assert world.supervisor.successor == 0
+    assert world.signalled("USR2") == [Upgrade()]
+    world.take(world.supervisor.upgrading(998))
+    world.signalled("WINCH")
+    assert world.exited(998, signal=9) == [Restore(), Renew()]
+    assert "new binary process 998 exited on signal 9" in world.logged
+
+
+def test_a_new_master_that_ends_during_a_stop_brings_nothing_back() -> None:
+    world = upgraded()
+    world.signalled("WINCH")
+    world.signalled("QUIT")
+    assert world.exited(999, code=0) == [Restore()]
+
+
+@pytest.mark.parametrize("name", ["HUP", "USR2", "WINCH"])
+def test_a_stop_is_not_turned_round(name: str) -> None:
+    world = serving(workers=1)
+    world.signalled("QUIT")
+    assert world.signalled(name) == []
+    assert world.logged[-1].endswith("received, ignoring")
+
+
+def test_a_worn_worker_leaves_when_the_next_one_is_ready() -> None:
+    world = serving(workers=2)
+    assert world.worn(101) == [Spawn("worker", 0, 1, 1)]
+    assert "worker process 101 is worn, it is replaced" in world.logged
+    assert world.worn(101) == []
+    assert world.worn(102) == []
+    assert world.ready(103) == [Signal(101, "QUIT")]
+    # The other one's turn: the slot of the first is served.
+    assert world.worn(102) == [Spawn("worker", 1, 1, 1)]
+    # The first seat of slot 0 is taken until its long download is over.
+    world.ready(104)
+    assert world.worn(103) == []
+    assert world.exited(101) == []
+    assert world.worn(103) == [Spawn("worker", 0, 1, 0)]
+    assert world.ready(105) == [Signal(103, "QUIT")]
+
+
+def test_a_worker_that_dies_while_the_next_one_starts_is_not_replaced_twice() -> None:
+    world = serving(workers=1)
+    world.worn(101)
+    assert world.exited(101, signal=9) == []
+    assert world.ready(102) == []
+    assert world.exited(102, signal=9) == [Spawn("worker", 0, 1, 1)]
+
+
+def test_a_worn_worker_goes_on_until_another_one_can_start() -> None:
+    world = serving(workers=1)
+    world.worn(101)
+    assert world.exited(102, code=1) == [Spawn("worker", 0, 1, 1)]
+    assert world.exited(103, code=1) == []
+    assert world.worn(101) == []
+    assert world.tick(FIRST_WAIT) == [Spawn("worker", 0, 1, 1)]
+    assert world.exited(104, code=2) == []
+    assert "worker process 101 goes on in spite of its limit" in world.logged
+    assert world.worn(101) == []
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1, 0)]
+
+
+def test_a_worn_worker_that_is_to_end_anyhow_is_not_replaced() -> None:
+    world = serving(workers=1)
+    world.signalled("WINCH")
+    assert world.worn(101) == []
+    world = serving(workers=1)
+    world.loaded(workers=1)
+    assert world.worn(103) == []  # it does not serve yet
+    world.ready(103)
+    assert world.worn(101) == []
+    assert world.worn(9) == []
+
+
+def test_a_reload_while_a_worker_is_replaced_ends_both() -> None:
+    world = serving(workers=1)
+    world.worn(101)
+    world.loaded(workers=1)
+    assert world.ready(104) == [Serve(2), Signal(100, "TERM"), Signal(101, "QUIT"), Signal(102, "QUIT")]
+    assert world.ready(102) == []
+    for pid in (100, 101):
+        world.exited(pid)
+    assert world.exited(102) == [Forget(1)]
+
+
+def test_a_hung_worker_is_killed_and_replaced_at_once() -> None:
+    world = serving(workers=1, patience=5.0)
+    assert [world.heard(7, kind="worker") for _ in range(5)] == [[]] * 5
+    assert world.heard(7, kind="worker") == [Signal(101, "KILL"), Spawn("worker", 0, 1)]
+    assert (
+        "worker process 101 has given no sign of life for 5 seconds or more, it is killed and replaced" in world.logged
+    )
+    assert world.exited(101, signal=9) == []
+    # One that starts is not watched: init_worker may load a lot.
+    assert [world.heard(7, kind="worker") for _ in range(100)] == [[]] * 100
+    world.ready(102)
+    assert [world.heard(beat, kind="worker") for beat in range(100)] == [[]] * 100
+
+
+def test_no_patience_is_patience_without_end() -> None:
+    world = serving(workers=1, patience=0.0)
+    assert [world.heard(7, kind="worker") for _ in range(1000)] == [[]] * 1000
+
+
+def test_a_worker_that_hangs_while_it_leaves_is_killed_and_not_replaced() -> None:
+    world = serving(workers=1, patience=3.0)
+    world.loaded(workers=1)
+    world.ready(103)
+    assert [world.heard(7, kind="worker") for _ in range(4)] == [[], [], [], [Signal(101, "KILL")]]
+    assert world.logged[-1].endswith("it is killed")
+    world = serving(workers=1, patience=3.0)
+    world.signalled("QUIT")
+    assert [world.heard(7, kind="worker") for _ in range(4)][-1] == [Signal(101, "KILL")]
+    world.exited(100)
+    assert world.exited(101, signal=9) == [Exit(0)]
 
 
 def test_news_of_strangers_is_no_news() -> None:

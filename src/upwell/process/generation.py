@@ -46,11 +46,12 @@ class Generation:
         """Where its error log goes: the compiled-in file when the configuration names none."""
         return self.plan.error_log or (boot,)
 
-    def close(self) -> None:
-        """Let go of what only this generation had, but for the listeners, which others may share."""
+    def close(self, logs: bool = True) -> None:
+        """Let go of what only this generation had, but for the listeners (and `logs`), which others may share."""
         self.workers_end.close()
         self.checker_end.close()
-        close_logs(self.plan)
+        if logs:
+            close_logs(self.plan)
 
 
 def read_plan(parts: Parts, journal: Journal) -> Plan:
@@ -177,6 +178,12 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
         journal.direct(before)
         close_logs(plan)
         raise NotPrepared from error
+
+
+def renewed(parts: Parts, old: Generation) -> Generation:
+    """Another generation of the same plan, listeners and logs. Raises OSError or ValueError."""
+    table = parts.table(old.plan.upstreams, old.workers)
+    return Generation(old.plan, table, old.identity, old.sockets, *socket_pair())
 
 
 def log_files(plan: Plan) -> list[LogFile]:

@@ -75,7 +75,8 @@ def open_sockets(
     for listen in absorb(listens):
         old, held = at_hand.get((listen.family, listen.address, listen.udp), (None, ()))
         if old is not None and old.reuseport == listen.reuseport:
-            opened[listen] = held
+            # One that no worker accepts on would still get its part of the connections.
+            opened[listen] = held = held[:workers] if listen.reuseport else held
             if old.backlog != listen.backlog and not listen.udp:
                 for sock in held:
                     sock.listen(listen.backlog)
@@ -164,15 +165,16 @@ def _remove_stale(path: str) -> None:
             return  # alive, or not ours to judge: bind() will say what is wrong
 
 
-def discard(sockets: Iterable[socket.socket]) -> None:
-    """Close listening sockets for good; the file of a unix socket goes with it (as nginx's master does)."""
+def discard(sockets: Iterable[socket.socket], unlink: bool = True) -> None:
+    """Close listening sockets for good; the file of a unix socket goes with it (as nginx's master does), unless another
+    master still listens there (`unlink` false)."""
     for sock in sockets:
         path = ""
         with contextlib.suppress(OSError):
             name = sock.getsockname()
             path = name if isinstance(name, str) else ""
         sock.close()
-        if path:
+        if path and unlink:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 

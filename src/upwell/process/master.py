@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,16 +20,7 @@ from upwell.check.leftovers import end_leftovers
 from upwell.log import ErrorLog
 from upwell.peers.membership import carry
 from upwell.process import pidfile
-from upwell.process.checker import run_checker
-from upwell.process.child import Birth, forget_signals, name_process, run_child
-from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, reopen_logs
-from upwell.process.journal import Journal, failure, make_folder_of
-from upwell.process.listeners import all_of, discard, of_worker
-from upwell.process.parts import Parts
-from upwell.process.shared_dir import SharedDir
-from upwell.process.startup import daemonize, greeting, release
-from upwell.process.supervisor import (
-    LOOK,
+from upwell.process.actions import (
     Action,
     Deafen,
     Exit,
@@ -36,12 +28,24 @@ from upwell.process.supervisor import (
     Kind,
     Load,
     Log,
+    Renew,
     Reopen,
+    Restore,
     Serve,
     Signal,
     Spawn,
-    Supervisor,
+    Upgrade,
 )
+from upwell.process.checker import run_checker
+from upwell.process.child import Birth, describe, forget_signals, name_process, run_child
+from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, renewed, reopen_logs
+from upwell.process.inherited import Inherited, inherited, start_successor, unused
+from upwell.process.journal import Journal, failure, make_folder_of
+from upwell.process.listeners import all_of, discard, of_worker
+from upwell.process.parts import Parts
+from upwell.process.shared_dir import SharedDir
+from upwell.process.startup import daemonize, greeting, release
+from upwell.process.supervisor import LOOK, Supervisor, Watched
 from upwell.proxy.listen import ListenSpec
 
 _HEARD = {
@@ -74,8 +78,11 @@ class Master:
         "_code",
         "_foreground",
         "_generations",
+        "_inherited",
         "_journal",
+        "_parent",
         "_parts",
+        "_pid_file",
         "_pid_path",
         "_pipes",
         "_said",
@@ -88,11 +95,14 @@ class Master:
         self._boot = boot
         self._foreground = foreground
         self._journal = Journal([boot])
-        self._supervisor = Supervisor()
+        self._inherited = Inherited({})
+        self._parent = 0
         self._generations: dict[int, Generation] = {}
         self._code: int | None = None
         self._said = b""
-        self._pid_path: str
+        self._supervisor: Supervisor
+        self._pid_path: str  # of the configuration
+        self._pid_file: str  # where it is: elsewhere while another master has that path
         self._pipes: Pipes
         self._shared: SharedDir
 
@@ -103,15 +113,22 @@ class Master:
         """Serve until told to end; returns the exit code. With `daemon on` only the process in the background
         returns; the one that was started ends with 0 once the pid file is there, or with 1."""
         journal = self._journal
+        self._parent = os.getppid()
+        given = self._inherited = inherited(os.environ, os.getpid(), journal)
         try:
-            first = prepare(self._parts, journal, self._boot, {})
+            first = prepare(self._parts, journal, self._boot, given.sockets)
         except NotPrepared:
             return 1
+        for spec, sock in unused(given.sockets, [first.sockets]):
+            if not given.predecessor:
+                journal.warn(f'no "listen" is for the inherited socket {spec.text}, it is closed')
+            sock.close()
         plan = first.plan
         for line in greeting():
             journal.notice(line)
         background = plan.daemon and not self._foreground
-        released = daemonize() if background else -1
+        released = daemonize() if background and not given.predecessor else -1
+        self._supervisor = Supervisor(background, given.predecessor)
         try:
             # Whoever reads the pid file may signal at once: from here on signals are kept until somebody listens.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -119,18 +136,18 @@ class Master:
             pidfile.write(plan.pid, os.getpid())
         except OSError as error:
             journal.emerg(f'open() "{plan.pid}" {failure(error)}')
-            discard(all_of([first.sockets]))
+            self._discard(all_of([first.sockets]))
             return 1
-        self._pid_path = plan.pid
+        self._pid_path = self._pid_file = plan.pid
         try:
             self._share(first)
         except OSError as error:
             journal.emerg(f"no folder for shared dictionaries: {error}")
-            discard(all_of([first.sockets]))
+            self._discard(all_of([first.sockets]))
             pidfile.remove(plan.pid, os.getpid())
             return 1
         journal.detach()
-        if background:
+        if released >= 0:
             self._leave_terminal(released)
         if plan.master_process:
             return self._supervise(first)
@@ -183,8 +200,16 @@ class Master:
                 elif number in _HEARD:
                     self._perform(self._supervisor.signalled(_HEARD[signal.Signals(number)], time.monotonic()))
         self._perform(self._supervisor.tick(time.monotonic()))
-        for number, generation in list(self._generations.items()):
-            self._perform(self._supervisor.heard(number, generation.table.checker_heartbeat, time.monotonic()))
+        for one in self._supervisor.watched(time.monotonic()):
+            self._perform(self._supervisor.heard(one.pid, self._beat_of(one), time.monotonic()))
+        if self._supervisor.predecessor and os.getppid() != self._parent:
+            self._perform(self._supervisor.predecessor_gone())
+
+    def _beat_of(self, one: Watched) -> int:
+        generation = self._generations[one.generation]
+        if one.kind == "checker":
+            return generation.table.checker_heartbeat
+        return generation.table.heartbeat(one.slot)
 
     def _hear_ready(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -250,40 +275,89 @@ class Master:
         except NotPrepared:
             self._perform(self._supervisor.failed())
             return
+        self._follow(self._generations[self._supervisor.serving or max(self._generations)], generation)
+
+    def _renew(self, _: Renew) -> None:
+        old = self._generations[self._supervisor.serving]
+        try:
+            generation = renewed(self._parts, old)
+        except (OSError, ValueError) as error:
+            self._journal.emerg(describe(error))
+            self._perform(self._supervisor.failed())
+            return
+        self._follow(old, generation)
+
+    def _follow(self, old: Generation, generation: Generation) -> None:
+        """Begin `generation` with all that is known in the `old` one."""
         carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
-        generation.plan.lookups.adopt(old.plan.lookups)
+        if generation.plan is not old.plan:
+            generation.plan.lookups.adopt(old.plan.lookups)
         self._begin(generation)
+
+    def _upgrade(self, _: Upgrade) -> None:
+        """As nginx: the pid file makes way first, and comes back when the other master cannot be started."""
+        old = self._pid_path + pidfile.OLD
+        serving = self._supervisor.serving
+        try:
+            keep_members(self._generations[serving], self._journal)
+            pidfile.move(self._pid_path, old)
+        except OSError as error:
+            self._journal.alert(f'rename() "{self._pid_path}" to "{old}" {failure(error)}')
+            self._perform(self._supervisor.not_upgraded())
+            return
+        except NotPrepared:
+            self._perform(self._supervisor.not_upgraded())
+            return
+        self._pid_file = old
+        command = [sys.executable, *sys.orig_argv[1:]]
+        try:
+            pid = start_successor(
+                command, os.environ, [g.sockets for n, g in self._generations.items() if n >= serving]
+            )
+        except OSError as error:
+            self._journal.alert(f'execve() failed while executing "{command[0]}" {failure(error)}')
+            self._perform(self._supervisor.not_upgraded())
+            self._restore(Restore())
+            return
+        self._perform(self._supervisor.upgrading(pid))
+
+    def _restore(self, _: Restore) -> None:
+        try:
+            pidfile.move(self._pid_file, self._pid_path)
+        except OSError as error:
+            self._journal.alert(f'rename() "{self._pid_file}" to "{self._pid_path}" {failure(error)}')
+        self._pid_file = self._pid_path
 
     def _serve(self, action: Serve) -> None:
         """Close the listeners that nobody newer uses; the pid file follows the configuration that serves."""
         serving = self._generations[action.generation]
         newer = all_of(g.sockets for n, g in self._generations.items() if n >= action.generation)
         older = all_of(g.sockets for n, g in self._generations.items() if n < action.generation)
-        discard(_without(older, newer))
+        self._discard(_without(older, newer))
         self._journal.direct(serving.logs(self._boot))
         path = serving.plan.pid
-        if path == self._pid_path:
+        if path == self._pid_path or self._supervisor.successor:
             return
         try:
             make_folder_of(path)
             pidfile.write(path, os.getpid())
             pidfile.remove(self._pid_path, os.getpid())
-            self._pid_path = path
+            self._pid_path = self._pid_file = path
         except OSError as error:
             self._journal.emerg(f'open() "{path}" {failure(error)}')
 
     def _forget(self, action: Forget) -> None:
         gone = self._generations.pop(action.generation)
-        discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
-        gone.close()
+        self._discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
+        gone.close(logs=all(other.plan is not gone.plan for other in self._generations.values()))
 
     def _reopen(self, _: Reopen) -> None:
         for generation in self._generations.values():
             reopen_logs(generation.plan, self._boot, self._journal, generation.identity)
 
     def _deafen(self, _: Deafen) -> None:
-        discard(all_of(g.sockets for g in self._generations.values()))
+        self._discard(all_of(g.sockets for g in self._generations.values()))
 
     def _exit(self, action: Exit) -> None:
         self._clear(all_of(g.sockets for g in self._generations.values()))
@@ -308,7 +382,7 @@ class Master:
             if os.getpid() == master:
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
         now = time.monotonic()
-        self._perform(self._supervisor.spawned(pid, action.kind, action.slot, action.generation, now))
+        self._perform(self._supervisor.spawned(pid, action.kind, action.slot, action.generation, now, action.seat))
 
     def _be_child(self, action: Spawn) -> None:
         """Never returns."""
@@ -329,7 +403,7 @@ class Master:
             sock.close()
         self._journal.direct(generation.logs(self._boot))
         for other in self._generations.values():
-            if other is not generation:
+            if other.plan is not generation.plan:
                 close_logs(other.plan)
         birth = Birth(
             plan=generation.plan,
@@ -364,18 +438,26 @@ class Master:
 
     def _clear(self, sockets: list[socket.socket]) -> None:
         """Leave nothing behind: listeners, pid file, shared dictionaries."""
-        discard(sockets)
+        self._discard(sockets)
         try:
-            pidfile.remove(self._pid_path, os.getpid())
+            pidfile.remove(self._pid_file, os.getpid())
         except OSError as error:
-            self._journal.alert(f'unlink() "{self._pid_path}" {failure(error)}')
+            self._journal.alert(f'unlink() "{self._pid_file}" {failure(error)}')
         self._shared.remove()
+
+    def _discard(self, sockets: list[socket.socket]) -> None:
+        """Close listeners for good. The file of a unix socket stays for whoever else listens there."""
+        supervisor = self._supervisor
+        discard(sockets, not (self._inherited.kept_by_others or supervisor.successor or supervisor.predecessor))
 
 
 _PERFORM: dict[type, Callable[..., None]] = {
     Spawn: Master._spawn,
     Signal: Master._send,
     Load: Master._load,
+    Renew: Master._renew,
+    Upgrade: Master._upgrade,
+    Restore: Master._restore,
     Serve: Master._serve,
     Forget: Master._forget,
     Reopen: Master._reopen,

@@ -16,6 +16,9 @@ SIGNALS: dict[str, Literal["TERM", "QUIT", "HUP", "USR1"]] = {
 }
 """What `-s` takes, and the signal that it sends (nginx's command line)."""
 
+OLD = ".oldbin"
+"""What nginx adds to the path while another master has it."""
+
 
 def write(path: str, pid: int) -> None:
     """Put `pid` into the file at `path` so that no reader sees a half of it. Raises OSError.
@@ -42,6 +45,12 @@ def remove(path: str, pid: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         if _replaceable(path) and _content(path).strip() == str(pid).encode():
             os.unlink(path)
+
+
+def move(path: str, other: str) -> None:
+    """Rename the file, whatever `other` was; a device or a pipe stays. Raises OSError."""
+    if _replaceable(path):
+        os.rename(path, other)
 
 
 def check(path: str) -> None:

@@ -7,11 +7,24 @@ what time it is: `now` (seconds of any monotonic clock) is an argument, actions 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from upwell.log import ALERT, EMERG, NOTICE
-
-Kind = Literal["worker", "checker"]
+from upwell.log import ALERT, CRIT, EMERG, NOTICE
+from upwell.process.actions import (
+    Action,
+    Deafen,
+    Exit,
+    Forget,
+    Kind,
+    Load,
+    Log,
+    Renew,
+    Reopen,
+    Restore,
+    Serve,
+    Signal,
+    Spawn,
+    Upgrade,
+)
 
 TITLES: dict[Kind, str] = {"worker": "worker process", "checker": "checker process"}
 
@@ -32,13 +45,14 @@ TIMEOUT_GRACE = 1.0
 """Seconds that a worker gets beyond its own `worker_shutdown_timeout` before the master ends it."""
 
 LOOK = 1.0
-"""Seconds between two looks at a checker's heartbeat."""
+"""Seconds between two looks at a heartbeat."""
 
 PATIENCE = 10
 START_PATIENCE = 60
 """After how many looks in a row that found the same beat a checker is taken for stuck; the second is for one that has
-not said "started". Looks are counted, not seconds: where all processes stood still (or the master alone was late), a
-single late look finds out, and the checker has its chance before the next one."""
+not said "started". (A worker has its configured patience, once it has.) Looks are counted, not seconds: where all
+processes stood still (or the master alone was late), a single late look finds out, and the checker has its chance
+before the next one."""
 
 _NUMBERS = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "WINCH": 28}
 _CONSEQUENCES = {
@@ -47,73 +61,14 @@ _CONSEQUENCES = {
     "QUIT": "shutting down",
     "TERM": "exiting",
     "USR1": "reopening logs",
-    "USR2": "ignoring: upwell cannot hand over to a new binary yet",
-    "WINCH": "ignoring: upwell cannot stop its workers alone yet",
+    "USR2": "changing binary",
+    "WINCH": "stop accepting connections",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Make a process of `kind` for `slot` (0..workers-1; a checker's is 0) of `generation`."""
-
-    kind: Kind
-    slot: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Send `signal` ("TERM", "QUIT", "KILL", "USR1") to the child `pid`."""
-
-    pid: int
-    signal: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Read the configuration again and answer with `loaded` or `failed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """`generation` serves from now on: listeners that it does not use are closed, its pid file is the one."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """The last process of `generation` is gone: its zone, control sockets and logs can go."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reopen:
-    """Open the log files anew (before the workers are told to: they may not be allowed to create them)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Write `message` to the error log at `level`."""
-
-    level: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deafen:
-    """Close all listeners: what connects from now on is refused instead of waiting for nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """Nothing is left to look after: remove the pid file and end with `code`."""
-
-    code: int
-
-
-Action = Spawn | Signal | Load | Serve | Forget | Reopen | Log | Deafen | Exit
+_IN_FRONT = "ignoring: in the foreground, the end of this process would be taken for the end of the service"
+_TWO_ALREADY = (
+    "the changing binary signal is ignored: you should shutdown or "  # nginx's sentence
+    "terminate before either old or new binary's process"
+)
 
 
 @dataclass(slots=True)
@@ -122,6 +77,7 @@ class _Child:
     kind: Kind
     slot: int
     generation: int
+    seat: int
     since: float
     ready: bool = False
     leaving: bool = False
@@ -133,12 +89,15 @@ class _Child:
 
 @dataclass(slots=True)
 class _Slot:
-    """One place to be filled: who is in it, how many quick deaths in a row it saw, when it is filled again."""
+    """One place to be filled: who is in it (who comes, while somebody else still serves there), how many quick deaths
+    in a row it saw, when it is filled again. `keeps`: its worker stays however worn, for no other one can start."""
 
     quick_deaths: int = 0
     spawn_at: float | None = None
     pid: int | None = None
+    seat: int = 0
     given_up: bool = False
+    keeps: bool = False
 
 
 @dataclass(slots=True)
@@ -146,7 +105,19 @@ class _Generation:
     workers: int
     shutdown_timeout: float
     slots: dict[tuple[Kind, int], _Slot]
+    patience: float
     retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A child whose heartbeat is due to be looked at."""
+
+    pid: int
+    kind: Kind
+    slot: int
+    generation: int
+    seat: int
 
 
 class Supervisor:
@@ -154,11 +125,28 @@ class Supervisor:
 
     A generation is what one reading of the configuration made: its workers (slots 0..n-1) and one checker. The newest
     generation whose workers were all ready serves; older ones get QUIT at that moment, their checker TERM.
+
+    `background`: nobody waits for the end of this very process, so that another master may take its place.
+    `predecessor`: another master handed its listeners over and still runs.
     """
 
-    __slots__ = ("_children", "_generations", "_newest", "_serving", "_stopping")
+    __slots__ = (
+        "_background",
+        "_children",
+        "_generations",
+        "_newest",
+        "_predecessor",
+        "_resting",
+        "_serving",
+        "_stopping",
+        "_successor",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, background: bool = True, predecessor: bool = False) -> None:
+        self._background = background
+        self._predecessor = predecessor
+        self._successor = 0
+        self._resting = False
         self._children: dict[int, _Child] = {}
         self._generations: dict[int, _Generation] = {}
         self._newest = 0
@@ -179,15 +167,32 @@ class Supervisor:
         """The generation that serves; 0 before the first one is ready."""
         return self._serving
 
-    def loaded(self, workers: int, shutdown_timeout: float, now: float) -> list[Action]:
+    @property
+    def stopping(self) -> bool:
+        """Whether all is being brought to an end."""
+        return bool(self._stopping)
+
+    @property
+    def successor(self) -> int:
+        """The pid of the master that was started to take over; 0: there is none."""
+        return self._successor
+
+    @property
+    def predecessor(self) -> bool:
+        """Whether the master that handed its listeners over still runs."""
+        return self._predecessor
+
+    def loaded(self, workers: int, shutdown_timeout: float, now: float, patience: float = 0.0) -> list[Action]:
         """A configuration was read and its listeners are open: a new generation of `workers` processes begins.
 
-        `shutdown_timeout` is `worker_shutdown_timeout` in seconds, 0 for none. Its number is one more than the last.
+        `shutdown_timeout` is `worker_shutdown_timeout` in seconds, 0 for none, and `patience` how long a worker may go
+        without a sign of life. Its number is one more than the last.
         """
         self._newest += 1
+        self._resting = False
         slots: dict[tuple[Kind, int], _Slot] = {("checker", 0): _Slot()}
         slots.update({("worker", slot): _Slot() for slot in range(workers)})
-        self._generations[self._newest] = _Generation(workers, shutdown_timeout, slots)
+        self._generations[self._newest] = _Generation(workers, shutdown_timeout, slots, patience)
         actions: list[Action] = [Log(NOTICE, "start worker processes")]
         actions += [Spawn(kind, slot, self._newest) for kind, slot in slots]
         return actions
@@ -196,13 +201,14 @@ class Supervisor:
         """The configuration could not be used: whatever serves goes on serving."""
         return []
 
-    def spawned(self, pid: int, kind: Kind, slot: int, generation: int, now: float) -> list[Action]:
+    def spawned(self, pid: int, kind: Kind, slot: int, generation: int, now: float, seat: int = 0) -> list[Action]:
         """The child asked for by `Spawn` runs as `pid`."""
-        child = self._children[pid] = _Child(pid, kind, slot, generation, now)
+        child = self._children[pid] = _Child(pid, kind, slot, generation, seat, now)
         if kind == "checker":
             child.look_at = now + LOOK
         place = self._generations[generation].slots[kind, slot]
         place.pid = pid
+        place.seat = seat
         place.spawn_at = None
         return [Log(NOTICE, f"start {TITLES[kind]} {pid}")]
 
@@ -221,7 +227,31 @@ class Supervisor:
             return []
         child.ready = True
         child.silent = 0
-        return self._hand_over(child.generation, now)
+        if child.kind == "worker" and self._generations[child.generation].patience:
+            child.look_at = now + LOOK
+        actions = self._leave([c for c in self._predecessors(child) if not c.leaving], now)
+        return actions + self._hand_over(child.generation, now)
+
+    def worn(self, pid: int, why: str, now: float) -> list[Action]:
+        """The worker has reached one of its limits and says so again and again until it is told to end: another one
+        starts beside it and takes over when it is ready. Never two at a time, and never while any slot is not served.
+        """
+        child = self._children.get(pid)
+        if child is None or child.leaving or self._stopping or self._resting or child.generation != self._serving:
+            return []
+        places = self._generations[child.generation].slots
+        if places["worker", child.slot].keeps or not all(
+            place.pid is not None and self._children[place.pid].ready and not self._children[place.pid].leaving
+            for (kind, _), place in places.items()
+            if kind == "worker"
+        ):
+            return []
+        if self._predecessors(child):
+            return []  # who had the other seat still ends
+        return [
+            Log(NOTICE, f"{TITLES[child.kind]} {pid} {why}, it is replaced"),
+            Spawn("worker", child.slot, child.generation, 1 - child.seat),
+        ]
 
     def is_checker(self, pid: int) -> bool:
         child = self._children.get(pid)
@@ -229,55 +259,94 @@ class Supervisor:
 
     def exited(self, pid: int, code: int | None, signal: int | None, now: float) -> list[Action]:
         """The child ended, with exit `code` or by `signal` (the other one None)."""
+        if pid == self._successor:
+            return self._alone_again(code, signal)
         child = self._children.pop(pid, None)
         if child is None:
             return []
         actions: list[Action] = [_obituary(child, code, signal)]
         place = self._generations[child.generation].slots[child.kind, child.slot]
-        if place.pid == pid:  # else its successor is there already
+        replaced = place.pid not in (pid, None)
+        if not replaced:
             place.pid = None
-        if self._stopping or child.leaving or self._generations[child.generation].retired:
+        if self._stopping or child.leaving or self._resting or self._generations[child.generation].retired:
             return actions + self._settle(child.generation)
+        if replaced:
+            return actions  # its successor is there already
         if code == FATAL and child.kind == "worker":
-            place.given_up = True
             text = f"{TITLES[child.kind]} {pid} exited with fatal code {code} and cannot be respawned"
             actions.append(Log(ALERT, text))
+            before = [one for one in self._predecessors(child) if not one.leaving]
+            if before:
+                place.pid, place.seat, place.keeps = before[0].pid, before[0].seat, True
+                return [*actions, Log(ALERT, f"{TITLES[child.kind]} {place.pid} goes on in spite of its limit")]
+            place.given_up = True
             return actions + self._give_up(child.generation, now)
+        place.keeps = False
         place.quick_deaths = place.quick_deaths + 1 if now - child.since < QUICK else 0
         wait = _wait(place.quick_deaths)
         if wait:
             place.spawn_at = now + wait
             return actions
-        return [*actions, Spawn(child.kind, child.slot, child.generation)]
+        return [*actions, Spawn(child.kind, child.slot, child.generation, child.seat)]
 
-    def heard(self, generation: int, beat: int, now: float) -> list[Action]:
-        """The last beat of the checker of `generation` is `beat` (any number that changes as long as it is well).
+    def watched(self, now: float) -> list[Watched]:
+        """Whose heartbeat is to be looked at now, and said with `heard`."""
+        return [
+            Watched(child.pid, child.kind, child.slot, child.generation, child.seat)
+            for child in self._children.values()
+            if child.look_at is not None and child.look_at <= now and self._stopping not in ("TERM", "FATAL")
+        ]
 
-        A checker that is stuck is killed, and replaced without waiting for its end: a process
+    def heard(self, pid: int, beat: int, now: float) -> list[Action]:
+        """The last beat of a child is `beat` (any number that changes as long as it is well).
+
+        One that is stuck is killed, and replaced without waiting for its end: a process
         that hangs in the system may not end for a long time, but none runs a step further once it is killed.
         """
-        child = self._checker(generation)
+        child = self._children.get(pid)
         if child is None or child.look_at is None or child.look_at > now:
             return []
         child.look_at = now + LOOK
         child.silent = child.silent + 1 if beat == child.beat else 0
         child.beat = beat
-        if child.silent < (PATIENCE if child.ready else START_PATIENCE):
+        generation = self._generations[child.generation]
+        if child.silent < self._patience_with(child):
             return []
         child.look_at = None
+        wanted = not (child.leaving or self._stopping or self._resting or generation.retired)
         child.leaving = True
-        pid = child.pid
-        words = f"has given no sign of life for {child.silent * LOOK:.0f} seconds or more, it is killed and replaced"
-        return [
-            Log(ALERT, f"{TITLES[child.kind]} {pid} {words}"),
-            Signal(pid, "KILL"),
-            Spawn(child.kind, child.slot, generation),
-        ]
+        words = f"has given no sign of life for {child.silent * LOOK:.0f} seconds or more, it is killed"
+        text = f"{TITLES[child.kind]} {pid} {words}{' and replaced' if wanted else ''}"
+        actions: list[Action] = [Log(ALERT, text), Signal(pid, "KILL")]
+        if wanted and generation.slots[child.kind, child.slot].pid == pid:
+            actions.append(Spawn(child.kind, child.slot, child.generation, child.seat))
+        return actions
+
+    def upgrading(self, pid: int) -> list[Action]:
+        """Another master was started as `pid`, and has the listeners."""
+        self._successor = pid
+        return [Log(NOTICE, f"start new binary process {pid}")]
+
+    def not_upgraded(self) -> list[Action]:
+        """No other master could be started: all is as before."""
+        return []
+
+    def predecessor_gone(self) -> list[Action]:
+        """The master that handed its listeners over has ended."""
+        self._predecessor = False
+        return [Log(NOTICE, "old binary process is gone")]
 
     def signalled(self, name: str, now: float) -> list[Action]:
         """The master got the signal `name` ("HUP", "TERM", "INT", "QUIT", "USR1", "USR2", "WINCH")."""
         consequence = _CONSEQUENCES[name]
-        if name == "HUP" and self._stopping:
+        if self._stopping and name in ("HUP", "USR2", "WINCH"):
+            consequence = "ignoring"
+        elif name in ("USR2", "WINCH") and not self._background:
+            consequence = _IN_FRONT
+        elif name in ("USR2", "WINCH") and not self._serving:
+            consequence = "ignoring: the workers are not ready yet"
+        elif name == "USR2" and (self._predecessor or self._successor):
             consequence = "ignoring"
         actions: list[Action] = [Log(NOTICE, f"signal {_NUMBERS[name]} (SIG{name}) received, {consequence}")]
         if name in ("TERM", "INT"):
@@ -289,10 +358,22 @@ class Supervisor:
             actions += self._leave(list(self._children.values()), now)
             actions += [Deafen(), *self._settle(0)]
         elif name == "HUP" and not self._stopping:
-            actions += [Log(NOTICE, "reconfiguring"), Load()]
+            # The other master has the pid file and the configuration: this one comes back with what it had.
+            again = self._resting and self._successor
+            actions += [Renew()] if again else [Log(NOTICE, "reconfiguring"), Load()]
         elif name == "USR1":
             actions += [Log(NOTICE, "reopening logs"), Reopen()]
             actions += [Signal(pid, "USR1") for pid in self._children]
+        elif name == "WINCH" and consequence == _CONSEQUENCES[name]:
+            self._resting = True
+            for generation in self._generations.values():
+                for place in generation.slots.values():
+                    place.spawn_at = None
+            actions += self._leave(list(self._children.values()), now)
+        elif name == "USR2" and consequence == _CONSEQUENCES[name]:
+            actions += [Log(NOTICE, "changing binary"), Upgrade()]
+        elif name == "USR2" and (self._predecessor or self._successor):
+            actions.append(Log(CRIT, _TWO_ALREADY))
         return actions
 
     def tick(self, now: float) -> list[Action]:
@@ -302,7 +383,7 @@ class Supervisor:
             if child.kill_at is not None and child.kill_at <= now:
                 child.kill_at = now + TERM_GRACE
                 actions.append(Signal(child.pid, "KILL"))
-        if self._stopping:
+        if self._stopping or self._resting:
             return actions
         for number, generation in self._generations.items():
             if generation.retired:
@@ -310,31 +391,48 @@ class Supervisor:
             for (kind, slot), place in generation.slots.items():
                 if place.spawn_at is not None and place.spawn_at <= now:
                     place.spawn_at = None
-                    actions.append(Spawn(kind, slot, number))
+                    actions.append(Spawn(kind, slot, number, place.seat))
         return actions
 
     def deadline(self) -> float | None:
-        """The moment at which `tick` has something to do; None: never, unless another event comes first. `heard` has to
-        be told every LOOK seconds besides."""
+        """The moment at which `tick` has something to do; None: never, unless another event comes first. `watched` has
+        to be asked every LOOK seconds besides."""
         moments = [child.kill_at for child in self._children.values() if child.kill_at is not None]
-        if not self._stopping:
+        if not self._stopping and not self._resting:
             for generation in self._generations.values():
                 if not generation.retired:
                     moments += [p.spawn_at for p in generation.slots.values() if p.spawn_at is not None]
         return min(moments, default=None)
 
-    def _checker(self, number: int) -> _Child | None:
-        """The checker of generation `number`, while one is wanted and there."""
-        generation = self._generations.get(number)
-        if self._stopping or generation is None or generation.retired:
-            return None
-        pid = generation.slots["checker", 0].pid
-        return None if pid is None else self._children.get(pid)
+    def _patience_with(self, child: _Child) -> float:
+        """After how many looks in vain it is taken for stuck."""
+        if child.kind == "worker":
+            return self._generations[child.generation].patience / LOOK
+        return PATIENCE if child.ready else START_PATIENCE
+
+    def _predecessors(self, child: _Child) -> list[_Child]:
+        """The others in the slot of `child`."""
+        place = (child.kind, child.slot, child.generation)
+        return [
+            one
+            for one in self._children.values()
+            if child.kind == "worker" and (one.kind, one.slot, one.generation) == place and one.pid != child.pid
+        ]
+
+    def _alone_again(self, code: int | None, signal: int | None) -> list[Action]:
+        """The other master has ended before this one: this one serves again."""
+        how = f"with code {code}" if signal is None else f"on signal {signal}"
+        level = NOTICE if code == 0 else ALERT
+        actions: list[Action] = [Log(level, f"new binary process {self._successor} exited {how}"), Restore()]
+        self._successor = 0
+        if self._resting and not self._stopping:
+            actions.append(Renew())
+        return actions
 
     def _hand_over(self, number: int, now: float) -> list[Action]:
         """Let generation `number` serve once all its workers are ready, and the older ones leave."""
         generation = self._generations[number]
-        if self._stopping or generation.retired or number <= self._serving:
+        if self._stopping or self._resting or generation.retired or number <= self._serving:
             return []
         ready = sum(c.ready for c in self._children.values() if c.generation == number and c.kind == "worker")
         if ready < generation.workers:
@@ -380,6 +478,7 @@ class Supervisor:
         actions: list[Action] = []
         for child in children:
             child.leaving = True
+            child.look_at = None
             child.kill_at = min(now + TERM_GRACE, child.kill_at if child.kill_at is not None else now + TERM_GRACE)
             actions.append(Signal(child.pid, signal))
         return actions
