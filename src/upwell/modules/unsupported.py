@@ -161,7 +161,7 @@ LACKING = {
     ),
     "stream": words(
         """
-        least_time open_log_file_cache server_name server_names_hash_bucket_size
+        open_log_file_cache server_name server_names_hash_bucket_size
         server_names_hash_max_size set tcp_nodelay variables_hash_bucket_size variables_hash_max_size
         """
     ),

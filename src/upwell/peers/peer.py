@@ -46,7 +46,8 @@ class Method:
 
     `key` is what `hash` hashes, as it is written (variables and all); who asks for a peer gives its value as bytes.
     `consistent` and `bounded` (a factor above 1.0, 0.0: no bound) belong to `hash`, `two` to `random`. `measure` is
-    what is compared: "least_conn", "header" or "last_byte" (with `inflight`: requests under way count too).
+    what is compared: "least_conn", "header" (of sessions "connect" or "first_byte") or "last_byte" (with `inflight`:
+    requests under way count too).
     """
 
     name: str = "round_robin"

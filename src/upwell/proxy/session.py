@@ -291,8 +291,22 @@ class Session(Timed):
         peer.received += self.attempts[-1].received
         self.tried.add(peer)
         upstream = self.spec.upstream
-        if upstream is not None and upstream.release(peer, now, failed):
+        if upstream is None:
+            return
+        if upstream.watches:
+            self._measure(upstream, peer, now, failed)
+        if upstream.release(peer, now, failed):
             self.tell(WARN, "upstream server temporarily disabled")
+
+    def _measure(self, upstream: Upstream, peer: Peer, now: float, failed: bool) -> None:
+        """Tell a balancer that wants to know how long the peer took."""
+        attempt = self.attempts[-1]
+        last = attempt.ended - attempt.started
+        begun = attempt.connected if upstream.spec.method.measure == "connect" else attempt.first_byte
+        if failed:
+            upstream.answered(peer, last, last, now, False)
+        elif begun >= 0:
+            upstream.answered(peer, begun - attempt.started, last, now, True)
 
     # Telling
 

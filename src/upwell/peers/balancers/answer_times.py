@@ -23,14 +23,14 @@ _UNUSUAL: Final = 1.0  # seconds: the usual answer time while nobody has answere
 class AnswerTimes:
     """The answer times of the peers of one balancer, which keep their own averages.
 
-    `header` or else the last byte, and `inflight`, are `least_time`'s words. The balancer says who was `picked`, what
-    was `answered` and, after it, what was `released`.
+    What is measured, the head (`connect` or `first_byte` of a session) or the last byte, and `inflight` are words of
+    `least_time`. The balancer says who was `picked`, what was `answered` and, after it, what was `released`.
     """
 
     __slots__ = ("_began", "_ended", "_header", "_usual", "inflight")
 
     def __init__(self, method: Method) -> None:
-        self._header = method.measure == "header"
+        self._header = method.measure != "last_byte"
         self._usual = 0.0  # the moving average over all peers, 0.0: nobody has answered well yet
         self._ended: Peer | None = None  # whose request it is that was answered and not yet released,
         self._began = 0.0  # and when that one began

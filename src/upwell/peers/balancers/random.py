@@ -24,7 +24,7 @@ class Random:
     def __init__(self, method: Method, chance: Chance) -> None:
         self._chance = chance
         self._two = method.two
-        self._times = AnswerTimes(method) if method.measure in ("header", "last_byte") else None
+        self._times = AnswerTimes(method) if method.measure not in ("", "least_conn") else None
         self.watches = self._times is not None
         self._instead = Instead(method, chance)
         self._up: Sequence[Peer] = ()
