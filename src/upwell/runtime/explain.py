@@ -161,8 +161,9 @@ def _said(http: Block, folder: str) -> Iterator[str]:
         if target is None or target.template is None:
             continue
         asked = resolver_of(block)
-        how = "get a 502: there is no resolver" if asked is None else f"are {_looked_up(asked)}"
-        yield f"Names that a proxy_pass with variables comes to ({_place(block.position, folder)}) {how}."
+        how = "gets a 502: there is no resolver" if asked is None else f"is {_looked_up(asked)}"
+        place = _place(block.position, folder)
+        yield f"What the proxy_pass in {place} comes to, if it is a name but no upstream, {how}."
 
 
 def _looked_up(asked: ResolverSpec) -> str:
