@@ -61,6 +61,8 @@ MODULES: tuple[Module, ...] = (
     proxy_response.MODULE,
     proxy_socket.MODULE,
     proxy_cookie.MODULE,
+    stream_server.MODULE,
+    stream_proxy.MODULE,
     match.MODULE,
     health_check.MODULE,
     health_check_notify.MODULE,
@@ -77,8 +79,6 @@ MODULES: tuple[Module, ...] = (
     health_policy.MODULE,
     tiers.MODULE,
     queue.MODULE,
-    stream_server.MODULE,
-    stream_proxy.MODULE,
     stream_variables.MODULE,
     no_effect.MODULE,
 )

@@ -19,7 +19,7 @@ from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import parse_number
+from upwell.config.slots import parse_number, time
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.address import is_ip
@@ -29,6 +29,7 @@ from upwell.modules.function import FUNCTION, check_function
 from upwell.modules.health_request import Asked, ProbeRequest, has_control, is_own, is_token, request_of, shown
 from upwell.modules.match import Match, MatchSettings, checked_expression, literal_expression, octets
 from upwell.modules.proxy import ProxyPass, ProxySettings
+from upwell.modules.stream.proxy import StreamProxySettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.units import parse_time
 
@@ -39,6 +40,8 @@ _LONGEST_NAME: Final = 255
 _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
 _TLS: Final = frozenset(("https", "tls"))
+_OF_LOCATIONS: Final = frozenset(("http", "https", "grpc"))
+"""Their requests are made of what a location says."""
 _SINGLE_SPACE: Final = re.compile(r"[^ \t\r\n] ")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@:\[\]]+)(?::[0-9]{1,5})?")
 _NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -54,10 +57,11 @@ class _Wish:
     directive: Directive
     given: dict[str, Any]
     headers: tuple[tuple[str, Template], ...] = ()
+    usual: str = "http"
 
     @property
     def type(self) -> str:
-        kind: str = self.given.get("type", "http")
+        kind: str = self.given.get("type", self.usual)
         return kind
 
 
@@ -66,6 +70,13 @@ class _Wishes:
     """The `health_check` directives of one location, while the file is read."""
 
     all: tuple[_Wish, ...] = field(default=(), metadata=LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHealthSettings:
+    """`health_check_timeout`: how long a probe of a server of `stream` may take, in seconds."""
+
+    timeout: float = 5.0
 
 
 # The values of parameters: each reader raises ValueError, with a sentence if "invalid" does not say enough.
@@ -255,7 +266,10 @@ def _health_check(block: Block, directive: Directive) -> None:
             raise directive.error(_words(error, name, value), index) from None
         if name == "header":
             headers.append(_header(block, directive, index, value))
-    wish = _Wish(directive, given, tuple(headers))
+    in_stream = block.kind == "stream_server"
+    wish = _Wish(directive, given, tuple(headers), "tcp" if in_stream else "http")
+    if in_stream and wish.type in _OF_LOCATIONS:
+        raise directive.error(f'"type={wish.type}" is not supported by upwell in stream', places["type"])
     for name, index in places.items():
         types = PARAMETERS[name].types
         if types and wish.type not in types:
@@ -305,6 +319,8 @@ def _words(error: ValueError, name: str, value: str) -> str:
 
 def _word(directive: Directive, index: int, given: dict[str, Any]) -> None:
     word = directive.args[index]
+    if word == "udp":
+        raise directive.error('the parameter "udp" of "health_check" is not supported by upwell', index)
     if word == "persistent":
         if index == 0 or directive.args[index - 1] != "mandatory":
             raise directive.error('"persistent" must follow "mandatory"', index)
@@ -350,12 +366,33 @@ def _close_http(http: Block) -> None:
                 target = _target(location, wish)
                 if target is None or target.upstream not in upstreams:
                     continue  # an error that has been told
-                spec = _spec(http, location, target, wish, upstreams[target.upstream].implicit)
+                patience = _patience(location[ProxySettings])
+                spec = _spec(http, location, target.upstream, wish, upstreams[target.upstream].implicit, patience)
                 if spec is not None:
                     _read_files(wish, spec)
                     add_check(http, spec, wish.directive.position)
             except ConfigError as error:
                 http.loading.errors.append(error)
+
+
+def _close_stream(stream: Block) -> None:
+    """As _close_http, for the servers of `stream`."""
+    implicit = {spec.name: spec.implicit for spec in stream[UpstreamsSettings].specs}
+    for server in stream.of("stream_server"):
+        target = server[StreamProxySettings].pass_
+        for wish in server[_Wishes].all:
+            try:
+                if target is None:
+                    raise wish.directive.error('"health_check" must be in a server with "proxy_pass"')
+                if target.upstream not in implicit:
+                    continue  # an error that has been told
+                patience = server[StreamHealthSettings].timeout
+                spec = _spec(stream, server, target.upstream, wish, implicit[target.upstream], patience)
+                if spec is not None:
+                    _read_files(wish, spec)
+                    add_check(stream, spec, wish.directive.position)
+            except ConfigError as error:
+                stream.loading.errors.append(error)
 
 
 def _target(location: Block, wish: _Wish) -> ProxyPass | None:
@@ -370,8 +407,12 @@ def _target(location: Block, wish: _Wish) -> ProxyPass | None:
     return target
 
 
-def _spec(http: Block, location: Block, target: ProxyPass, wish: _Wish, implicit: bool) -> CheckSpec | None:
-    """The check that `wish` asks for, None when an error that has been told is in its way."""
+def _spec(
+    http: Block, location: Block, upstream: str, wish: _Wish, implicit: bool, patience: float
+) -> CheckSpec | None:
+    """The check that `wish` asks for, None when an error that has been told is in its way. `patience` is the `timeout`
+    of one that does not say so.
+    """
     given = wish.given
     kind = wish.type
     match = _match(http, wish)
@@ -381,21 +422,23 @@ def _spec(http: Block, location: Block, target: ProxyPass, wish: _Wish, implicit
     if kind in _HTTP or kind == "grpc":
         kept = "keepalive_time" in given
         asked = Asked(given.get("uri", "/"), given.get("method", ""), given.get("host", ""), wish.headers, kept)
+        target = location[ProxySettings].pass_
+        assert target is not None
         request = request_of(location, target, asked, wish.directive)
         if len(request.data) > _LONGEST_REQUEST:
             raise wish.directive.error("the request of the health check is too long")
     port = given.get("port", 0)
     return CheckSpec(
-        upstream=target.upstream,
+        upstream=upstream,
         type=kind,
         dialect=PLUS,
         request=_sent(kind, given, match, request),
         interval=given.get("interval", 5.0),
-        timeout=given.get("timeout") or _patience(location[ProxySettings]),
+        timeout=given.get("timeout") or patience,
         fall=given.get("fails", 1),
         rise=given.get("passes", 1),
         port=port,
-        host=_tls_name(given, request, implicit, target),
+        host=_tls_name(given, request, implicit),
         verify=given.get("verify", True),
         concurrency=given.get("concurrency", 0),
         label=_label(wish, request),
@@ -445,7 +488,7 @@ def _patience(proxy: ProxySettings) -> float:
     return min(positive, default=DEFAULT_TIMEOUT)
 
 
-def _tls_name(given: dict[str, Any], request: ProbeRequest | None, implicit: bool, target: ProxyPass) -> str:
+def _tls_name(given: dict[str, Any], request: ProbeRequest | None, implicit: bool) -> str:
     """The name that the peer's certificate must have: `sni=`, else the Host that somebody chose. The name of an
     upstream block is none. For grpc, which has no certificate, it is the authority."""
     if "sni" in given:
@@ -479,4 +522,11 @@ def _label(wish: _Wish, request: ProbeRequest | None) -> str:
     return label
 
 
-MODULE = Module("health_check", (command("health_check", "location", (0, None), _health_check),), {"http": _close_http})
+MODULE = Module(
+    "health_check",
+    (
+        command("health_check", "location stream_server", (0, None), _health_check),
+        command("health_check_timeout", "stream stream_server", 1, time(StreamHealthSettings, "timeout")),
+    ),
+    {"http": _close_http, "stream": _close_stream},
+)

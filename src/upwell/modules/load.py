@@ -68,7 +68,9 @@ def configure_arguments() -> list[str]:
     present = {option for module in MODULES for option in module.options}
     arguments = [f"--without-{name}" for name in sorted(_BUILT_IN) if name not in present]
     arguments.append("--without-http-cache")
-    arguments += [f"--add-module={name}" for name in sorted(present) if name not in _BUILT_IN]
+    chosen = {name for name in present if name.startswith("stream")}
+    arguments += [f"--with-{name}" for name in sorted(chosen)]
+    arguments += [f"--add-module={name}" for name in sorted(present - chosen) if name not in _BUILT_IN]
     return arguments
 
 

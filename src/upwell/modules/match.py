@@ -228,4 +228,4 @@ _TESTS = {
 """The lines of a `match` block: least and most arguments (0: any number), whether it may come twice, its reader."""
 
 
-MODULE = Module("match", (command("match", "http", 1, _match, block=True),))
+MODULE = Module("match", (command("match", "http stream", 1, _match, block=True),))

@@ -17,7 +17,7 @@ from upwell.config.model import Block
 from upwell.config.slots import parse_number
 from upwell.errors import Position
 from upwell.modules.checks import add_check
-from upwell.modules.upstream import UpstreamSettings
+from upwell.modules.upstream import UpstreamSettings, find_upstream
 from upwell.units import parse_size
 
 _TYPES: Final = ("tcp", "http", "ssl_hello", "mysql", "ajp", "fastcgi")
@@ -165,13 +165,14 @@ def _close_upstream(block: Block) -> None:
     settings = block[TengineCheckSettings]
     check = settings.check
     block.loading.idle.extend(_unused(settings))
-    if check is None:
+    upstream = find_upstream(block.section, block[UpstreamSettings].name)
+    if check is None or upstream is None:
         return
     alive = settings.alive or ("http_2xx", "http_3xx")
     over_http = check.type in ("http", "fastcgi")
     match = MatchSpec(statuses=tuple(_ALIVE[name] for name in alive), words=" or ".join(name[5:] for name in alive))
     spec = CheckSpec(
-        block[UpstreamSettings].name,
+        upstream.name,
         check.type,
         dialect=TENGINE,
         request=(settings.send or _SEND) if check.type == "http" else b"",
@@ -187,18 +188,18 @@ def _close_upstream(block: Block) -> None:
         keepalive_time=_KEPT if settings.keepalive_requests > 1 else 0.0,
         keepalive_requests=settings.keepalive_requests,
     )
-    add_check(block.around("http"), spec, settings.place)
+    add_check(block.section, spec, settings.place)
 
 
 MODULE = Module(
     "tengine_check",
     (
-        command("check", "upstream", (1, None), _check),
-        command("check_http_send", "upstream", 1, _http_send),
-        command("check_http_expect_alive", "upstream", (1, None), _expect_alive),
-        command("check_keepalive_requests", "upstream", 1, _keepalive_requests),
-        command("check_fastcgi_param", "upstream", 2, _fastcgi_param),
-        command("check_shm_size", "http", 1, _shm_size),
+        command("check", "upstream stream_upstream", (1, None), _check),
+        command("check_http_send", "upstream stream_upstream", 1, _http_send),
+        command("check_http_expect_alive", "upstream stream_upstream", (1, None), _expect_alive),
+        command("check_keepalive_requests", "upstream stream_upstream", 1, _keepalive_requests),
+        command("check_fastcgi_param", "upstream stream_upstream", 2, _fastcgi_param),
+        command("check_shm_size", "http stream", 1, _shm_size),
     ),
-    {"upstream": _close_upstream},
+    {"upstream": _close_upstream, "stream_upstream": _close_upstream},
 )

@@ -46,7 +46,7 @@ UNSUPPORTED = words(
     grpc_ssl_crl grpc_ssl_name grpc_ssl_password_file grpc_ssl_protocols grpc_ssl_server_name grpc_ssl_session_reuse
     grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth gunzip_buffers gzip_buffers gzip_comp_level
     gzip_disable gzip_hash gzip_http_version gzip_min_length gzip_no_buffer gzip_proxied gzip_types gzip_vary
-    gzip_window headers_more health_check_timeout hls hls_buffers hls_forward_args hls_fragment
+    gzip_window headers_more hls hls_buffers hls_forward_args hls_fragment
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout

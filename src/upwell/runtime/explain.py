@@ -21,9 +21,10 @@ from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.resolver import resolver_of
+from upwell.modules.stream.proxy import StreamProxySettings
 from upwell.modules.upstream import UpstreamSettings
 from upwell.peers.panic import FAIL, PANIC
-from upwell.peers.peer import PeerSpec, UpstreamSpec
+from upwell.peers.peer import STREAM, PeerSpec, UpstreamSpec
 from upwell.resolve.spec import ResolverSpec
 from upwell.runtime.build import Plan
 
@@ -39,6 +40,7 @@ _DIALECTS: Final = {
 def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") -> Iterator[str]:
     """The lines. `of_lua` are the checks that Lua code starts; `lua_note` is what else is to be said of them."""
     http = next(plan.config.main.of("http"), None)
+    stream = next(plan.config.main.of("stream"), None)
     folder = os.path.dirname(plan.config.path)
     checks: list[tuple[CheckSpec, Position | None]] = []
     places: dict[str, Position] = {}
@@ -50,6 +52,12 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         checks += zip(settings.specs, settings.places, strict=True)
         places = {block[UpstreamSettings].name: block.position for block in http.of("upstream")}
         used = _used(http)
+    if stream is not None:
+        settings = stream[ChecksSettings]
+        checks += zip(settings.specs, settings.places, strict=True)
+        places |= {f"{STREAM}{block[UpstreamSettings].name}": block.position for block in stream.of("stream_upstream")}
+        if used is not None:
+            used |= _used_by_sessions(stream)
     for upstream in plan.upstreams:
         names = [line for line in plan.names if line.upstream == upstream.name]
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
@@ -103,6 +111,11 @@ def _used(http: Block) -> set[str] | None:
     passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind == "location"]
     targets = [target for target in passes if target is not None]
     return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
+
+
+def _used_by_sessions(stream: Block) -> set[str]:
+    passes = [block[StreamProxySettings].pass_ for block in stream.of("stream_server")]
+    return {target.upstream for target in passes if target is not None}
 
 
 def _place(position: Position | None, folder: str) -> str:
@@ -230,6 +243,8 @@ def _passive(upstream: UpstreamSpec, relieved: bool) -> str:
 def _policy(upstream: UpstreamSpec) -> str:
     """What happens when the checks find too few peers up (`all_down`)."""
     if upstream.all_down == FAIL:
+        if upstream.name.startswith(STREAM):
+            return "All peers down: sessions end at once (all_down fail)."
         return "All peers down: requests get a 502 (all_down fail)."
     if upstream.all_down == PANIC:
         return f"Less than {upstream.panic} % of the peers up: all get requests (all_down panic={upstream.panic}%)."
