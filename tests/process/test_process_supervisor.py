@@ -310,13 +310,6 @@ def test_what_another_master_would_take_over_is_refused_in_the_foreground(name: 
     assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
 
 
-@pytest.mark.parametrize("name", ["USR2", "WINCH"])
-def test_what_does_not_serve_yet_hands_nothing_over(name: str) -> None:
-    world = World()
-    assert world.signalled(name) == []
-    assert world.logged[-1].endswith("ignoring: the workers are not ready yet")
-
-
 def upgraded(workers: int = 1) -> World:
     """A world whose successor runs as 999."""
     world = serving(workers)

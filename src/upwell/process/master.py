@@ -268,17 +268,17 @@ class Master:
         for number, generation in self._generations.items():
             if number >= self._supervisor.serving:
                 kept.update(generation.sockets)
-        old = self._generations[self._supervisor.serving or max(self._generations)]
+        old = self._current()
         try:
             keep_members(old, self._journal)
             generation = prepare(self._parts, self._journal, self._boot, kept)
         except NotPrepared:
             self._perform(self._supervisor.failed())
             return
-        self._follow(self._generations[self._supervisor.serving or max(self._generations)], generation)
+        self._follow(old, generation)
 
     def _renew(self, _: Renew) -> None:
-        old = self._generations[self._supervisor.serving]
+        old = self._current()
         try:
             generation = renewed(self._parts, old)
         except (OSError, ValueError) as error:
@@ -286,6 +286,10 @@ class Master:
             self._perform(self._supervisor.failed())
             return
         self._follow(old, generation)
+
+    def _current(self) -> Generation:
+        """The generation that serves, or will."""
+        return self._generations[self._supervisor.serving or max(self._generations)]
 
     def _follow(self, old: Generation, generation: Generation) -> None:
         """Begin `generation` with all that is known in the `old` one."""
@@ -300,7 +304,7 @@ class Master:
         old = self._pid_path + pidfile.OLD
         serving = self._supervisor.serving
         try:
-            keep_members(self._generations[serving], self._journal)
+            keep_members(self._current(), self._journal)
             pidfile.move(self._pid_path, old)
         except OSError as error:
             self._journal.alert(f'rename() "{self._pid_path}" to "{old}" {failure(error)}')

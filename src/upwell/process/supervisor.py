@@ -344,8 +344,6 @@ class Supervisor:
             consequence = "ignoring"
         elif name in ("USR2", "WINCH") and not self._background:
             consequence = _IN_FRONT
-        elif name in ("USR2", "WINCH") and not self._serving:
-            consequence = "ignoring: the workers are not ready yet"
         elif name == "USR2" and (self._predecessor or self._successor):
             consequence = "ignoring"
         actions: list[Action] = [Log(NOTICE, f"signal {_NUMBERS[name]} (SIG{name}) received, {consequence}")]
