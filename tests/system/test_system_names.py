@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.resolve.dns_server import DnsServer, fails, silent
+from tests.resolve.dns_server import DnsServer, fails, silent, truncated
 from tests.system.conftest import StartBalancer
 from tests.system.shop import await_line, await_takers, takers
 from tests.system.wire import Origin, ask, get, response
@@ -191,6 +191,10 @@ def test_a_name_that_a_request_says(town: Town, start: StartBalancer) -> None:
         "the address that was known",
         20,
     )
+    town.dns.set("large.example", "A", "127.0.0.2")
+    town.dns.rule("large.example", lambda query, stream: None if stream else truncated(query, stream))
+    assert takers(town.front, "/by/?name=large.example") == {"127.0.0.2"}
+    assert town.dns.by_tcp
     assert takers(town.front, "/by/?name=no.example") == {"502"}
     await_line(balancer, "no.example could not be resolved (3: Host not found), client: 127.0.0.1")
     assert takers(town.front, "/by/?name=a..b") == {"502"}
