@@ -103,15 +103,19 @@ def test_what_a_peer_sent_before_its_end_arrives_though_the_client_goes_on_sendi
 
     (front,) = free_ports(1)
     with Talker(early) as peer:
-        start(_configuration(_reading(front, peer.port)), [front])
+        balancer = start(_configuration(_reading(front, peer.port)), [front])
         with _connect(front, buffer=16_384) as client:
             client.sendall(b"x")
+            assert client.recv(1) == b"a"
+            old = set(balancer.workers)
+            balancer.send(signal.SIGHUP)  # nor does a worker that is to end leave before
             threading.Thread(target=going_on, args=(client,), daemon=True).start()
-            got = 0
+            got = 1
             while data := client.recv(16_384):
                 got += len(data)
                 time.sleep(0.0005)
             assert got == size
+        await_condition(lambda: not old & set(balancer.workers), "the old processes gone", 10)
 
 
 def test_an_answer_is_not_lost_where_the_peer_takes_no_more(start: StartBalancer) -> None:

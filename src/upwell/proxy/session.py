@@ -105,7 +105,6 @@ class Front:
 
     __slots__ = (
         "clock",
-        "draining",
         "family",
         "leaving",
         "limit",
@@ -158,7 +157,6 @@ class Front:
         self.tls = tls
         self.limit = limit
         self.specific: dict[tuple[str, int], Front] = {}
-        self.draining = False
         self.on_close: Callable[[], None] | None = None
 
     def __repr__(self) -> str:

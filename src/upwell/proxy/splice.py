@@ -17,10 +17,11 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from upwell.proxy.timers import Alarm, Timers
+from upwell.proxy.timers import Alarm
 from upwell.proxy.transport import Poll, Watched
 
 if TYPE_CHECKING:
+    from upwell.proxy.session import Front
     from upwell.proxy.tcp_session import TcpSession
 
 _IN: Final = select.EPOLLIN
@@ -414,7 +415,7 @@ class Side(Watched):
                     self.end_writing()
                 if self._events != _IN:
                     self._poll.change(self.fd, self._events, _IN)
-                Leaving(self._poll, self.session.front.timers, self.session.front.leaving, self.fd, self.sock, reset)
+                Leaving(self.session.front, self.fd, self.sock, reset)
                 return
         if reset:
             _reset(self.as_socket())
@@ -513,23 +514,19 @@ class TlsSide(Side):
 class Leaving(Watched):
     """A connection whose session is over, and to which the kernel is still sending."""
 
-    __slots__ = ("_alarm", "_all", "_fd", "_looks", "_poll", "_reset", "_sock", "_timers")
+    __slots__ = ("_alarm", "_fd", "_front", "_looks", "_reset", "_sock")
 
-    def __init__(
-        self, poll: Poll, timers: Timers, all_: set[Leaving], fd: int, sock: socket.socket | None, reset: bool
-    ) -> None:
+    def __init__(self, front: Front, fd: int, sock: socket.socket | None, reset: bool) -> None:
         """`fd` is asked for what comes already."""
-        self._poll = poll
-        self._timers = timers
-        self._all = all_
+        self._front = front
         self._fd = fd
         self._sock = sock
         self._reset = reset
         self._looks = 0
         self._alarm = Alarm(self.look)
-        all_.add(self)
-        poll.take_over(fd, self)
-        timers.arm(self._alarm, _LOOK)
+        front.leaving.add(self)
+        front.poll.take_over(fd, self)
+        front.timers.arm(self._alarm, _LOOK)
 
     def __repr__(self) -> str:
         return f"<Leaving {self._fd}>"
@@ -554,16 +551,19 @@ class Leaving(Watched):
         if self._looks == _LOOKS or not _unsent(self._fd):
             self.end()
         else:
-            self._timers.arm(self._alarm, _LOOK)
+            self._front.timers.arm(self._alarm, _LOOK)
 
     def end(self) -> None:
-        if self in self._all:
-            self._all.discard(self)
-            self._timers.drop(self._alarm)
-            self._poll.forget(self._fd)
+        front = self._front
+        if self in front.leaving:
+            front.leaving.discard(self)
+            front.timers.drop(self._alarm)
+            front.poll.forget(self._fd)
             if self._reset and self._sock is not None:
                 _reset(self._sock)
-            self._poll.end(self)
+            front.poll.end(self)
+            if front.on_close is not None:
+                front.on_close()
 
     def finish(self) -> None:
         _close(self._fd, self._sock)

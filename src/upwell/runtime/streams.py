@@ -158,7 +158,6 @@ class Streams:
         self._close_listeners()
         for front in self._fronts:
             for one in (front, *front.specific.values()):
-                one.draining = True
                 one.on_close = self.on_close
 
     def close(self) -> None:
