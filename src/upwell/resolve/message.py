@@ -47,6 +47,10 @@ _NEGATIVE: Final = 10.0  # seconds that "no such name" counts when the answer do
 _LONGEST_NEGATIVE: Final = 3600.0
 _AT_ONCE: Final = 32
 
+for _kind in (A, AAAA, CNAME, SOA, SRV):
+    # Else it is looked for on the disk at the first answer, when a process may have no privileges left to do so.
+    dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.RdataType(_kind))  # type: ignore[no-untyped-call]  # it has no types
+
 
 class Malformed(Exception):
     """A message that is no answer to the question."""

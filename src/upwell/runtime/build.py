@@ -93,7 +93,8 @@ def plan(config: Config) -> Plan:
     asked = tuple(dict.fromkeys(spec for section in sections for spec in resolvers(section)))
     if asked:
         # Here, for all processes: those that serve have no privileges to read a package's files with.
-        importlib.import_module("upwell.resolve.sockets")
+        for name in ("upwell.check.names", "upwell.runtime.directory"):
+            importlib.import_module(name)
     return Plan(
         config=config,
         worker_processes=core.worker_processes,
