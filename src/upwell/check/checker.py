@@ -451,10 +451,16 @@ class Checker:
         self._left = self._clock()
 
     def close(self) -> None:
-        """Close all sockets. What is in the zone stays for the successor."""
+        """Close all sockets, and end all commands. What is in the zone stays for the successor."""
         for course in self._courses.values():
             for target in course.targets:
                 target.close()
+        deadline = time.monotonic() + GRACE
+        while self._loop.targets and time.monotonic() < deadline:
+            for fd, events in self._loop.epoll.poll(_LATE):
+                dying = self._loop.targets.get(fd)
+                if dying is not None:
+                    dying.ready(fd, events, self._clock())
         self._loop.epoll.close()
         if self._names is not None:
             self._names.close()

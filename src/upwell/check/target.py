@@ -157,7 +157,8 @@ class Target:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up whatever is going on, and let go of everything."""
+        """Give up whatever is going on, and let go of everything; it waits for nobody. What needs a while to be gone (a
+        killed process) stays in the loop's `targets` until it is."""
         raise NotImplementedError
 
 

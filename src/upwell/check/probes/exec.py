@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import suppress
 from errno import EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from functools import cache
@@ -40,7 +39,7 @@ from zlib import crc32
 from upwell.check.leftovers import NAME, mark
 from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
-from upwell.check.target import IDLE, RESTING, TALKING, Loop, NoSocket, Place, Target, timed_out
+from upwell.check.target import CONNECTING, IDLE, RESTING, TALKING, Loop, NoSocket, Place, Target, timed_out
 from upwell.log import printable
 from upwell.peers.peer import PeerSpec
 
@@ -54,16 +53,16 @@ _OURS = frozenset((EAGAIN, ENOMEM, EMFILE, ENFILE, ENOBUFS))  # what says nothin
 _NOT_USED = "NOT_USED"
 _DEFAULTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ)  # ignored here
 
-_PATIENCE = 50  # how often it is looked whether a killed process is gone
-_PAUSE = 0.0005  # seconds
+_GRACE: Final = 1.0  # seconds that a killed command may take to be gone before the next run fails for it
 _DYING: Final = RESTING
+_WAITING: Final = CONNECTING  # for the one that was killed to be gone
 _RUNNING: Final = TALKING
 
 
 class ExecTarget(Target):
     """posix_spawn and not fork: a fork of a checker with 400 MB costs 5 ms of processor, this one 0.2 ms."""
 
-    __slots__ = ("_arguments", "_environment", "_output", "_pid", "_pidfd", "_pipe", "_ran", "_row")
+    __slots__ = ("_arguments", "_environment", "_output", "_patient", "_pid", "_pidfd", "_pipe", "_ran", "_row")
 
     def __init__(self, spec: CheckSpec, peer: PeerSpec, place: Place, loop: Loop) -> None:
         super().__init__(spec, peer, place, loop)
@@ -98,14 +97,26 @@ class ExecTarget(Target):
         self._pipe = -1
         self._output = b""
         self._ran = 0.0  # when the last command began
+        self._patient = False  # the last command was killed, and nobody has waited for its end yet
 
     def __repr__(self) -> str:
-        return f"<ExecTarget {self.name} {('idle', 'dying', '', '', 'running')[self.stage]}>"
+        return f"<ExecTarget {self.name} {('idle', 'dying', '', 'waiting', 'running')[self.stage]}>"
 
     def start(self, now: float) -> Verdict | None:
         self.started = now
         if self.stage == _DYING and not self._reap():
-            return Verdict(False, "timeout", f"still running since {now - self._ran:.0f} s, cannot be killed")
+            if not self._patient:
+                return self._stuck()
+            self._patient = False
+            self.stage = _WAITING
+            self.deadline = now + min(self.timeout, _GRACE)
+            return None
+        return self._begin(now)
+
+    def _stuck(self) -> Verdict:
+        return Verdict(False, "timeout", f"still running since {self.started - self._ran:.0f} s, cannot be killed")
+
+    def _begin(self, now: float) -> Verdict | None:
         self._ran = now
         self.deadline = now + self.timeout
         self._output = b""
@@ -159,6 +170,8 @@ class ExecTarget(Target):
         if self.stage == _DYING:
             self._reap()
             return None
+        if self.stage == _WAITING:
+            return self._begin(now) if self._reap() else None
         if self.stage != _RUNNING or fd != self._pidfd:
             return None
         try:
@@ -181,31 +194,26 @@ class ExecTarget(Target):
         return Verdict(False, "command", why)
 
     def expire(self, now: float) -> Verdict | None:
-        self._end()
+        if self.stage == _WAITING:
+            self.stage = _DYING
+            return self._begin(now) if self._reap() else self._stuck()
+        self.close()
         return Verdict(False, "timeout", timed_out(self.timeout, f"running {self._arguments[0]}"))
 
     def broken(self, error: Exception, now: float) -> Verdict | None:
-        running = self.stage == _RUNNING
-        self._end()
-        return Verdict(False, "other", str(error) or type(error).__name__) if running else None
+        probing = self.probing
+        self.close()
+        return Verdict(False, "other", str(error) or type(error).__name__) if probing else None
 
-    def _end(self) -> None:
+    def close(self) -> None:
         """Kill what runs, and wait for nobody: the loop hears of its end, or the next start looks again."""
         self._close_pipe()
         if self.stage == _RUNNING:
             self._kill()
+            self._patient = True
+        if self.stage != IDLE:
             self.stage = _DYING
-        if self.stage == _DYING:
             self._reap()
-
-    def close(self) -> None:
-        """For good: nobody will hear of its end afterwards, so it is waited for, but not for one in the depths of the
-        system."""
-        self._end()
-        for _ in range(_PATIENCE):
-            if self.stage == IDLE or self._reap():
-                return
-            time.sleep(_PAUSE)
 
     def _kill(self) -> None:
         # Nobody may be left, or have become somebody else (a set-user-ID program).
