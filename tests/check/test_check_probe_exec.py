@@ -334,7 +334,6 @@ def test_the_next_run_begins_as_soon_as_the_killed_one_is_gone(tmp_path: Path, m
         again.touch()
         assert target.start(10.0) is None
         assert target.probing
-        assert target.deadline < 19.0
     verdict = None
     limit = time.monotonic() + LIMIT
     while verdict is None:
@@ -426,9 +425,9 @@ def test_one_that_cannot_be_killed_is_not_joined_by_another(
     [course] = p.checker._courses.values()
     [target] = course.targets
     p.until(lambda: target.probing)
-    p.skew += LIMIT + 1.1  # for a second it is waited for, and for the leap of the clock once more
+    p.skew += 2 * LIMIT + 0.02  # the leap before is given back as well
     for _ in range(2):
-        assert re.fullmatch(r"still running since \d\d s, cannot be killed", p.why())
+        assert re.fullmatch(r"still running since \d+ s, cannot be killed", p.why())
     assert p.state().latency < 1_000_000
     assert p.table.checker_lateness >= 0
     [pid] = started.read_text().split()

@@ -53,7 +53,6 @@ _OURS = frozenset((EAGAIN, ENOMEM, EMFILE, ENFILE, ENOBUFS))  # what says nothin
 _NOT_USED = "NOT_USED"
 _DEFAULTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ)  # ignored here
 
-_GRACE: Final = 1.0  # seconds that a killed command may take to be gone before the next run fails for it
 _DYING: Final = RESTING
 _WAITING: Final = CONNECTING  # for the one that was killed to be gone
 _RUNNING: Final = TALKING
@@ -105,11 +104,13 @@ class ExecTarget(Target):
     def start(self, now: float) -> Verdict | None:
         self.started = now
         if self.stage == _DYING and not self._reap():
+            if self._pidfd not in self.loop.targets:  # nobody hears of its end
+                raise NoSocket("the last one is not gone yet", "run a program")
             if not self._patient:
                 return self._stuck()
             self._patient = False
             self.stage = _WAITING
-            self.deadline = now + min(self.timeout, _GRACE)
+            self.deadline = now + self.timeout
             return None
         return self._begin(now)
 
