@@ -241,6 +241,87 @@ def test_one_that_blocks_the_event_loop_is_not_the_others_fault(probing: Make, n
     p.until(lambda: p.state(bad).passes > 0)
 
 
+def test_calls_that_were_waiting_when_another_blocks_their_loop_begin_again_elsewhere(
+    probing: Make, named: Named
+) -> None:
+    """All had begun, so that no new one asks for a loop by itself."""
+    gate = threading.Event()
+    calls: list[str] = []
+    steps: list[bool] = []
+    ends: list[str] = []
+
+    async def check(peer: CheckedPeer) -> None:
+        calls.append(peer.name)
+        if len(calls) > 2:
+            return
+        while len(calls) < 2:  # noqa: ASYNC110  # of one loop
+            await asyncio.sleep(0)
+        if peer.name == calls[0]:
+            gate.wait(10 * LIMIT)
+            return
+        try:
+            while True:
+                steps.append(gate.is_set())
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    p = probing(PEER, OTHER)
+    name = named(check)
+    p.check(type="python", function=name, interval=0.2)
+    p.until(lambda: len(calls) == 2)
+    held = time.monotonic() + 0.1
+    p.until(lambda: time.monotonic() > held)
+    p.skew = LIMIT + 0.02
+    bad = [PEER.name, OTHER.name].index(calls[0])
+    p.until(lambda: p.state(bad).fails > 0 and p.state(1 - bad).passes > 0)
+    assert p.state(1 - bad).fails == 0
+    assert calls.count(calls[0]) == 1
+    gate.set()
+    p.until(lambda: p.state(bad).passes > 0)
+    p.until(lambda: bool(ends))
+    assert ends == ["cancelled"]
+    assert not any(steps)  # it never went on beside the one that had taken its place
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_call_that_is_given_up_before_its_first_step_makes_none(recwarn: pytest.WarningsRecorder) -> None:
+    calls: list[object] = []
+
+    async def check(what: object) -> None:
+        calls.append(what)
+
+    begun = threading.Event()
+    gate = threading.Event()
+
+    async def block(what: object) -> None:
+        begun.set()
+        gate.wait(LIMIT)
+
+    async def end(what: object) -> None:
+        over.set()
+
+    over = threading.Event()
+    for made in (check, lambda what: check(what)):
+        begun.clear()
+        gate.clear()
+        over.clear()
+        functions.Call(block, 0, -1, "one").start()
+        assert begun.wait(LIMIT)
+        given_up = functions.Call(made, 1, -1, "one")
+        given_up.start()
+        limit = time.monotonic() + LIMIT
+        while made is not check and not given_up.begun:
+            assert time.monotonic() < limit
+        given_up.give_up()
+        functions.Call(end, 2, -1, "one").start()
+        gate.set()
+        assert over.wait(LIMIT)
+    assert calls == []
+    assert not recwarn.list
+
+
 def test_what_another_call_took_away_is_given_back_once(probing: Make, named: Named) -> None:
     """One that waits when the loop is held for a while has that time more; a silent peer is found out all the same."""
     waiting = threading.Event()

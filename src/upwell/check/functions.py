@@ -78,6 +78,7 @@ class Call:
 
     __slots__ = (
         "_before",
+        "_cancelling",
         "_fd",
         "_lock",
         "_loop",
@@ -110,6 +111,7 @@ class Call:
         self.outcome: tuple[Any, BaseException | None] | None = None
         self._lock = threading.Lock()
         self._fd = fd
+        self._cancelling = False
         self._task: asyncio.Task[None] | None = None
         self._loop: EventLoop | None = None
         self._before = 0.0  # how long the loop had been held in all when this call came to it
@@ -128,8 +130,19 @@ class Call:
             self._fd = -1
             if not self.begun:
                 self.outcome = (None, None)
-        if self._task is not None and self._loop is not None:
-            self._loop.call(self._task.cancel)
+        self._cancelling = True
+        if self._loop is not None:
+            self._loop.call(self._cancel)
+
+    def _cancel(self) -> None:
+        """In the event loop; where a step came first, that has done it."""
+        if self._task is not None and self.is_cancelled():
+            self._task.cancel()
+
+    def is_cancelled(self) -> bool:
+        """Whether it is to be cancelled now: said once."""
+        cancelled, self._cancelling = self._cancelling, False
+        return cancelled
 
     @property
     def given_up(self) -> bool:
@@ -143,8 +156,9 @@ class Call:
 
     @property
     def lost(self) -> bool:
-        """Whether another call blocks its event loop, which was replaced: it is cancelled before it goes on."""
-        return self._loop is not None and self._loop.replaced and bool(self.blocker)
+        """Whether another call that nobody waits for blocks its event loop. The next call gets another loop, and this
+        one, given up, is cancelled before it goes on."""
+        return self._loop is not None and self._loop.blocked and bool(self.blocker)
 
     @property
     def delayed(self) -> float:
@@ -178,6 +192,11 @@ class Call:
 
     def _begin(self) -> None:
         """In the event loop."""
+        assert self._loop is not None
+        self._task = self._loop.loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        # All in the task, which others may keep from its first step: only there it has begun.
         loop = self._loop
         assert loop is not None
         if not self._may_begin():
@@ -189,10 +208,10 @@ class Call:
         except BaseException as error:
             self._over(None, error)
             loop.less()
-        else:
-            self._go_on(awaitable)
+            return
         finally:
             self._own += loop.release()
+        await self._await(awaitable)
 
     def _go_on(self, awaitable: Awaitable[Any]) -> None:
         assert self._loop is not None
@@ -226,11 +245,12 @@ class Call:
 class _Steps:
     """An awaitable, of which each step is noted in the loop: who it is that holds it."""
 
-    __slots__ = ("_call", "_inner", "_loop")
+    __slots__ = ("_awaitable", "_call", "_inner", "_loop")
 
     def __init__(self, call: Call, loop: EventLoop, awaitable: Awaitable[Any]) -> None:
         self._call = call
         self._loop = loop
+        self._awaitable = awaitable
         self._inner = _awaiting(awaitable).__await__()
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -243,11 +263,21 @@ class _Steps:
         return self.send(None)
 
     def send(self, value: Any) -> Any:
+        if self._call.is_cancelled():
+            return self._cancel()
         self._loop.hold(self._call)
         try:
             return self._inner.send(value)
         finally:
             self._call.took(self._loop.release())
+
+    def _cancel(self) -> Any:
+        """As `Task.cancel` does it, which would come after the steps that are due already."""
+        import asyncio
+
+        if inspect.iscoroutine(self._awaitable) and inspect.getcoroutinestate(self._awaitable) == inspect.CORO_CREATED:
+            self._awaitable.close()  # else Python complains that nobody has awaited it
+        return self.throw(asyncio.CancelledError())
 
     def throw(self, *error: Any) -> Any:
         self._loop.hold(self._call)
