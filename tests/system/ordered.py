@@ -19,11 +19,12 @@ _flush = Control.flush
 
 def _ordered_flush(control: Control) -> None:
     for file in sorted(Path(os.environ["ORDERS"]).glob("*.json")):
-        message = json.loads(file.read_text())
+        taken = file.with_suffix(f".{os.getpid()}")
         try:
-            file.unlink()
+            file.rename(taken)
         except FileNotFoundError:
             continue  # another worker's
+        message = json.loads(taken.read_text())
         control._orders += 1
         control._waiting["order", control._orders] = message
     _flush(control)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -14,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import StartBalancer
 from tests.system.shop import BROKEN, Shop, await_line, await_takers, takers
-from upwell.contrib.processes import await_condition, children, free_ports
+from upwell.contrib.processes import Balancer, await_condition, children, free_ports, listens
 from upwell.contrib.traffic import Traffic, fetch
 
 _SECONDS = 20
@@ -26,12 +26,11 @@ _COMMAND = (sys.executable, str(Path(__file__).with_name("ordered.py")))
 class City:
     """A balancer whose upstream keeps its list in a file, and shops that may belong to it."""
 
-    def __init__(self, folder: Path, start: StartBalancer, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
         (self.front,) = free_ports(1)
         self.orders = folder / "orders"
         self.orders.mkdir()
         self.orders.chmod(0o777)
-        self._start = start
         self._stack = stack
         self._number = count()
         self.text = f"""
@@ -51,7 +50,7 @@ http {{
     }}
 }}
 """
-        self.balancer = start(self.text, [self.front], _COMMAND)
+        self.balancer = stack.enter_context(Balancer(folder / "prefix", self.text, [self.front], _COMMAND))
         self.file = self.balancer.prefix / "lists" / "peers.conf"
 
     def shop(self, name: str, answer: bytes | None = None) -> Shop:
@@ -95,11 +94,13 @@ http {{
 
 
 @pytest.fixture
-def city(tmp_path: Path, start: StartBalancer, monkeypatch: pytest.MonkeyPatch) -> Iterator[City]:
-    monkeypatch.setenv("ORDERS", str(tmp_path / "orders"))
+def city(monkeypatch: pytest.MonkeyPatch) -> Iterator[City]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    with ExitStack() as stack:
-        yield City(tmp_path, start, stack)
+    # Not below tmp_path: another pytest that begins closes its folders to the workers' user.
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        monkeypatch.setenv("ORDERS", f"{folder}/orders")
+        yield City(Path(folder), stack)
 
 
 def test_a_list_that_began_empty_outlives_everything(city: City) -> None:
@@ -121,6 +122,7 @@ def test_a_list_that_began_empty_outlives_everything(city: City) -> None:
         os.kill(pid, signal.SIGKILL)
     city.balancer.wait()
     city.balancer.stop()
+    await_condition(lambda: not listens(city.front), "the end of the workers", _SECONDS)
     city.balancer.start()
     await_takers(city.front, {"one"})
     assert {port: (peer["state"], peer["weight"]) for port, peer in city.peers().items()} == {
@@ -161,6 +163,23 @@ def test_a_reload_keeps_members_health_and_requests(city: City) -> None:
     after = city.peers()
     for port in (one.port, ill.port):
         assert (after[port]["state"], after[port]["since"]) == (before[port]["state"], before[port]["since"])
+
+
+def test_a_reload_long_after_a_change_keeps_health(city: City) -> None:
+    one, ill = city.shop("one"), city.shop("ill", BROKEN)
+    city.order("add_peer", one.port)
+    city.order("add_peer", ill.port)
+    city.await_state(ill.port, False)
+    city.says(f"{one.port}", f"{ill.port}")
+    before = city.peers()
+    old = set(city.balancer.workers)
+    city.balancer.send(signal.SIGHUP)
+    await_condition(lambda: not old & set(city.balancer.workers), "new processes", _SECONDS)
+    after = city.peers()
+    for port in (one.port, ill.port):
+        for field in ("state", "since", "changes"):
+            assert after[port][field] == before[port][field]
+    assert takers(city.front) == {"one"}
 
 
 def test_a_list_changed_by_hand_counts_after_a_reload(city: City) -> None:
@@ -220,7 +239,7 @@ def test_a_reload_that_would_forget_members_does_not_happen(city: City) -> None:
     assert takers(city.front) == {"one", "two"}
 
 
-def test_a_folder_that_is_somebody_else_s_is_refused(city: City, start: StartBalancer) -> None:
+def test_a_folder_that_is_somebody_else_s_is_refused(city: City) -> None:
     if os.geteuid() != 0:
         pytest.skip("for root")
     text = city.text.replace("lists/peers.conf", "own.conf")

@@ -142,10 +142,11 @@ class Membership:
 
 def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, before: Iterable[UpstreamSpec]) -> None:
     """Let peers that joined for a line of the configuration (`UpstreamSpec.lines`) in the generation before stay in
-    this one, if the line is still there. By the master, before it forks and before `table` adopts what `old` knows."""
-    upstreams = tuple(upstreams)
-    if not any(spec.lines for spec in upstreams):
+    this one, if the line is still there. By the master, before it forks and before `table` adopts what `old` knows:
+    it learns here whose rows there are, as the configuration may name who joined."""
+    if not old.members_changed:
         return
+    upstreams = tuple(upstreams)
     rosters = {spec.name: Roster(spec, old) for spec in before}
     membership = Membership(table, upstreams)
     for spec in upstreams:
