@@ -61,9 +61,10 @@ tcp_nodelay flag http server location
 tcp_nopush flag http server location
 types_hash_bucket_size number http server location
 types_hash_max_size number http server location
-variables_hash_bucket_size number http
-variables_hash_max_size number http
+variables_hash_bucket_size number http stream
+variables_hash_max_size number http stream
 
+tcp_nodelay =on stream stream_server
 absolute_redirect =on http server location
 auth_basic =off http server location
 autoindex =off http server location
@@ -164,7 +165,7 @@ def _check_flag(directive: Directive) -> None:
 
 
 _FLAGS = words(
-    """absolute_redirect autoindex gunzip gzip http2 http3 log_subrequest port_in_redirect
+    """absolute_redirect tcp_nodelay autoindex gunzip gzip http2 http3 log_subrequest port_in_redirect
     proxy_force_ranges
     rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body

@@ -146,6 +146,8 @@ UNSUPPORTED = words(
     zone_sync_ssl_certificate_key zone_sync_ssl_ciphers zone_sync_ssl_crl zone_sync_ssl_name
     zone_sync_ssl_password_file zone_sync_ssl_protocols zone_sync_ssl_server_name zone_sync_ssl_trusted_certificate
     zone_sync_ssl_verify zone_sync_ssl_verify_depth zone_sync_timeout zstd zstd_types
+    mqtt mqtt_buffers mqtt_preread mqtt_set_connect pass proxy_session_drop ssl_alpn ssl_certificate_cache
+    ssl_conf_command
     """
 )
 
@@ -162,7 +164,7 @@ LACKING = {
     "stream": words(
         """
         open_log_file_cache server_name server_names_hash_bucket_size
-        server_names_hash_max_size set tcp_nodelay variables_hash_bucket_size variables_hash_max_size
+        server_names_hash_max_size set
         """
     ),
 }
