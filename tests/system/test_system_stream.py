@@ -22,7 +22,19 @@ TLS = Path(__file__).parents[1] / "check" / "tls"
 CERTIFICATE = f"ssl_certificate {TLS}/good-test-only.pem; ssl_certificate_key {TLS}/leaf-test-only.key;"
 NAMES = (
     *("plain", "next", "dead", "down", "denied", "text", "header", "headers", "told", "half", "whole", "slow"),
-    *("secure", "strict", "to_tls", "to_tls_bad", "to_named", "small", "hashed", "returned_big", "allowed", "never"),
+    *(
+        "secure",
+        "strict",
+        "to_tls",
+        "to_tls_bad",
+        "to_named",
+        "small",
+        "hashed",
+        "returned_big",
+        "allowed",
+        "never",
+        "half_tls",
+    ),
 )
 
 
@@ -59,6 +71,7 @@ stream {{
     {server("headers", "proxy_protocol on; " + echoing, "proxy_protocol")}
     {server("told", "proxy_protocol on; " + echoing)}
     {server("half", f"proxy_half_close on; proxy_pass 127.0.0.1:{peers['count']};")}
+    {server("half_tls", f"proxy_half_close on; proxy_ssl on; proxy_pass 127.0.0.1:{peers['count_tls']};")}
     {server("whole", f"proxy_pass 127.0.0.1:{peers['count']};")}
     {server("slow", "proxy_timeout 200ms; " + echoing)}
     {server("small", "proxy_buffer_size 1k; " + echoing)}
@@ -138,6 +151,7 @@ def peers() -> Iterator[dict[str, int]]:
     with (
         Talker(echo) as plain,
         Talker(_counting) as counting,
+        Talker(_counting, context) as counting_tls,
         Talker(_naming) as naming,
         Talker(telling, context) as tls,
     ):
@@ -145,6 +159,7 @@ def peers() -> Iterator[dict[str, int]]:
         yield {
             "echo": plain.port,
             "count": counting.port,
+            "count_tls": counting_tls.port,
             "name": naming.port,
             "tls": tls.port,
             "nobody": nobody,
@@ -275,6 +290,14 @@ def test_a_half_closed_connection_goes_on_where_it_may(serving: Serving) -> None
         client.sendall(b"x" * 100_000)
         client.shutdown(socket.SHUT_WR)
         assert read_all(client) == b"100000 bytes"
+
+
+def test_a_peer_that_speaks_tls_may_be_told_of_the_end_too(serving: Serving) -> None:
+    """By its TLS, not by a bare FIN as nginx does it, which OpenSSL takes for an attack."""
+    with serving.connect("half_tls") as client:
+        client.sendall(b"x" * 100_000)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == (b"" if serving.is_nginx else b"100000 bytes")
 
 
 def test_an_end_is_the_end_of_both_where_it_may_not(serving: Serving) -> None:

@@ -41,6 +41,7 @@ _LOOKS: Final = 60
 _read: Final = os.read
 _write: Final = os.write
 _splice: Final[Any] = os.splice
+_shutdown: Final = socket.socket.shutdown  # that of an SSLSocket would forget its TLS, and there is more to read
 
 
 class Pipe:
@@ -387,7 +388,7 @@ class Side(Watched):
         if not self.shut and not self.deaf:
             self.shut = True
             try:
-                self.as_socket().shutdown(socket.SHUT_WR)
+                _shutdown(self.as_socket(), socket.SHUT_WR)
             except OSError:
                 return  # reset meanwhile, which reading will tell
 
@@ -502,6 +503,17 @@ class TlsSide(Side):
             return self._tls.write(cast("bytes", data))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0  # OpenSSL is asked to write the same once more
+
+    def end_writing(self) -> None:
+        if not self.shut and not self.deaf and not self.at_end:
+            if self._reading:
+                self.take()  # OpenSSL would throw it away: behind a farewell it awaits another, and nothing else
+            far = self.far
+            if far is None or self.at_end:
+                return
+            if not far.waits:
+                self.farewell()
+        super().end_writing()
 
     def farewell(self) -> None:
         self._tls.settimeout(0.0)

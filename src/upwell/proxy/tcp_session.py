@@ -366,7 +366,7 @@ class TcpSession(Session):
             self._tell_of(side, side.error, "reading from")
         if self.spec.half_close and side.error is None and not far.deaf:
             far.end_writing()
-            if not far.at_end or side.waits:
+            if self.over or not far.at_end or side.waits:
                 return
         who = "client" if side is self._client else "upstream"
         if self.spec.error_log.level >= INFO:
