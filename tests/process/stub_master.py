@@ -21,6 +21,7 @@ from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.errors import ConfigError, ConfigErrors, Position
 from upwell.log import INFO, ErrorLog
+from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal, open_boot_log
@@ -40,6 +41,8 @@ class StubPlan:
     error_log: tuple[ErrorLog, ...]
     listens: tuple[ListenSpec, ...]
     worker_processes: int = 1
+    workers: WorkersSettings = field(default_factory=WorkersSettings)
+    env: tuple[str, ...] = ()
     daemon: bool = False
     master_process: bool = True
     user: tuple[str, str | None] | None = None
@@ -56,6 +59,10 @@ class StubPlan:
     fatal: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def seats(self) -> int:
+        return self.worker_processes * (2 if self.workers.wears else 1)
+
     def reopen_logs(self) -> None:
         for log in self.error_log:
             log.reopen()
@@ -69,7 +76,8 @@ def load(path: str) -> StubPlan:
     path = conf.pop("error_log")
     error_log = (ErrorLog(path, INFO),) if path is not None else ()
     listens = tuple(ListenSpec(x if isinstance(x, str) else (x[0], x[1])) for x in conf.pop("listens"))
-    return StubPlan(error_log=error_log, listens=listens, **conf)
+    workers = WorkersSettings(**conf.pop("given", {}))
+    return StubPlan(workers=workers, error_log=error_log, listens=listens, **conf)
 
 
 class StubRuntime:
@@ -86,6 +94,7 @@ class StubRuntime:
         self.sockets, self.loop = sockets, loop
         self.servers: list[asyncio.AbstractServer] = []
         self.busy = 0
+        self.requests = 0
         self.callback: Callable[[], object] | None = None
 
     def start(self) -> None:
@@ -100,8 +109,14 @@ class StubRuntime:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.busy += 1
+        self.requests += 1
         try:
-            if (await reader.readline()).strip() == b"slow":
+            line = (await reader.readline()).strip()
+            if line == b"hang":
+                time.sleep(3600)  # noqa: ASYNC251 - to hang is the point
+            if line == b"eat":
+                self.eaten = bytearray(os.urandom(1 << 20) * 64)
+            if line == b"slow":
                 writer.write(b"wait\n")
                 await reader.readline()
             writer.write(f"worker {os.getpid()} {self.worker} {self.table.checker_epoch}\n".encode())

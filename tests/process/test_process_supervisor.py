@@ -21,6 +21,7 @@ from upwell.process.actions import (
     Signal,
     Spawn,
     Upgrade,
+    Vacate,
 )
 from upwell.process.supervisor import (
     FIRST_WAIT,
@@ -435,7 +436,7 @@ def test_a_worn_worker_leaves_when_the_next_one_is_ready() -> None:
     # The first seat of slot 0 is taken until its long download is over.
     world.ready(104)
     assert world.worn(103) == []
-    assert world.exited(101) == []
+    assert world.exited(101) == [Vacate(0, 1, 0)]
     assert world.worn(103) == [Spawn("worker", 0, 1, 0)]
     assert world.ready(105) == [Signal(103, "QUIT")]
 
@@ -443,7 +444,7 @@ def test_a_worn_worker_leaves_when_the_next_one_is_ready() -> None:
 def test_a_worker_that_dies_while_the_next_one_starts_is_not_replaced_twice() -> None:
     world = serving(workers=1)
     world.worn(101)
-    assert world.exited(101, signal=9) == []
+    assert world.exited(101, signal=9) == [Vacate(0, 1, 0)]
     assert world.ready(102) == []
     assert world.exited(102, signal=9) == [Spawn("worker", 0, 1, 1)]
 

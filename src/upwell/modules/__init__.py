@@ -37,6 +37,7 @@ from upwell.modules import (
     upstream_state,
     upwell_status,
     variables,
+    workers,
 )
 from upwell.modules.stream import proxy as stream_proxy
 from upwell.modules.stream import server as stream_server
@@ -44,6 +45,7 @@ from upwell.modules.stream import variables as stream_variables
 
 MODULES: tuple[Module, ...] = (
     core.MODULE,
+    workers.MODULE,
     http.MODULE,
     client_body.MODULE,
     upstream.MODULE,

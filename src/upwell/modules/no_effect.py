@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,10 +24,6 @@ pcre_jit flag main
 timer_resolution time main
 use =epoll events
 worker_aio_requests number events
-worker_cpu_affinity 1+ main
-worker_priority signed main
-worker_rlimit_core size main
-worker_rlimit_nofile number main
 thread_pool 2-3 main
 
 aio 1 http server location
@@ -105,8 +100,6 @@ lua_worker_thread_vm_pool_size number http
 rewrite_by_lua_no_postpone =off http
 """
 
-_SIGNED = re.compile(r"-?[0-9]{1,2}")
-
 
 def _any(block: Block, directive: Directive) -> None:
     """Whatever the arguments are, they change nothing."""
@@ -134,12 +127,6 @@ def _read(read: Callable[[Directive], object]) -> Callable[[Block, Directive], N
 def _first(block: Block, directive: Directive) -> None:
     once(block, directive, _Given, directive.name)
     block.set(_Given, directive.name, True)
-
-
-def _signed(directive: Directive) -> int:
-    if _SIGNED.fullmatch(directive.args[0]) is None:
-        raise directive.error(f'"{directive.name}" directive invalid number', 0)
-    return int(directive.args[0])
 
 
 def _only(values: frozenset[str]) -> Callable[[Block, Directive], None]:
@@ -175,7 +162,6 @@ _FLAGS = words(
 _KINDS = {
     "flag": _read(read_flag),
     "number": _read(read_number),
-    "signed": _read(_signed),
     "seconds": _read(read_seconds),
     "size": _read(read_size),
     "time": _read(read_time),

@@ -139,7 +139,7 @@ UNSUPPORTED = words(
     uwsgi_ssl_password_file uwsgi_ssl_protocols uwsgi_ssl_server_name uwsgi_ssl_session_reuse
     uwsgi_ssl_trusted_certificate uwsgi_ssl_verify uwsgi_ssl_verify_depth uwsgi_store uwsgi_store_access
     uwsgi_string uwsgi_temp_file_write_size uwsgi_temp_path valid_referers vhost_traffic_status
-    vhost_traffic_status_display vhost_traffic_status_display_format vhost_traffic_status_zone working_directory
+    vhost_traffic_status_display vhost_traffic_status_display_format vhost_traffic_status_zone
     xclient xml_entities xslt_last_modified xslt_param xslt_string_param xslt_stylesheet xslt_types xss_get
     zone_sync zone_sync_buffers zone_sync_connect_retry_interval zone_sync_connect_timeout zone_sync_interval
     zone_sync_recv_buffer_size zone_sync_server zone_sync_ssl zone_sync_ssl_certificate

@@ -58,6 +58,15 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
+class Vacate:
+    """Nobody has this seat now: what its last one said to have open is not."""
+
+    slot: int
+    generation: int
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The last process of `generation` is gone: its zone, control sockets and logs can go."""
 
@@ -89,4 +98,4 @@ class Exit:
     code: int
 
 
-Action = Spawn | Signal | Load | Renew | Upgrade | Restore | Serve | Forget | Reopen | Log | Deafen | Exit
+Action = Spawn | Signal | Load | Renew | Upgrade | Restore | Serve | Vacate | Forget | Reopen | Log | Deafen | Exit

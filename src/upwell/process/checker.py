@@ -10,6 +10,7 @@ from upwell.process.child import SIGNALS, Birth, drop_privileges, name_process, 
 from upwell.process.control import receive
 from upwell.process.descriptors import raise_limit
 from upwell.process.generation import reopen_logs
+from upwell.process.limits import take_limits, take_place
 from upwell.process.parts import Parts
 
 ROUND = 0.5
@@ -29,7 +30,9 @@ def run_checker(birth: Birth, parts: Parts) -> int:
         end.setblocking(False)
     try:
         parts.warm_checker()
+        take_limits(birth.plan.workers, None, journal)
         drop_privileges(birth.identity)
+        take_place(birth.plan.workers, journal)
         raise_limit()
         checker = parts.checker(birth.table, birth.plan, journal)
     except Exception as error:

@@ -36,7 +36,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child is given. `boot` is the compiled-in log, which `journal` may write to; `life` is readable (EOF) once
+    """What a child is given. `slot` is its place among the workers, `seat` its number in the
+    zone. `boot` is the compiled-in log, which `journal` may write to; `life` is readable (EOF) once
     the master is gone; a line written to `ready` tells the master that the child has started; `control` is its end of
     the control socket pair."""
 
@@ -45,6 +46,7 @@ class Birth:
     journal: Journal
     boot: ErrorLog
     slot: int
+    seat: int
     control: socket.socket
     ready: int
     life: int
@@ -55,6 +57,11 @@ class Birth:
         """Say "started" to the master; it may be gone, which `life` will tell."""
         with contextlib.suppress(OSError):
             os.write(self.ready, b"%d\n" % os.getpid())
+
+    def report_worn(self, why: str) -> None:
+        """Say that another worker should take over, with nginx's kind of words ("has served 1000 requests")."""
+        with contextlib.suppress(OSError):
+            os.write(self.ready, b"%d %s\n" % (os.getpid(), why.encode()))
 
 
 def resolve_user(user: tuple[str, str | None] | None) -> Identity | None:

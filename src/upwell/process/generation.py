@@ -42,6 +42,11 @@ class Generation:
     def workers(self) -> int:
         return self.plan.worker_processes if self.plan.master_process else 1
 
+    @property
+    def seats(self) -> int:
+        """How many blocks the workers have in the zone."""
+        return self.plan.seats if self.plan.master_process else 1
+
     def logs(self, boot: ErrorLog) -> Sequence[ErrorLog]:
         """Where its error log goes: the compiled-in file when the configuration names none."""
         return self.plan.error_log or (boot,)
@@ -168,7 +173,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
     sockets: Sockets = {}
     try:
         sockets = open_sockets(plan.listens, workers, kept, journal)
-        table = parts.table(plan.upstreams, workers)
+        table = parts.table(plan.upstreams, plan.seats if plan.master_process else 1)
         return Generation(plan, table, identity, sockets, *socket_pair())
     except (ListenError, OSError, ValueError) as error:
         if not isinstance(error, ListenError):
@@ -182,7 +187,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
 
 def renewed(parts: Parts, old: Generation) -> Generation:
     """Another generation of the same plan, listeners and logs. Raises OSError or ValueError."""
-    table = parts.table(old.plan.upstreams, old.workers)
+    table = parts.table(old.plan.upstreams, old.seats)
     return Generation(old.plan, table, old.identity, old.sockets, *socket_pair())
 
 

@@ -25,7 +25,6 @@ from upwell.process.actions import (
     Deafen,
     Exit,
     Forget,
-    Kind,
     Load,
     Log,
     Renew,
@@ -35,6 +34,7 @@ from upwell.process.actions import (
     Signal,
     Spawn,
     Upgrade,
+    Vacate,
 )
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, describe, forget_signals, name_process, run_child
@@ -62,7 +62,8 @@ _SENT = {"TERM": signal.SIGTERM, "QUIT": signal.SIGQUIT, "KILL": signal.SIGKILL,
 
 @dataclass(frozen=True, slots=True)
 class Pipes:
-    """`signals`: wake-ups by the signal module. `ready`: a line "pid" from each started child. `life`: nothing is
+    """`signals`: wake-ups by the signal module. `ready`: a line "pid" from each started child, and
+    "pid why" from one that should be replaced. `life`: nothing is
     ever written; its write end is the master's alone, so its EOF tells the children that the master is gone."""
 
     signals: tuple[int, int] = field(default_factory=os.pipe)
@@ -176,7 +177,7 @@ class Master:
 
     def _listen_to_signals(self) -> None:
         self._pipes = Pipes()
-        for fd in (*self._pipes.signals, self._pipes.ready[0]):
+        for fd in (*self._pipes.signals, *self._pipes.ready):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self._pipes.signals[1], warn_on_full_buffer=False)
         for number in (*_HEARD, signal.SIGCHLD):
@@ -209,14 +210,20 @@ class Master:
         generation = self._generations[one.generation]
         if one.kind == "checker":
             return generation.table.checker_heartbeat
-        return generation.table.heartbeat(one.slot)
+        return generation.table.heartbeat(_seat(generation, one.slot, one.seat))
 
     def _hear_ready(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._said += os.read(self._pipes.ready[0], 4096)
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
-            self._perform(self._supervisor.ready(int(line), time.monotonic()))
+            pid, _, why = line.decode("utf-8", "replace").partition(" ")
+            if not pid.isdecimal():
+                continue
+            if why:
+                self._perform(self._supervisor.worn(int(pid), why, time.monotonic()))
+            else:
+                self._perform(self._supervisor.ready(int(pid), time.monotonic()))
 
     def _reap(self) -> None:
         # A child that said "started" and then died is to be heard in this order.
@@ -243,7 +250,8 @@ class Master:
         plan = generation.plan
         prepare_checks(generation.table, plan.upstreams, plan.checks, int(time.monotonic() * 1000))
         self._generations[self._supervisor.newest + 1] = generation
-        self._perform(self._supervisor.loaded(generation.workers, plan.worker_shutdown_timeout, time.monotonic()))
+        timeout, patience = plan.worker_shutdown_timeout, plan.workers.hang_timeout
+        self._perform(self._supervisor.loaded(generation.workers, timeout, time.monotonic(), patience))
 
     # Actions
 
@@ -351,6 +359,10 @@ class Master:
         except OSError as error:
             self._journal.emerg(f'open() "{path}" {failure(error)}')
 
+    def _vacate(self, action: Vacate) -> None:
+        generation = self._generations[action.generation]
+        generation.table.vacate(_seat(generation, action.slot, action.seat))
+
     def _forget(self, action: Forget) -> None:
         gone = self._generations.pop(action.generation)
         self._discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
@@ -395,13 +407,14 @@ class Master:
             forget_signals()
             for fd in (*self._pipes.signals, self._pipes.ready[0], self._pipes.life[1]):
                 os.close(fd)
-            code = run_child(lambda: self._live(action.kind, action.slot, action.generation), self._journal)
+            code = run_child(lambda: self._live(action), self._journal)
         finally:
             os._exit(code)
 
-    def _live(self, kind: Kind, slot: int, number: int) -> int:
+    def _live(self, action: Spawn) -> int:
         """The child's life, with no listener but its own."""
-        generation = self._generations[number]
+        kind, slot = action.kind, action.slot
+        generation = self._generations[action.generation]
         sockets = of_worker(generation.sockets, slot) if kind == "worker" else {}
         for sock in _without(all_of(g.sockets for g in self._generations.values()), list(sockets.values())):
             sock.close()
@@ -415,6 +428,7 @@ class Master:
             journal=self._journal,
             boot=self._boot,
             slot=slot,
+            seat=_seat(generation, slot, action.seat),
             control=generation.workers_end if kind == "worker" else generation.checker_end,
             ready=self._pipes.ready[1],
             life=self._pipes.life[0],
@@ -463,12 +477,18 @@ _PERFORM: dict[type, Callable[..., None]] = {
     Upgrade: Master._upgrade,
     Restore: Master._restore,
     Serve: Master._serve,
+    Vacate: Master._vacate,
     Forget: Master._forget,
     Reopen: Master._reopen,
     Log: Master._log,
     Deafen: Master._deafen,
     Exit: Master._exit,
 }
+
+
+def _seat(generation: Generation, slot: int, seat: int) -> int:
+    """The number in the zone of who has that seat in that slot."""
+    return slot + seat * generation.workers
 
 
 def _urgency(number: int) -> int:

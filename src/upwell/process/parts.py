@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.log import ErrorLog
+from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal
@@ -43,6 +44,12 @@ class Plan(Protocol):
 
     @property
     def worker_processes(self) -> int: ...
+    @property
+    def workers(self) -> WorkersSettings: ...
+    @property
+    def seats(self) -> int: ...
+    @property
+    def env(self) -> tuple[str, ...]: ...
     @property
     def daemon(self) -> bool: ...
     @property
@@ -83,6 +90,8 @@ class Runtime(Protocol):
 
     @property
     def idle(self) -> bool: ...
+    @property
+    def requests(self) -> int: ...
     def start(self) -> None: ...
     def stop_accepting(self) -> None: ...
     def on_idle(self, callback: Callable[[], object]) -> None: ...
@@ -109,8 +118,8 @@ class Checker(Protocol):
 class Parts:
     """`load` raises ConfigErrors and gives nginx's `[warn]` sentences to its argument; `files` are the path and text of
     each file that the last load read. `warm_worker` and `warm_checker` import what their process may need later: once
-    the privileges are dropped, the packages may be unreadable. `runtime` gets plan, table, worker number, control, its
-    listening sockets, the loop, the folder of the shared dictionaries and the error log."""
+    the privileges are dropped, the packages may be unreadable. `runtime` gets plan, table, worker's number in the
+    table, control, its listening sockets, the loop, the folder of the shared dictionaries and the error log."""
 
     load: Callable[[Callable[[str], None]], Plan]
     files: Callable[[], Sequence[tuple[str, str]]]

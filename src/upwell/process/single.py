@@ -13,6 +13,7 @@ from upwell.process.child import describe
 from upwell.process.control import Control, Message, to_checker
 from upwell.process.generation import Generation, reopen_logs
 from upwell.process.journal import Journal
+from upwell.process.limits import keep_environment
 from upwell.process.listeners import of_worker
 from upwell.process.parts import Checker, Parts
 from upwell.process.worker import BEAT, Ending, new_loop, settle_memory
@@ -24,6 +25,7 @@ def run_single(generation: Generation, journal: Journal, boot: ErrorLog, parts: 
     Privileges stay (as in nginx, whose `user` is for worker processes), and HUP is not followed.
     """
     table = generation.table
+    keep_environment(generation.plan.env, os.environ)
     loop = new_loop(journal)
     checker = parts.checker(table, generation.plan, journal)
     probing = Probing(loop, checker)

@@ -24,6 +24,7 @@ from upwell.process.actions import (
     Signal,
     Spawn,
     Upgrade,
+    Vacate,
 )
 
 TITLES: dict[Kind, str] = {"worker": "worker process", "checker": "checker process"}
@@ -269,6 +270,8 @@ class Supervisor:
         replaced = place.pid not in (pid, None)
         if not replaced:
             place.pid = None
+        if replaced and child.kind == "worker" and all(one.seat != child.seat for one in self._predecessors(child)):
+            actions.append(Vacate(child.slot, child.generation, child.seat))
         if self._stopping or child.leaving or self._resting or self._generations[child.generation].retired:
             return actions + self._settle(child.generation)
         if replaced:

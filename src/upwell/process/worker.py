@@ -18,6 +18,7 @@ from upwell.process.child import SIGNALS, Birth, describe, drop_privileges, name
 from upwell.process.control import Control
 from upwell.process.generation import reopen_logs
 from upwell.process.journal import Journal
+from upwell.process.limits import keep_environment, own_memory, take_limits, take_place
 from upwell.process.parts import Parts, Runtime
 from upwell.proxy.listen import ListenSpec
 
@@ -25,18 +26,26 @@ BEAT = 0.25
 """Seconds between two signs of life in the zone; messages to the checker that had to wait go out as often."""
 
 
+WEAR_EVERY = 1.0
+"""Seconds between two looks at what the worker has served and what it takes."""
+
+
 def run_worker(birth: Birth, sockets: Mapping[ListenSpec, socket.socket], parts: Parts) -> int:
     """Be a worker until told to end; returns the exit code. Called in the child, with all signals blocked."""
     name_process("upwell: worker")
     journal = birth.journal
+    wear = Wear(birth)
     try:
         parts.warm_worker()
+        keep_environment(birth.plan.env, os.environ)
+        take_limits(birth.plan.workers, birth.slot, journal)
         loop = new_loop(journal)
         control = Control(birth.table, control_socket.to_socket(birth.control))
-        runtime = parts.runtime(birth.plan, birth.table, birth.slot, control, sockets, loop, birth.shared_dir, journal)
+        runtime = parts.runtime(birth.plan, birth.table, birth.seat, control, sockets, loop, birth.shared_dir, journal)
         # Compiling reads files of upwell's own (and init_by_lua runs, in nginx in the master); what follows is the
         # worker's: init_worker_by_lua, requests.
         drop_privileges(birth.identity)
+        take_place(birth.plan.workers, journal)
         ending = Ending(loop, runtime, journal, birth.plan.worker_shutdown_timeout)
         install_signals(loop, ending, birth)
         loop.add_reader(birth.life, ending.orphaned)
@@ -45,23 +54,55 @@ def run_worker(birth: Birth, sockets: Mapping[ListenSpec, socket.socket], parts:
         return start_failed(journal, error)
     settle_memory()
 
+    wears = birth.plan.workers.wears
+
     def begin() -> None:
         # In the loop: a signal that came while it stood still would be let in unheard.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        birth.table.set_ready(birth.slot, os.getpid())
+        birth.table.set_ready(birth.seat, os.getpid())
         birth.report_ready()
         beat()
 
     def beat() -> None:
-        birth.table.beat(birth.slot, time.monotonic())
+        now = time.monotonic()
+        birth.table.beat(birth.seat, now)
         control.flush()
+        if wears:
+            wear.look(runtime.requests, now)
         loop.call_later(BEAT, beat)
 
     loop.call_soon(begin)
     loop.run_forever()
-    birth.table.set_ready(birth.slot, 0)
+    birth.table.set_ready(birth.seat, 0)
     journal.notice("exit")
     return 0
+
+
+class Wear:
+    """Whether a worker has reached `worker_max_requests` or `worker_max_memory`; if so it says it to the master again
+    and again, until it is told to end."""
+
+    __slots__ = ("_birth", "_next")
+
+    def __init__(self, birth: Birth) -> None:
+        self._birth = birth
+        self._next = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Wear of worker {self._birth.slot}>"
+
+    def look(self, requests: int, now: float) -> None:
+        """Called now and then, after `requests` in all; looks once a second."""
+        if now < self._next:
+            return
+        self._next = now + WEAR_EVERY
+        limits = self._birth.plan.workers
+        if limits.max_requests and requests >= limits.max_requests:
+            self._birth.report_worn(f"has served {requests} requests")
+        elif limits.max_memory:
+            memory = own_memory()
+            if memory >= limits.max_memory:
+                self._birth.report_worn(f"has {memory >> 10} KB of memory for itself")
 
 
 class Ending:

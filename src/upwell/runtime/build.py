@@ -23,6 +23,7 @@ from upwell.modules.server import ServerSettings
 from upwell.modules.sticky import zones
 from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.upstream import UpstreamsSettings
+from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import UpstreamSpec
 from upwell.proxy.listen import ListenSpec
 from upwell.resolve.spec import ResolverSpec
@@ -34,6 +35,8 @@ from upwell.zone.resolvers import ResolverTable
 class Plan:
     """One configuration as the processes see it. `config` is what each worker compiles its Runtime from.
 
+    `seats` is how many workers may count at the same time: one in each place, and one that takes over from it where
+    workers are replaced one by one.
     `worker_shutdown_timeout` is in seconds, 0: none. `listens` has each address once, with the options that were given.
     `access_logs` are one for each path, `inner_error_logs` those that only http, servers and locations write.
     `shared_dicts` are (name, bytes), and so are `session_zones` (`sticky learn`). `folders` are those that workers
@@ -45,6 +48,9 @@ class Plan:
     config: Config
     worker_processes: int
     worker_connections: int
+    workers: WorkersSettings
+    seats: int
+    env: tuple[str, ...]
     daemon: bool
     master_process: bool
     user: tuple[str, str | None] | None
@@ -95,10 +101,15 @@ def plan(config: Config) -> Plan:
         # Here, for all processes: those that serve have no privileges to read a package's files with.
         for name in ("upwell.check.names", "upwell.runtime.directory"):
             importlib.import_module(name)
+    workers = main[WorkersSettings]
+    seats = core.worker_processes * (2 if workers.wears else 1)
     return Plan(
         config=config,
         worker_processes=core.worker_processes,
         worker_connections=events[EventsSettings].worker_connections if events is not None else 512,
+        workers=workers,
+        seats=seats,
+        env=core.env,
         daemon=core.daemon,
         master_process=core.master_process,
         user=(core.user, core.group) if core.user is not None else None,
@@ -112,7 +123,7 @@ def plan(config: Config) -> Plan:
         state_file=http[StateSettings].path if http is not None else "",
         names=tuple(line for section in sections for line in section[NamesSettings].lines),
         resolvers=asked,
-        lookups=ResolverTable(list(dict.fromkeys(spec.name for spec in asked)), core.worker_processes),
+        lookups=ResolverTable(list(dict.fromkeys(spec.name for spec in asked)), seats),
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
         access_logs=tuple(_access_logs(sections)),

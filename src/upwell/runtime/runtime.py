@@ -98,6 +98,8 @@ class Runtime:
         self._listeners: list[Listener] = []
         self._idle: list[Callable[[], object]] = []
         self._draining = False
+        self.requests = 0
+        """How many HTTP requests there were; counted only for `worker_max_requests`."""
         self._publishing: asyncio.TimerHandle | None = None
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._sessions = open_dicts(shared_dir, dict(plan.session_zones), "sticky")
@@ -174,6 +176,10 @@ class Runtime:
         """Whether no connection is open."""
         return not self._connections and (self._streams is None or self._streams.idle)
 
+    def _count(self, exchange: Exchange) -> None:
+        self.requests += 1
+        phases.begin(exchange)
+
     def on_idle(self, callback: Callable[[], object]) -> None:
         """Call `callback` once no connection is open any more."""
         self._idle.append(callback)
@@ -238,7 +244,7 @@ class Runtime:
             control=control,
             upstreams=[upstream for upstream, _ in self._upstreams.values()],
             dicts=self._dicts,
-            worker_id=worker,
+            worker_id=worker % plan.worker_processes,
             worker_count=plan.worker_processes,
             prefix=plan.config.prefix,
             exiting=lambda: self._draining,
@@ -311,7 +317,7 @@ class Runtime:
             own.default.fallback.error_log or self._log,
             own.default,
             addresses.match if specific else own.match,
-            phases.begin,
+            self._count if self._plan.workers.max_requests else phases.begin,
             _variable,
             self._report,
             self._connections,

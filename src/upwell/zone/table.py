@@ -467,6 +467,16 @@ class PeerTable:
         words, layout = self.words, self.layout
         return any(words[layout.count(row, worker) + COUNT_HELD] for worker in range(self.workers))
 
+    def vacate(self, worker: int) -> None:
+        """Worker `worker` has ended and nobody has its number: it has nothing open, and holds no peer."""
+        words, layout = self.words, self.layout
+        for row in range(self.rows_used):
+            at = layout.count(row, worker)
+            words[at + COUNT_CONNECTIONS] = 0
+            words[at + COUNT_SUSPENDED] = 0
+            words[at + COUNT_HELD] = 0
+        words[layout.worker(worker) + WORKER_READY] = 0
+
     def clean_row(self, row: int) -> None:
         """Forget what was known of the peer that had the row."""
         words, layout = self.words, self.layout

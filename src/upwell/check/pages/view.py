@@ -64,7 +64,9 @@ class View:
         workers, seconds = self.suspended(counts)
         if not workers:
             return ""
-        of = f"{workers} of {self.report.table.workers} workers"
+        table = self.report.table
+        serving = sum(1 for worker in range(table.workers) if table.ready(worker)) or table.workers
+        of = f"{workers} of {serving} workers"
         return f"requests failed: out of use in {of} for {max(seconds, 0.1):.1f} s more"
 
     def panics(self, upstream: UpstreamSpec) -> bool:
