@@ -43,6 +43,7 @@ from upwell.process.inherited import Inherited, inherited, start_successor, unus
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import all_of, discard, of_worker
 from upwell.process.parts import Parts
+from upwell.process.service import Service
 from upwell.process.shared_dir import SharedDir
 from upwell.process.startup import daemonize, greeting, release
 from upwell.process.supervisor import LOOK, Supervisor, Watched
@@ -87,6 +88,7 @@ class Master:
         "_pid_path",
         "_pipes",
         "_said",
+        "_service",
         "_shared",
         "_supervisor",
     )
@@ -101,6 +103,7 @@ class Master:
         self._generations: dict[int, Generation] = {}
         self._code: int | None = None
         self._said = b""
+        self._service = Service({}, 0)
         self._supervisor: Supervisor
         self._pid_path: str  # of the configuration
         self._pid_file: str  # where it is: elsewhere while another master has that path
@@ -129,7 +132,9 @@ class Master:
             journal.notice(line)
         background = plan.daemon and not self._foreground
         released = daemonize() if background and not given.predecessor else -1
-        self._supervisor = Supervisor(background, given.predecessor)
+        self._service = Service(os.environ, os.getpid(), self._parent if given.predecessor else 0)
+        # Whoever is told who the main process is needs not wait for the end of this one.
+        self._supervisor = Supervisor(background or self._service.asked, given.predecessor)
         try:
             # Whoever reads the pid file may signal at once: from here on signals are kept until somebody listens.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -168,6 +173,7 @@ class Master:
         from upwell.process.single import run_single
 
         name_process("upwell: single")
+        self._service.tell("READY=1")
         try:
             return run_single(generation, self._journal, self._boot, self._parts, self._shared.path)
         finally:
@@ -190,7 +196,7 @@ class Master:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(ready, select.POLLIN)
-        longest = LOOK * 1000 + 1
+        longest = min(LOOK, self._service.watchdog / 2 or LOOK) * 1000 + 1
         happened = [fd for fd, _ in poll.poll(longest if deadline is None else min(longest, _milliseconds(deadline)))]
         if ready in happened:
             self._hear_ready()
@@ -199,12 +205,21 @@ class Master:
                 if number == signal.SIGCHLD:
                     self._reap()
                 elif number in _HEARD:
-                    self._perform(self._supervisor.signalled(_HEARD[signal.Signals(number)], time.monotonic()))
+                    self._hear(_HEARD[signal.Signals(number)])
         self._perform(self._supervisor.tick(time.monotonic()))
         for one in self._supervisor.watched(time.monotonic()):
             self._perform(self._supervisor.heard(one.pid, self._beat_of(one), time.monotonic()))
         if self._supervisor.predecessor and os.getppid() != self._parent:
             self._perform(self._supervisor.predecessor_gone())
+
+        self._service.alive(time.monotonic())
+
+    def _hear(self, name: str) -> None:
+        before = self._supervisor.stopping
+        self._perform(self._supervisor.signalled(name, time.monotonic()))
+        if self._supervisor.stopping and not before:
+            successor = self._supervisor.successor
+            self._service.tell(f"MAINPID={successor}" if successor else "STOPPING=1")
 
     def _beat_of(self, one: Watched) -> int:
         generation = self._generations[one.generation]
@@ -276,12 +291,14 @@ class Master:
         for number, generation in self._generations.items():
             if number >= self._supervisor.serving:
                 kept.update(generation.sockets)
+        self._service.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         old = self._current()
         try:
             keep_members(old, self._journal)
             generation = prepare(self._parts, self._journal, self._boot, kept)
         except NotPrepared:
             self._perform(self._supervisor.failed())
+            self._service.tell("READY=1", "STATUS=the new configuration was refused, the old one goes on")
             return
         self._follow(old, generation)
 
@@ -348,6 +365,7 @@ class Master:
         older = all_of(g.sockets for n, g in self._generations.items() if n < action.generation)
         self._discard(_without(older, newer))
         self._journal.direct(serving.logs(self._boot))
+        self._service.tell("READY=1", f"STATUS={serving.workers} workers serve")
         path = serving.plan.pid
         if path == self._pid_path or self._supervisor.successor:
             return

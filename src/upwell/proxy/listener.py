@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from upwell.log import ALERT, CRIT, ERROR, ErrorLog
+from upwell.log import ALERT, CRIT, ERROR, NOTICE, ErrorLog
 from upwell.proxy.client import Endpoint
 from upwell.proxy.session import Front
 from upwell.proxy.tcp_session import accepted
@@ -26,7 +26,19 @@ class Listener(Watched):
     it.
     """
 
-    __slots__ = ("_accept", "_endpoint", "_family", "_fd", "_front", "_log", "_loop", "_pausing", "_poll", "_sock")
+    __slots__ = (
+        "_accept",
+        "_endpoint",
+        "_family",
+        "_fd",
+        "_front",
+        "_log",
+        "_loop",
+        "_pausing",
+        "_poll",
+        "_short",
+        "_sock",
+    )
 
     def __init__(self, poll: Poll, sock: socket.socket, endpoint: Endpoint | Front, log: ErrorLog) -> None:
         self._poll = poll
@@ -39,6 +51,7 @@ class Listener(Watched):
         self._fd = sock.fileno()
         self._family = int(sock.family)
         self._pausing: asyncio.TimerHandle | None = None
+        self._short = False  # said, and nobody was accepted since
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted has it too
@@ -56,6 +69,9 @@ class Listener(Watched):
             except OSError as error:
                 self._failed(error)
                 return
+            if self._short:
+                self._short = False
+                self._log.write(NOTICE, "accept4() succeeds again")
             os.set_blocking(fd, False)
             endpoint = self._endpoint
             if endpoint is not None:
@@ -66,8 +82,10 @@ class Listener(Watched):
     def _failed(self, error: OSError) -> None:
         short = error.errno in _SHORT
         level = CRIT if short else ERROR if error.errno == errno.ECONNABORTED else ALERT
-        self._log.write(level, f"accept4() failed ({error.errno}: {error.strerror})")
+        if not (short and self._short):
+            self._log.write(level, f"accept4() failed ({error.errno}: {error.strerror})")
         if short:
+            self._short = True
             # There is no use in trying again until somebody has gone.
             self._poll.change(self._fd, select.EPOLLIN, 0)
             self._pausing = self._loop.call_later(_PAUSE, self._go_on)
