@@ -27,7 +27,7 @@ from upwell.check.probes import AT_ONCE, KIND_NUMBERS, TARGETS
 from upwell.check.rota import Rota
 from upwell.check.schedule import Schedule
 from upwell.check.spec import RESTY, CheckSpec
-from upwell.check.target import CONNECTING, LINGERING, MOST_KEPT, Loop, NoSocket, Place, Target
+from upwell.check.target import CONNECTING, LINGERING, MOST_KEPT, RESTING, Loop, NoSocket, Place, Target
 from upwell.check.trouble import Trouble
 from upwell.check.wholes import Wholes
 from upwell.log import DEBUG, ErrorLog
@@ -490,6 +490,18 @@ class Checker:
             target.at = due
             self._due.add(due, target)
 
+    def _hear_resting(self, now: float) -> None:
+        """What came over a resting connection while others were read from answers nothing, least of all what is asked
+        there next. The others' turn comes."""
+        targets = self._loop.targets
+        for fd, events in self._loop.epoll.poll(0.0, _EVENTS):
+            target = targets.get(fd)
+            if target is not None and target.stage == RESTING:
+                try:
+                    target.ready(fd, events, now)
+                except Exception:
+                    target.close()
+
     def _begin(self, now: float) -> None:
         words = self._table.words
         room = _STARTS
@@ -499,6 +511,8 @@ class Checker:
                 return
             due, items = batch
             room -= len(items)
+            if self._loop.kept:
+                self._hear_resting(now)
             began = now
             course: Course | None = None
             following = 0.0
