@@ -336,3 +336,18 @@ def fcntl_dup(sock: socket.socket) -> int:
     import fcntl
 
     return fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 20)
+
+
+def test_an_old_master_that_is_killed_takes_nothing_with_it(daemon: Daemon) -> None:
+    system = daemon.system
+    daemon.start()
+    old, new = daemon.upgrade()
+    with system.slow_client() as client:
+        os.kill(old, signal.SIGKILL)
+        daemon.answered_by(new)
+        client.sendall(b"go\n")
+        assert client.makefile().readline().startswith("worker ")
+    eventually(lambda: f"{new}#{new}: old binary process is gone" in daemon.log(), "the news")
+    assert system.pid_file.read_text() == f"{new}\n"
+    os.kill(new, signal.SIGUSR2)
+    eventually(lambda: daemon.master() != new, "the next one")

@@ -199,3 +199,51 @@ def test_requests_under_way_outlive_the_master(start: StartBalancer) -> None:
             answering.set()
             assert client.answer().body == b"late"
         await_condition(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), "the end of all", 5)
+
+
+def test_lua_code_that_never_returns_costs_its_worker_and_nothing_else(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    balancer = start(
+        f"""
+worker_processes 2;
+worker_hang_timeout 2s;
+error_log logs/error.log notice;
+events {{ }}
+http {{
+    server {{
+        listen 127.0.0.1:{front};
+        location / {{ return 200 "fine"; }}
+        location = /busy {{
+            content_by_lua_block {{ local t = os.clock() + 0.5 while os.clock() < t do end ngx.print("x") }}
+        }}
+        location = /endless {{ content_by_lua_block {{ while true do end }} }}
+    }}
+}}
+""",
+        [front],
+    )
+    await_condition(lambda: len(balancer.workers) == 3, "three children", 10)
+    assert ask(front, get("/busy")).body == b"x"
+    assert "no sign of life" not in balancer.error_log()
+    before = set(balancer.workers)
+    with Client(front) as client:
+        client.send(get("/endless"))
+        await_condition(lambda: "has given no sign of life for 2 seconds" in balancer.error_log(), "the alert", 20)
+        assert client.closed()
+    await_condition(lambda: len(balancer.workers) == 3 and len(before - set(balancer.workers)) == 1, "another one", 10)
+    for _ in range(20):
+        assert ask(front, get()).body == b"fine"
+
+
+def test_a_full_disk_under_the_error_log_stops_nothing(start: StartBalancer) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this machine has no /dev/full")
+    (front, nobody) = free_ports(2)
+    balancer = start(f"error_log /dev/full info; {proxying(front, [nobody])}", [front])
+    worker = _worker(balancer)
+    for _ in range(20):
+        assert ask(front, get()).status == 502
+    balancer.send(signal.SIGUSR1)
+    balancer.send(signal.SIGHUP)
+    await_condition(lambda: worker not in balancer.workers, "a reload", 10)
+    assert ask(front, get()).status == 502
