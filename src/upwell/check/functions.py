@@ -135,7 +135,12 @@ class Call:
             self._loop.call(self._cancel)
 
     def _cancel(self) -> None:
-        """In the event loop; where a step came first, that has done it."""
+        """In the event loop: after the first step of a task that is just made, or all of it would never run."""
+        if self._loop is not None:
+            self._loop.loop.call_soon(self._cancel_task)
+
+    def _cancel_task(self) -> None:
+        # Where a step came first, that has done it.
         if self._task is not None and self.is_cancelled():
             self._task.cancel()
 
