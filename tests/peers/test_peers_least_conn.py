@@ -10,6 +10,7 @@ import pytest
 from tests.properties.test_properties_least_conn import PlainUpstream
 from upwell.peers.balancers.least_conn import LeastConn
 from upwell.peers.live import Peer
+from upwell.peers.membership import Membership
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import COUNT_CONNECTIONS
@@ -213,3 +214,88 @@ def test_a_peer_that_is_well_again_starts_slowly() -> None:
     got = Counter(picked(upstream, 1023.0).name for _ in range(90))
     assert 10 <= got["a"] <= 40  # 21 of 111 under way
     assert Counter(picked(upstream, 1031.0).name for _ in range(200))["a"] > 100
+
+
+@pytest.mark.parametrize("method", [LEAST_CONN, Method("least_time", measure="header")], ids=["conn", "time"])
+def test_a_peer_that_was_tried_is_not_tried_again_when_another_worker_makes_room(method: Method) -> None:
+    one, two = workers(2, method, named("a", max_conns=1), named("b"))
+    a, b = one.peers
+    first = one.pick({b}, 1.0)
+    assert first is a
+    one.release(a, 1.0, failed=False)
+    filling = two.pick({two.peers[1]}, 1.0)
+    assert filling is not None
+    assert one.pick({a}, 1.0) is b
+    assert one.pick({b}, 1.0) is None  # that a is full is known now
+    two.release(filling, 1.0, failed=False)
+    one.release(b, 1.0, failed=False)
+    assert one.pick({a, b}, 1.0) is None
+    assert one.pick({b}, 1.0) is a
+
+
+@pytest.mark.parametrize("method", [Method(), LEAST_CONN, Method("least_time", measure="header")], ids=str)
+def test_max_conns_that_changes_counts_at_once(method: Method) -> None:
+    (upstream,) = workers(1, method, named("a", max_conns=1), named("b", max_conns=2))
+    membership = Membership(upstream._table, (upstream.spec,))
+    a, b = upstream.peers
+    for _ in range(3):
+        picked(upstream)
+    assert upstream.pick((), 1.0) is None
+
+    def bound(peer: Peer, most: int) -> None:
+        membership.change(peer.key, max_conns=most)
+        upstream._table.publish()
+
+    bound(a, 3)
+    assert [picked(upstream), picked(upstream), upstream.pick((), 1.0)] == [a, a, None]
+    bound(a, 0)
+    assert [picked(upstream) for _ in range(3)] == [a] * 3
+    bound(b, 100)
+    assert picked(upstream) is b
+    bound(b, 3)
+    assert [picked(upstream) for _ in range(3)] == [a] * 3
+    bound(a, 2)
+    assert upstream.pick((), 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "method",
+    [LEAST_CONN, Method("least_time", measure="header"), Method("least_time", measure="last_byte"), Method("ewma")],
+    ids=["conn", "header", "last_byte", "ewma"],
+)
+@pytest.mark.parametrize("known", [False, True], ids=["new", "again"])
+def test_a_share_grows_evenly_also_where_one_request_comes_at_a_time(method: Method, known: bool) -> None:
+    (upstream,) = workers(1, method, named("a", slow_start=10.0), named("b", slow_start=10.0))
+    b = upstream.peers[1]
+    now = 100.0
+
+    def answer(peer: Peer) -> None:
+        if upstream.watches:
+            upstream.answered(peer, 0.045, 0.045, now, True)
+        upstream.release(peer, now, failed=False)
+
+    for _ in range(20):
+        peer = upstream.pick(() if known else {b}, now)
+        assert peer is not None
+        answer(peer)
+    upstream._start(b, now)
+    shares = []
+    for now in (101.0, 105.0, 109.0, 120.0):  # the clock that `answer` reads
+        got = 0
+        for _ in range(400):
+            peer = picked(upstream, now)
+            got += peer is b
+            answer(peer)
+        shares.append(got / 400)
+    # Round robin's, or of each second request a part.
+    exact = [0.05, 0.25, 0.45, 0.5] if method.name == "ewma" else [0.1 / 1.1, 0.5 / 1.5, 0.9 / 1.9, 0.5]
+    assert shares == pytest.approx(exact, abs=0.06 if method.name == "ewma" else 0.01)
+
+
+def test_one_that_begins_is_not_overrun_while_the_others_have_more_under_way() -> None:
+    (upstream,) = workers(1, LEAST_CONN, named("a", slow_start=10.0), named("b", slow_start=10.0))
+    a, b = upstream.peers
+    for _ in range(100):
+        assert upstream.pick({b}, 100.0) is a
+    upstream._start(b, 100.0)
+    assert Counter(picked(upstream, 101.0).name for _ in range(110))["b"] == pytest.approx(10, abs=1)

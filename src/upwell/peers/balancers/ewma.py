@@ -57,7 +57,11 @@ class Ewma:
             if (peer.fails or peer.max_conns) and unfit(peer, now):
                 continue
             if first is not None:
-                return chosen(peer if self._cost(peer, now) < self._cost(first, now) else first, now)
+                if self._cost(peer, now) < self._cost(first, now):
+                    first, peer = peer, first
+                if first.started > 0.0 and first.spec.slow_start > 0.0:
+                    return chosen(self._held_back(first, peer, now), now)
+                return chosen(first, now)
             first = peer
         return self._best(tried, now)
 
@@ -93,6 +97,7 @@ class Ewma:
         """
         under_way = look(peer)
         known = peer.answer_time
+        under = under_way / share(peer, now) if peer.started > 0.0 else float(under_way)
         if known > 0.0:
             time = known * exp((peer.answer_at - now) / DECAY)
             if under_way and time < self._usual:
@@ -101,8 +106,14 @@ class Ewma:
             time = _UNMEASURED
         else:
             return 0.0
-        cost = time * (under_way / peer.weight + 1.0)
-        return cost / share(peer, now) if peer.started > 0.0 else cost
+        return time * (under / peer.weight + 1.0)
+
+    def _held_back(self, better: Peer, other: Peer, now: float) -> Peer:
+        """Between two, of whom `better` may have begun: one that has nothing to do looks better than any other, and it
+        gets only a part of that."""
+        part = share(better, now)
+        beside = share(other, now)
+        return better if part >= beside or self._chance() * beside < part else other
 
     def _best(self, tried: Collection[Peer], now: float) -> Peer | None:
         """Chance found no two of them: the best of all that are left."""

@@ -133,6 +133,11 @@ class Least:
         """How much it has; equal rationals must be equal here (they are, as quotients of numbers below 2 ** 26)."""
         raise NotImplementedError
 
+    def _ratio_at(self, peer: Peer, part: float, now: float) -> float:
+        """The same for one that begins, and may have `part` of its share by now: what is under way there counts for
+        more. One that has nothing is not worse off: it is by the turns that it gets little."""
+        raise NotImplementedError
+
     def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
         if peers is not self._peers:
             self._follow(peers)
@@ -231,6 +236,12 @@ class Least:
                     self._leave(seat)
                 seat.weight = peer.weight
                 seat.pots = self._pots.setdefault(peer.weight, {})
+            # Its `max_conns` may be another one.
+            if seat.state == _FULL:
+                seat.state = _MOVED
+                self._moved.append(seat)
+            elif seat.state > 0 and peer.max_conns and full(peer):
+                self._leave(seat)
         if kept < len(known):
             there = frozenset(peers)
             for peer in [peer for peer in known if peer not in there]:
@@ -424,8 +435,14 @@ class Least:
         """The same with those walked over that must be, and without those that were tried."""
         for peer in tried:
             out = self._seat_of.get(peer)
-            if out is not None and out.state > 0:
+            if out is None:
+                continue
+            if out.state > 0:
                 self._leave(out)
+            elif out.state == _FULL:
+                # Else it might be placed below, if another worker has made room meanwhile.
+                out.state = _MOVED
+                self._moved.append(out)
         odd = self._odd
         self._odd = []
         fit: list[_Seat] = []
@@ -447,14 +464,31 @@ class Least:
             level = first.pot.level
         tied: list[_Seat] = []
         least = 0.0 if level is None else level.ratio
+        begin: list[_Seat] = []
         for seat in fit:
-            look(seat.peer)
-            ratio = self._ratio(seat.peer, now) / share(seat.peer, now)
+            peer = seat.peer
+            if share(peer, now) < 1.0:
+                begin.append(seat)
+                continue
+            look(peer)
+            ratio = self._ratio(peer, now)
             if (level is None and not tied) or ratio < least:
                 least = ratio
                 tied = [seat]
                 level = None
             elif ratio == least:
+                tied.append(seat)
+        # One that begins gets no more than its turns among those that have the least, however little it has itself:
+        # or it would get everything while it has nothing.
+        held = level is not None or bool(tied)
+        for seat in begin:
+            peer = seat.peer
+            look(peer)
+            ratio = self._ratio_at(peer, share(peer, now), now)
+            if not (held or tied) or (ratio < least and not held):
+                least = ratio
+                tied = [seat]
+            elif ratio <= least:
                 tied.append(seat)
         return self._next(tied, None if level is None else first, now)
 

@@ -16,3 +16,6 @@ class LeastConn(Least):
 
     def _ratio(self, peer: Peer, now: float) -> float:
         return (peer.connections + peer.elsewhere) / peer.weight
+
+    def _ratio_at(self, peer: Peer, part: float, now: float) -> float:
+        return self._ratio(peer, now) / part

@@ -24,6 +24,10 @@ class LeastTime(Least):
     def _ratio(self, peer: Peer, now: float) -> float:
         return self._times.cost(peer, now)
 
+    def _ratio_at(self, peer: Peer, part: float, now: float) -> float:
+        under_way = peer.connections + peer.elsewhere
+        return self._times.cost(peer, now) * (1 + under_way / part) / (1 + under_way)
+
 
 class LeastTimeInflight(LeastTime):
     """With the parameter `inflight`: requests that take longer than usual count before they are over."""
