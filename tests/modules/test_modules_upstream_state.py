@@ -16,7 +16,7 @@ from upwell.errors import ConfigErrors
 from upwell.modules.load import load
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec
-from upwell.peers.server_lines import objection, text_of
+from upwell.peers.server_lines import objection, senseless, text_of
 from upwell.runtime.build import plan
 
 
@@ -236,10 +236,10 @@ def test_members_of_a_line_are_written_as_the_line() -> None:
         ({"name": "127.0.0.1:0", "address": ("127.0.0.1", 0)}, "is not called by its address"),
         ({"name": "unix:", "address": ""}, "is not called by its address"),
         ({"name": "unix:" + "x" * 108, "address": "x" * 108}, "is not called by its address"),
-        ({"weight": 0}, 'invalid weight "0"'),
-        ({"max_conns": -1}, 'invalid max_conns "-1"'),
+        ({"weight": 0}, "invalid weight 0"),
+        ({"max_conns": -1}, "invalid max_conns -1"),
         ({"tier": 1, "backup": True}, "exclude each other"),
-        ({"tier": 10}, 'invalid tier "10"'),
+        ({"tier": 10}, "invalid tier 10"),
         ({"slow_start": 0.5}, 'invalid slow_start "0.5"'),
         ({"fail_timeout": float("inf")}, 'invalid fail_timeout "inf"'),
         ({"route": "x" * 33}, "invalid route"),
@@ -250,7 +250,7 @@ def test_members_of_a_line_are_written_as_the_line() -> None:
 )
 def test_what_no_line_could_say(change: dict[str, Any], words: str) -> None:
     peer = dataclasses.replace(PeerSpec("127.0.0.1:81", ("127.0.0.1", 81)), **change)
-    assert words in objection(peer, Method("hash"))
+    assert words in (senseless(peer) or objection(peer, Method("hash")))
 
 
 def test_stream_has_no_sessions() -> None:

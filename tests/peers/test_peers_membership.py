@@ -260,3 +260,47 @@ def test_workers_and_those_who_begin_now_agree(steps: list[tuple[str, int]]) -> 
         assert worker.tries == late.tries
         chosen = worker.pick((), 1.0)
         assert (chosen is None) == (not late.peers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": 0},
+        {"weight": -2},
+        {"weight": "x"},
+        {"weight": 1.5},
+        {"weight": 10**30},
+        {"max_conns": "x"},
+        {"max_conns": -1},
+        {"max_fails": None},
+        {"fail_timeout": None},
+        {"fail_timeout": -1.0},
+        {"fail_timeout": float("nan")},
+        {"slow_start": float("inf")},
+        {"tier": 10},
+        {"tier": "a"},
+        {"down": "no"},
+        {"drain": 2},
+        {"route": b"r"},
+        {"server": None},
+    ],
+    ids=str,
+)
+def test_what_no_balancer_could_work_with_is_refused(wrong: dict[str, object]) -> None:
+    group = Group(peer("a"), peer("b"))
+    before = group.membership.members("u")
+    with pytest.raises(Refused, match="invalid"):
+        group.membership.change(before[0].key, **wrong)
+    with pytest.raises(Refused, match="invalid"):
+        group.join(peer("c", **wrong))
+    assert group.membership.members("u") == before
+    assert group.table.members_changed == 0
+    assert group.join(peer("c", weight=2**31 - 1, fail_timeout=0.5)).spec.name == "c"
+
+
+@pytest.mark.parametrize("address", [("c", 0), ("c", "80"), ("c",), ["c", 80], None, (b"c", 80)], ids=repr)
+def test_an_address_is_a_host_and_a_port_or_a_path(address: object) -> None:
+    group = Group(peer("a"))
+    with pytest.raises(Refused, match="invalid address"):
+        group.join(PeerSpec("c", address))  # type: ignore[arg-type]  # which is the point
+    assert len(group.membership.members("u")) == 1

@@ -181,6 +181,54 @@ def _serving(balancer: Balancer) -> list[int]:
     return [pid for pid in balancer.workers if b"worker" in Path(f"/proc/{pid}/comm").read_bytes()]
 
 
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_a_handshake_with_a_peer_on_a_unix_socket_ends_in_time(start: StartBalancer, tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    (front,) = free_ports(1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        path.chmod(0o777)
+        silent.listen(5)
+        tmp_path.chmod(0o755)
+        more = "proxy_ssl on; proxy_connect_timeout 200ms;"
+        balancer = start(
+            _configuration(f"server {{ listen 127.0.0.1:{front}; proxy_pass unix:{path}; {more} }}"), [front]
+        )
+        with _connect(front) as client:
+            assert client.recv(1) == b""
+        assert "upstream timed out" in balancer.error_log()
+
+
+def test_connections_that_are_over_make_room_for_new_ones(start: StartBalancer) -> None:
+    """What nobody takes stays with the kernel, which nginx leaves it to at once."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"a" * 100_000)
+
+    (front, other) = free_ports(2)
+    with Talker(answer) as peer, Talker(echo) as well, contextlib.ExitStack() as held:
+        servers = _reading(front, peer.port) + _reading(other, well.port)
+        configuration = _configuration(servers).replace("events {", "events { worker_connections 40;")
+        balancer = start(configuration, [front, other])
+        with _connect(other) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        (worker,) = _serving(balancer)
+        before = _open_files(worker)
+        first = held.enter_context(_connect(front, buffer=2048))
+        for _ in range(80):
+            assert held.enter_context(_connect(front, buffer=2048)).recv(1) == b"a"
+        with _connect(other) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        assert _open_files(worker) - before <= 42
+        assert len(read_all(first)) == 100_000  # the kernel had it
+        assert "not enough" not in balancer.error_log()
+
+
 def test_open_sessions_live_on_over_a_reload(start: StartBalancer) -> None:
     first, second = free_ports(2)
     with Talker(echo) as peer:

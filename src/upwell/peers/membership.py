@@ -12,7 +12,7 @@ from typing import Final
 
 from upwell.peers.peer import STREAM, PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster, describe
-from upwell.peers.server_lines import objection
+from upwell.peers.server_lines import objection, senseless
 from upwell.zone.table import PeerTable
 
 SPARE: Final = 4096
@@ -114,6 +114,9 @@ class Membership:
 
     def _write(self, key: PeerKey, spec: PeerSpec, row: int, joined: int) -> None:
         table = self._table
+        wrong = senseless(spec)
+        if wrong:
+            raise Refused(wrong)
         self._note(key.upstream, spec, stays=True)
         try:
             table.set_member(row, key.upstream, describe(spec, key.ordinal, joined))

@@ -22,6 +22,7 @@ LONGEST_PATH: Final = 107
 """Bytes of a UNIX socket's path (sockaddr_un)."""
 
 _HIGHEST_TIER: Final = 9
+_MOST: Final = 2**31 - 1  # of weights, counts and seconds at run time
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/=\[\]@%+,~-]+")
 _ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SPECIAL: Final = re.compile(r'[\\"\n\r\t]')
@@ -46,20 +47,40 @@ def said(peer: PeerSpec) -> str:
     return peer.server if peer.name in (peer.server, f"{peer.server}:80") else peer.name
 
 
+def senseless(peer: PeerSpec) -> str:
+    """What of `peer` no upstream can work with, whoever says it; "" if nothing is."""
+    address = peer.address
+    if not (type(peer.name) is str and peer.name and type(peer.server) is str and type(peer.route) is str):
+        return f"invalid name, server or route of peer {peer.name!r}"
+    if not isinstance(address, str):
+        if not (type(address) is tuple and len(address) == 2):
+            return f"invalid address {address!r} of peer {peer.name!r}"
+        if not (type(address[0]) is str and type(address[1]) is int and 0 < address[1] < 65536):
+            return f"invalid address {address!r} of peer {peer.name!r}"
+    for name, value, least, most in (
+        ("weight", peer.weight, 1, _MOST),
+        ("max_fails", peer.max_fails, 0, _MOST),
+        ("max_conns", peer.max_conns, 0, _MOST),
+        ("tier", peer.tier, 0, _HIGHEST_TIER),
+    ):
+        if type(value) is not int or not least <= value <= most:
+            return f"invalid {name} {value!r} of peer {peer.name!r}"
+    for name, seconds in (("fail_timeout", peer.fail_timeout), ("slow_start", peer.slow_start)):
+        if type(seconds) not in (int, float) or not 0.0 <= seconds <= _MOST:
+            return f"invalid {name} {seconds!r} of peer {peer.name!r}"
+    for name in ("backup", "down", "drain"):
+        flag: object = getattr(peer, name)
+        if flag is not True and flag is not False:
+            return f"invalid {name} {flag!r} of peer {peer.name!r}"
+    return ""
+
+
 def objection(peer: PeerSpec, method: Method, stream: bool = False) -> str:
     """Why no line can make this peer in an upstream that is balanced so; "" if one can. `stream` has no sessions."""
     if peer.name != _name_of(peer.address):
         return f'the peer "{peer.name}" is not called by its address'
-    for name, value, least in (
-        ("weight", peer.weight, 1),
-        ("max_fails", peer.max_fails, 0),
-        ("max_conns", peer.max_conns, 0),
-        ("tier", peer.tier, 0),
-    ):
-        if value < least or (name == "tier" and value > _HIGHEST_TIER):
-            return f'invalid {name} "{value}" of peer "{peer.name}"'
     for name, seconds in (("fail_timeout", peer.fail_timeout), ("slow_start", peer.slow_start)):
-        if not 0.0 <= seconds < float("inf") or seconds % 1.0:
+        if seconds % 1.0:
             return f'invalid {name} "{seconds}" of peer "{peer.name}": whole seconds are wanted'
     if "\0" in peer.route or len(peer.route.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
         return f'invalid route of peer "{peer.name}"'

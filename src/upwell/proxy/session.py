@@ -131,7 +131,7 @@ class Front:
         clock: Clock,
         pipes: Pipes,
         sessions: set[Session],
-        leaving: set[Leaving],
+        leaving: dict[Leaving, None],
         log: ErrorLog,
         spec: SessionSpec,
         text: str,
@@ -161,6 +161,13 @@ class Front:
 
     def __repr__(self) -> str:
         return f"<Front {self.text}>"
+
+    def make_room(self) -> None:
+        """Connections whose sessions are over count too. Those that wait the longest for their end go first; the kernel
+        goes on sending what it has, which is all that nginx leaves to it."""
+        leaving = self.leaving
+        while leaving and len(self.sessions) * 2 + len(leaving) >= self.limit:
+            next(iter(leaving)).end()
 
 
 class Attempt:

@@ -536,7 +536,7 @@ class Leaving(Watched):
         self._reset = reset
         self._looks = 0
         self._alarm = Alarm(self.look)
-        front.leaving.add(self)
+        front.leaving[self] = None
         front.poll.take_over(fd, self)
         front.timers.arm(self._alarm, _LOOK)
 
@@ -568,7 +568,7 @@ class Leaving(Watched):
     def end(self) -> None:
         front = self._front
         if self in front.leaving:
-            front.leaving.discard(self)
+            del front.leaving[self]
             front.timers.drop(self._alarm)
             front.poll.forget(self._fd)
             if self._reset and self._sock is not None:

@@ -48,6 +48,8 @@ def accepted(front: Front, fd: int, peer: object) -> None:
         front.log.alert(f"{front.limit} worker_connections are not enough")
         os.close(fd)
         return
+    if front.leaving:
+        front.make_room()
     try:
         session.begin()
     except Exception as error:
@@ -226,7 +228,9 @@ class TcpSession(Session):
                     return
                 if not self._failed(f"connect() {_reason(error)}"):
                     return
-            else:
+            else:  # a unix socket: it is done at once, which its TLS is not
+                if spec.peer_tls is not None:
+                    self.front.timers.arm(self, spec.connect_timeout or 1e9)
                 self._connected()
                 return
 

@@ -68,7 +68,7 @@ class Streams:
         self._log = log
         self._pipes = Pipes()
         self._sessions: set[Session] = set()
-        self._leaving: set[Leaving] = set()
+        self._leaving: dict[Leaving, None] = {}
         self._listeners: list[Listener] = []
         self._udp: list[UdpListener] = []
         self._fronts: list[Front] = []

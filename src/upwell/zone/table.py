@@ -85,6 +85,7 @@ _COUNTS: Final = Struct(f"@{COUNT_WORDS}q")
 _COUNT_BYTES: Final = COUNT_WORDS * WORD_BYTES
 _COUNTS_ALL: Final = (1 << 8 * _COUNT_BYTES) - 1
 
+_LATEST: Final = 2**63 - 1
 _NOBODY: Final = ("", "", "", 0)
 
 RowKey = tuple[str, str, str, int]
@@ -683,7 +684,7 @@ class PeerTable:
 
     def set_suspended(self, row: int, worker: int, until: int) -> None:
         """Say that `worker` keeps the peer out of use till `until` (milliseconds), 0: not any more. Only it may."""
-        self.words[self.layout.count(row, worker) + COUNT_SUSPENDED] = until
+        self.words[self.layout.count(row, worker) + COUNT_SUSPENDED] = min(until, _LATEST)
 
     def set_counts(self, row: int, worker: int, counts: Counts) -> None:
         """Write a worker's own counters. Only worker `worker` may. Raises IndexError for a worker that is not there."""
