@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+import upwell
 from tests.system.configurations import checked
 from tests.system.wire import Client, Origin, Seen, ask, get, response
 from upwell.contrib.processes import App, Balancer, await_condition, children, free_ports, listens
 from upwell.contrib.traffic import Traffic
+from upwell.version import NGINX_VERSION, VERSION
 
 
 class Background:
@@ -227,3 +230,44 @@ def _there_and_back(one: Background) -> list[list[str]]:
 
 def _pid_files(one: Background) -> list[str]:
     return sorted(path.name for path in one.pid_file.parent.glob("nginx.pid*"))
+
+
+def test_a_master_stays_with_its_installation_when_the_link_moves(
+    start_background: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(upwell.__file__).parent
+    for version in ("one", "two", "broken"):
+        shutil.copytree(source, tmp_path / version / "upwell", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (tmp_path / "two" / "upwell" / "version.py").read_text()
+    changed = text.replace(f'VERSION = "{VERSION}"', 'VERSION = "7.7.7"')
+    assert changed != text
+    (tmp_path / "two" / "upwell" / "version.py").write_text(changed)
+    (tmp_path / "broken" / "upwell" / "process" / "worker.py").write_text("raise RuntimeError('broken')\n")
+    current = tmp_path / "current"
+
+    def lead_to(version: str) -> None:
+        current.unlink(missing_ok=True)
+        current.symlink_to(tmp_path / version)
+
+    lead_to("one")
+    monkeypatch.setenv("PYTHONPATH", str(current))
+    (front,) = free_ports(1)
+    running = start_background(_answering(front, "x"), [front])
+    master = running.master
+    await_condition(lambda: len(children(master)) == 3, "its processes", 10)
+    lead_to("broken")
+    # What its next worker imports is its own.
+    before = children(master)
+    os.kill(before[-1], signal.SIGKILL)
+    await_condition(lambda: len(set(children(master)) - set(before)) == 1, "another worker", 10)
+    os.kill(master, signal.SIGUSR2)
+    failed = re.compile(r"\[alert\] .*: new binary process \d+ exited with code 1\n")
+    await_condition(lambda: failed.search(running.balancer.error_log()) is not None, "the failure of the new one", 15)
+    await_condition(lambda: running.master == master and not running.old_pid_file.exists(), "the old pid file", 15)
+    assert ask(front, get()).body == b"x"
+    lead_to("two")
+    _, new = running.upgrade(3)
+    assert f"{new}#{new}: nginx/{NGINX_VERSION} (upwell/7.7.7)" in running.balancer.error_log()
+    os.kill(master, signal.SIGQUIT)
+    await_condition(has_ended(master), "the end of the old master", 10)
+    assert ask(front, get()).body == b"x"

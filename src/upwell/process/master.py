@@ -37,7 +37,7 @@ from upwell.process.actions import (
     Vacate,
 )
 from upwell.process.checker import run_checker
-from upwell.process.child import Birth, describe, forget_signals, name_process, run_child
+from upwell.process.child import Birth, describe, forget_signals, name_process, run_child, start_failed
 from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, renewed, reopen_logs
 from upwell.process.inherited import Inherited, inherited, start_successor, unused
 from upwell.process.journal import Journal, failure, make_folder_of
@@ -455,8 +455,10 @@ class Master:
         )
         if kind == "checker":
             return run_checker(birth, self._parts)
-        from upwell.process.worker import run_worker
-
+        try:
+            from upwell.process.worker import run_worker
+        except Exception as error:
+            return start_failed(self._journal, error)  # an installation that lacks something will lack it again
         return run_worker(birth, sockets, self._parts)
 
     # Small things
