@@ -26,7 +26,7 @@ from upwell.log import ErrorLog, ErrorLogs
 from upwell.peers.live import Peer
 from upwell.peers.membership import SPARE
 from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec, peer_keys
-from upwell.peers.upstream import Upstream
+from upwell.peers.upstream import Upstream, publish_all
 from upwell.version import VERSION
 from upwell.zone.table import PeerTable
 
@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 
 ROUND_ROBIN: Final = Method()
 
+_PUBLISH_EVERY: Final = 1.0  # seconds
 _ROUND: Final = 0.5  # seconds that one round of the checking thread waits at most
 
 
@@ -102,6 +103,7 @@ class Group:
         self._checker.watch(self._wake, self._carry_out)
         self._thread: threading.Thread | None = None
         self._ending = False
+        self._publish_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Group {self._upstream!r}>"
@@ -143,7 +145,12 @@ class Group:
             if self._upstream.watches and last:
                 self._upstream.answered(chosen, header or last, last, now, not failed)
             self._upstream.release(chosen, now, failed)
-            self._upstream.publish()
+            if now >= self._publish_at:
+                self._publish(now)
+
+    def _publish(self, now: float) -> None:
+        self._publish_at = now + _PUBLISH_EVERY
+        publish_all(self._table, 0, (self._upstream,))
 
     @contextmanager
     def borrow(self, tried: Collection[Peer] = (), key: bytes | None = None) -> Iterator[Peer]:
@@ -183,11 +190,15 @@ class Group:
     def _order(self, call: Callable[[], _T]) -> _T:
         """Have the checking thread do it, which owns the list; without one, it is done here."""
         if self._thread is None:
-            return call()
-        future: Future[_T] = Future()
-        self._orders.append((future, call))
-        os.eventfd_write(self._wake, 1)
-        return future.result()
+            found = call()
+        else:
+            future: Future[_T] = Future()
+            self._orders.append((future, call))
+            os.eventfd_write(self._wake, 1)
+            found = future.result()
+        with self._lock:
+            self._publish(self._clock())  # a row that is free now can be given again
+        return found
 
     # The checking thread
 

@@ -6,14 +6,18 @@ checks is the checker's business, for requests each worker's. Pure: no clock, no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from upwell.peers.peer import STREAM, PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster, describe
 from upwell.peers.server_lines import objection, senseless
 from upwell.zone.table import PeerTable
+
+_LOOKS: Final = 64  # rows that are looked at, before a new one is taken, for one that no worker holds
+_MOST: Final = (1 << 31) - 1
 
 SPARE: Final = 4096
 """Rows of the zone for peers that join, at least; one that nobody needed costs no memory."""
@@ -34,12 +38,13 @@ class Membership:
         self._listed = {spec.name: spec for spec in upstreams if spec.state}
         self.rosters = {spec.name: Roster(spec, table) for spec in upstreams}
         taken = {member.row for roster in self.rosters.values() for member in roster.members}
-        self._free = [row for row in range(table.configured, table.rows_used) if row not in taken]
         if table.members_changed:
             # The one before may have been killed between a change and its announcement.
             for row in range(table.rows_used):
                 table.touch(row, True)
             table.publish()
+        free = [row for row in range(table.configured, table.rows_used) if row not in taken]
+        self._free = deque((row, table.changes) for row in free)  # and with which change their last peer left
         self._joined = max((m.joined for roster in self.rosters.values() for m in roster.members), default=0)
 
     def __repr__(self) -> str:
@@ -60,11 +65,13 @@ class Membership:
         """A clean row of the zone for a peer that is about to join. Raises Refused when all are in use."""
         self._roster(upstream)
         table = self._table
-        for at, row in enumerate(self._free):
-            if not table.is_held(row):
-                del self._free[at]
+        for _ in range(min(len(self._free), _LOOKS)):
+            row, left = self._free[0]
+            if not table.is_held(row, left):
+                self._free.popleft()
                 table.clean_row(row)
                 return row
+            self._free.rotate(-1)
         if table.rows_used >= table.layout.row_count:
             spare = table.layout.row_count - table.configured
             raise Refused(f'no room for one more peer in upstream "{upstream}": {spare} joined since the last reload')
@@ -95,7 +102,7 @@ class Membership:
         table.set_member(member.row, "", b"")
         self.rosters[key.upstream].refresh((member.row,))
         if member.row >= table.configured:
-            self._free.append(member.row)
+            self._free.append((member.row, table.changes))
         return member
 
     def change(self, key: PeerKey, **fields: object) -> Member:
@@ -128,6 +135,9 @@ class Membership:
         """`peer` is about to join, to leave or to change: if a file keeps the list, and it is not there as a line whose
         peers come and go, the file is behind from now on. Before the change, as its author may be killed in the middle
         of it. Raises Refused for a peer that the file could not say."""
+        wrong = _objection(peer) if stays else ""
+        if wrong:
+            raise Refused(wrong)
         spec = self._listed.get(upstream)
         if spec is None or any(line.server == peer.server for line in spec.lines):
             return
@@ -141,6 +151,30 @@ class Membership:
         if roster is None:
             raise Refused(f'no upstream "{upstream}"')
         return roster
+
+
+def _objection(peer: PeerSpec) -> str:
+    """Why there can be no such peer, whoever asks for it; "" if there can."""
+    kinds: tuple[tuple[str, type, float], ...] = (
+        ("weight", int, 1),
+        ("max_fails", int, 0),
+        ("max_conns", int, 0),
+        ("tier", int, 0),
+        ("fail_timeout", float, 0.0),
+        ("slow_start", float, 0.0),
+        ("backup", bool, 0),
+        ("down", bool, 0),
+        ("drain", bool, 0),
+        ("server", str, 0),
+        ("route", str, 0),
+    )
+    for name, kind, least in kinds:
+        value: Any = getattr(peer, name)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            return f'invalid {name} "{value}" of peer "{peer.name}"'
+        if kind is not str and not least <= value <= (9 if name == "tier" else _MOST):
+            return f'invalid {name} "{value}" of peer "{peer.name}"'
+    return ""
 
 
 def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, before: Iterable[UpstreamSpec]) -> None:

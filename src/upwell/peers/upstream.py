@@ -111,6 +111,8 @@ class Upstream:
         self.on_leave: Callable[[Peer], object] | None = None
         """Called with each peer that left, whose requests go on to their end."""
         # Before anything is read: what changes while it is comes up again.
+        if self._counted:
+            table.set_seen(worker, 0)
         self._seen = table.changes
         self._generation = self._words[GENERATION]
         self._roster = Roster(spec, table)
@@ -584,6 +586,15 @@ def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: bool) -> tupl
     for number, peer in enumerate(joined, len(peers)):
         peer.id = number
     return (*peers, *joined)
+
+
+def publish_all(table: PeerTable, worker: int, upstreams: Iterable[Upstream]) -> None:
+    """Write what worker `worker` counted into the zone, and that it has heard of all changes so far. `upstreams` are
+    all it has. Meant for once a second."""
+    seen = table.changes  # before: what comes meanwhile is heard of next time
+    for upstream in upstreams:
+        upstream.publish()
+    table.set_seen(worker, seen)
 
 
 def forget_others(table: PeerTable, worker: int, upstreams: Iterable[Upstream]) -> None:

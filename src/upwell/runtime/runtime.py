@@ -25,7 +25,7 @@ from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.variables import VariableSettings
 from upwell.peers.peer import STREAM, PeerKey
-from upwell.peers.upstream import Upstream, forget_others
+from upwell.peers.upstream import Upstream, forget_others, publish_all
 from upwell.proxy import phases, variables
 from upwell.proxy.client import ClientConnection, Endpoint
 from upwell.proxy.clock import Clock
@@ -101,6 +101,8 @@ class Runtime:
         self.requests = 0
         """How many HTTP requests there were; counted only for `worker_max_requests`."""
         self._publishing: asyncio.TimerHandle | None = None
+        self._table = table
+        self._worker = worker
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._sessions = open_dicts(shared_dir, dict(plan.session_zones), "sticky")
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
@@ -215,11 +217,12 @@ class Runtime:
 
     def _publish(self) -> None:
         """This worker's counters into the zone, once a second."""
-        for upstream, _ in self._upstreams.values():
-            upstream.publish()
-        if self._streams is not None:
-            self._streams.publish()
+        publish_all(self._table, self._worker, self._all_upstreams())
         self._publishing = self._loop.call_later(_PUBLISH_EVERY, self._publish)
+
+    def _all_upstreams(self) -> list[Upstream]:
+        found = [upstream for upstream, _ in self._upstreams.values()]
+        return found if self._streams is None else [*found, *self._streams.upstreams.values()]
 
     # Compiling
 

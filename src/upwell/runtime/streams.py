@@ -177,10 +177,6 @@ class Streams:
         for datagrams in self._udp:
             datagrams.close()
 
-    def publish(self) -> None:
-        for upstream in self.upstreams.values():
-            upstream.publish()
-
     # Compiling
 
     def _server(self, server: Block, logs: AccessLogs, error_log: ErrorLog) -> SessionSpec:

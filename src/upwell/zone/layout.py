@@ -39,6 +39,7 @@ RING_WORDS: Final = 4096
 # One block per worker, written by that worker.
 WORKER_READY: Final = 0  # pid of the worker that serves, 0 before
 WORKER_HEARTBEAT: Final = 1  # its clock in milliseconds
+WORKER_SEEN: Final = 2  # 1 + of how many changes it knows in all its upstreams; 0: nobody has the number (then: master)
 WORKER_WORDS: Final = 4
 
 # One block per upstream, written by the checker (UPSTREAM_KEPT also by the master, each holding a lock on the file).

@@ -74,6 +74,7 @@ from upwell.zone.layout import (
     WORD_BYTES,
     WORKER_HEARTBEAT,
     WORKER_READY,
+    WORKER_SEEN,
     WORKERS,
     Layout,
 )
@@ -463,10 +464,18 @@ class PeerTable:
         """The file has everything up to the change with this number."""
         self.words[self.layout.upstream(self._upstream_of[upstream]) + UPSTREAM_KEPT] = listed
 
-    def is_held(self, row: int) -> bool:
-        """Whether a worker still counts for the peer that has or had the row."""
+    def is_held(self, row: int, left: int) -> bool:
+        """Whether a worker may still count for the peer that had the row and left with change `left`: it does, or has
+        not heard of it yet."""
         words, layout = self.words, self.layout
-        return any(words[layout.count(row, worker) + COUNT_HELD] for worker in range(self.workers))
+        return any(
+            0 < words[layout.worker(worker) + WORKER_SEEN] <= left or words[layout.count(row, worker) + COUNT_HELD]
+            for worker in range(self.workers)
+        )
+
+    def set_seen(self, worker: int, changes: int) -> None:
+        """Worker `worker` has taken in the first `changes` changes, in all its upstreams. Only it may say so."""
+        self.words[self.layout.worker(worker) + WORKER_SEEN] = 1 + changes
 
     def vacate(self, worker: int) -> None:
         """Worker `worker` has ended and nobody has its number: it has nothing open, and holds no peer."""
@@ -477,6 +486,7 @@ class PeerTable:
             words[at + COUNT_SUSPENDED] = 0
             words[at + COUNT_HELD] = 0
         words[layout.worker(worker) + WORKER_READY] = 0
+        words[layout.worker(worker) + WORKER_SEEN] = 0
 
     def clean_row(self, row: int) -> None:
         """Forget what was known of the peer that had the row."""
