@@ -170,9 +170,8 @@ def _objection(peer: PeerSpec) -> str:
     )
     for name, kind, least in kinds:
         value: Any = getattr(peer, name)
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            return f'invalid {name} "{value}" of peer "{peer.name}"'
-        if kind is not str and not least <= value <= (9 if name == "tier" else _MOST):
+        fits = value.__class__ is kind or (kind is float and value.__class__ is int)
+        if not fits or (kind is not str and not least <= value <= (9 if name == "tier" else _MOST)):
             return f'invalid {name} "{value}" of peer "{peer.name}"'
     return ""
 
