@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from upwell.peers.peer import STREAM, PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster, describe
@@ -17,7 +17,6 @@ from upwell.peers.server_lines import objection, senseless
 from upwell.zone.table import PeerTable
 
 _LOOKS: Final = 64  # rows that are looked at, before a new one is taken, for one that no worker holds
-_MOST: Final = (1 << 31) - 1
 
 SPARE: Final = 4096
 """Rows of the zone for peers that join, at least; one that nobody needed costs no memory."""
@@ -135,9 +134,6 @@ class Membership:
         """`peer` is about to join, to leave or to change: if a file keeps the list, and it is not there as a line whose
         peers come and go, the file is behind from now on. Before the change, as its author may be killed in the middle
         of it. Raises Refused for a peer that the file could not say."""
-        wrong = _objection(peer) if stays else ""
-        if wrong:
-            raise Refused(wrong)
         spec = self._listed.get(upstream)
         if spec is None or any(line.server == peer.server for line in spec.lines):
             return
@@ -151,29 +147,6 @@ class Membership:
         if roster is None:
             raise Refused(f'no upstream "{upstream}"')
         return roster
-
-
-def _objection(peer: PeerSpec) -> str:
-    """Why there can be no such peer, whoever asks for it; "" if there can."""
-    kinds: tuple[tuple[str, type, float], ...] = (
-        ("weight", int, 1),
-        ("max_fails", int, 0),
-        ("max_conns", int, 0),
-        ("tier", int, 0),
-        ("fail_timeout", float, 0.0),
-        ("slow_start", float, 0.0),
-        ("backup", bool, 0),
-        ("down", bool, 0),
-        ("drain", bool, 0),
-        ("server", str, 0),
-        ("route", str, 0),
-    )
-    for name, kind, least in kinds:
-        value: Any = getattr(peer, name)
-        fits = value.__class__ is kind or (kind is float and value.__class__ is int)
-        if not fits or (kind is not str and not least <= value <= (9 if name == "tier" else _MOST)):
-            return f'invalid {name} "{value}" of peer "{peer.name}"'
-    return ""
 
 
 def carry(table: PeerTable, upstreams: Iterable[UpstreamSpec], old: PeerTable, before: Iterable[UpstreamSpec]) -> None:

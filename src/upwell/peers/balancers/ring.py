@@ -18,6 +18,7 @@ from zlib import crc32
 from upwell.peers.live import Peer
 
 _POINTS: Final = 160  # for each unit of weight
+_MOST_UNITS: Final = 1 << 14  # of weight on the whole ring: 2.6 million points, which take a second and 25 MB
 _ID_BITS: Final = 29  # with the 32 of the hash it is an integer that compiled code need not box
 _ID_MASK: Final = (1 << 29) - 1
 _IN_BUCKET: Final = 64
