@@ -179,6 +179,29 @@ def test_a_ring_that_followed_is_one_made_afresh(weights: list[int], changes: li
     assert _whole(ring) == []
 
 
+def test_high_weights_cost_no_more_than_the_ring_may() -> None:
+    """What DNS says a service's weights are is not the configuration's author's choice."""
+    peers = group([65_535, 65_535 // 4, 1])
+    ring = Ring()
+    ring.follow(peers[:1])
+    ring.follow(peers)
+    assert ring._size <= 8192 * 160
+    got = Counter(ring.first(key * 2_654_435 % 2**32).name for key in range(20_000))  # type: ignore[union-attr]  # not empty
+    assert got[peers[0].name] / 20_000 == pytest.approx(0.8, abs=0.02)
+    assert _whole(ring).count(peers[2].name) == 160  # or it would have nothing
+    ring.follow(peers[2:])
+    assert ring._size == 160
+    fresh = Ring()
+    fresh.follow(peers[2:])
+    assert _whole(ring) == _whole(fresh)
+
+
+def test_weights_as_they_are_usual_have_the_points_of_nginx() -> None:
+    ring = Ring()
+    ring.follow(group([100] * 81 + [1]))
+    assert ring._size == 8101 * 160
+
+
 def test_a_change_among_many_touches_only_its_own_points() -> None:
     peers = group([1] * 300)
     ring = Ring()

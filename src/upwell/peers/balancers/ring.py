@@ -18,7 +18,8 @@ from zlib import crc32
 from upwell.peers.live import Peer
 
 _POINTS: Final = 160  # for each unit of weight
-_MOST_UNITS: Final = 1 << 14  # of weight on the whole ring: 2.6 million points, which take a second and 25 MB
+_MOST_WEIGHT: Final = 1 << 13  # of all together whose points are nginx's: 1.3 million
+_MOST_EACH: Final = 128  # the same where there are many, of each on average
 _ID_BITS: Final = 29  # with the 32 of the hash it is an integer that compiled code need not box
 _ID_MASK: Final = (1 << 29) - 1
 _IN_BUCKET: Final = 64
@@ -67,16 +68,38 @@ def points(server: str, begin: int, end: int) -> list[int]:
     return found[begin:]
 
 
-class Ring:
-    """The points of some servers. `follow` says whose; with `by_address` each peer is a server of its own."""
+def _divisor(weight: int, servers: int) -> int:
+    """By what weights are divided before they are points, where `weight` is the sum of all."""
+    most = max(_MOST_WEIGHT, _MOST_EACH * servers)
+    return 1 << ((weight - 1) // most).bit_length() if weight > most else 1
 
-    __slots__ = ("_buckets", "_by_address", "_by_name", "_servers", "_shift", "_size", "_weights")
+
+class Ring:
+    """The points of some servers. `follow` says whose; with `by_address` each peer is a server of its own.
+
+    Where weights are high (a service's in DNS go up to 65535), all are divided by a power of two, 1 at least: nginx's
+    points would take minutes and gigabytes.
+    """
+
+    __slots__ = (
+        "_buckets",
+        "_by_address",
+        "_by_name",
+        "_divisor",
+        "_servers",
+        "_shift",
+        "_size",
+        "_weight",
+        "_weights",
+    )
 
     def __init__(self, by_address: bool = False) -> None:
         self._by_address = by_address
         self._buckets: list[array[int]] = [array("Q")]
         self._shift = 32
         self._size = 0
+        self._weight = 0  # of all servers together
+        self._divisor = 1
         self._servers: dict[int, Server] = {}
         self._by_name: dict[str, Server] = {}
         self._weights: dict[Peer, int] = {}
@@ -115,14 +138,27 @@ class Ring:
         """Have the points of `peers` and no others. What differs from before is changed, the rest stays."""
         members = self._changed(peers)
         changes = 0
+        weight = self._weight
+        count = len(self._by_name)
         for name, found in members.items():
             server = self._by_name.get(name)
-            changes += abs(_weight(found) - (server.weight if server is not None else 0))
-        if changes * _POINTS > self._size // 2:
+            before = server.weight if server is not None else 0
+            now = _weight(found)
+            changes += abs(self._units(now) - self._units(before))
+            weight += now - before
+            count += (now > 0) - (before > 0)
+        self._weight = weight
+        divisor = _divisor(weight, count)
+        if divisor != self._divisor or changes * _POINTS > self._size // 2:
+            self._divisor = divisor
             self._make(peers)
         else:
             for name, found in members.items():
                 self._change(name, found)
+
+    def _units(self, weight: int) -> int:
+        """How many times its points a server of this weight has."""
+        return max(weight // self._divisor, 1) if weight else 0
 
     def _name(self, peer: Peer) -> str:
         """The name of the server whose address `peer` is."""
@@ -166,31 +202,32 @@ class Ring:
             server = self._server(self._name(peer))
             server.peers.append(peer)
             server.weight = max(server.weight, peer.weight)
-        total = sum([server.weight for server in self._by_name.values()]) * _POINTS
+        total = sum([self._units(server.weight) for server in self._by_name.values()]) * _POINTS
         bits = max(_LEAST_BITS, (total // _IN_BUCKET).bit_length())
         shift = self._shift = 32 - bits
         self._size = total
         buckets: list[array[int]] = [array("Q") for _ in range(1 << bits)]
         for server in self._by_name.values():
             number = server.id
-            for value in points(server.name, 0, server.weight * _POINTS):
+            for value in points(server.name, 0, self._units(server.weight) * _POINTS):
                 buckets[value >> shift].append(value << _ID_BITS | number)
         self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]
 
     def _change(self, name: str, peers: list[Peer]) -> None:
         """The server `name` has `peers` from now on, possibly none."""
         server = self._server(name)
-        before = server.weight
+        before = self._units(server.weight)
         server.peers = peers
         server.weight = _weight(peers)
-        if server.weight > before:
-            for value in points(name, before * _POINTS, server.weight * _POINTS):
+        units = self._units(server.weight)
+        if units > before:
+            for value in points(name, before * _POINTS, units * _POINTS):
                 insort(self._buckets[value >> self._shift], value << _ID_BITS | server.id)
         else:
-            for value in points(name, server.weight * _POINTS, before * _POINTS):
+            for value in points(name, units * _POINTS, before * _POINTS):
                 bucket = self._buckets[value >> self._shift]
                 del bucket[bisect_left(bucket, value << _ID_BITS | server.id)]
-        self._size += (server.weight - before) * _POINTS
+        self._size += (units - before) * _POINTS
         if not peers:
             del self._servers[server.id]
             del self._by_name[name]
