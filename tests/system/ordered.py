@@ -15,10 +15,11 @@ from upwell.cli import main
 from upwell.process.control import Control
 
 _flush = Control.flush
+_ORDERS = Path(os.environ["ORDERS"])  # before workers lose what `env` does not name
 
 
 def _ordered_flush(control: Control) -> None:
-    for file in sorted(Path(os.environ["ORDERS"]).glob("*.json")):
+    for file in sorted(_ORDERS.glob("*.json")):
         taken = file.with_suffix(f".{os.getpid()}")
         try:
             file.rename(taken)
