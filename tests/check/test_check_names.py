@@ -264,6 +264,28 @@ def test_no_room_is_said_and_ends_nothing(server: DnsServer) -> None:
     named.checker.close()
 
 
+def test_others_come_little_by_little_where_there_is_no_room_for_both(server: DnsServer) -> None:
+    server.set("all.example", "A", *(f"10.1.0.{n}" for n in range(1, 11)), ttl=30)
+    named = Named(line(server, "all.example"))
+    named.checker.close()
+    named.table = PeerTable.create([], 1, 12, ["u"])
+    named.begin()
+    named.until(lambda: len(named.members()) == 10)
+    server.set("all.example", "A", *(f"10.2.0.{n}" for n in range(1, 11)), ttl=3000)
+    named.clock.added += 31
+    sizes = set()
+
+    def all_new() -> bool:
+        members = named.members()
+        sizes.add(len(members))
+        return len(members) == 10 and all(name.startswith("10.2.") for name in members)
+
+    named.until(all_new, 0.1)
+    assert min(sizes) >= 5
+    assert sum("no room" in text for text in named.log.lines) == 1
+    named.checker.close()
+
+
 def test_what_an_operator_changed_stays(server: DnsServer, named: Named) -> None:
     named.checker.change_peer(named.key("10.0.0.1:80"), weight=9)
     server.set("a.example", "A", "10.0.0.1", "10.0.0.3", ttl=30)

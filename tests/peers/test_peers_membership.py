@@ -314,6 +314,24 @@ def test_what_no_balancer_could_work_with_is_refused(wrong: dict[str, object]) -
     assert group.join(peer("c", weight=2**31 - 1, fail_timeout=0.5)).spec.name == "c"
 
 
+def test_a_row_for_a_peer_that_is_refused_is_given_again_clean() -> None:
+    group = Group(peer("a"), spare=1)
+    row = group.membership.row_for("u")
+    key = group.membership.key_for("u", peer("b"))
+    for wrong in (peer("b", weight=0), peer("b", route="x" * 9000)):
+        group.table.add_check(row, 7, 1, 0)
+        with pytest.raises(Refused):
+            group.membership.join(key, wrong, row)
+        assert group.membership.row_for("u") == row
+        assert group.table.checks(row) == []
+    group.leave(group.join(peer("b")).key)
+    group.publish(0)
+    group.publish(1)
+    with pytest.raises(Refused):
+        group.membership.join(key, peer("b", weight=0), group.membership.row_for("u"))
+    assert group.join(peer("b")).row == row
+
+
 @pytest.mark.parametrize("address", [("c", 0), ("c", "80"), ("c",), ["c", 80], None, (b"c", 80)], ids=repr)
 def test_an_address_is_a_host_and_a_port_or_a_path(address: object) -> None:
     group = Group(peer("a"))

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from upwell.check.named import NamedPeers
 from upwell.log import ErrorLog
+from upwell.peers.membership import NoRoom
 from upwell.peers.peer import PeerKey, PeerSpec
 from upwell.peers.roster import Member
 from upwell.resolve.resolver import Resolver
@@ -51,7 +52,18 @@ class _Change:
 class _Group:
     """The lines of one upstream with one text, which have one question, and their peers."""
 
-    __slots__ = ("changes", "lines", "question", "resolver", "server", "told", "upstream")
+    __slots__ = (
+        "changes",
+        "found",
+        "lines",
+        "question",
+        "resolver",
+        "retries",
+        "server",
+        "told",
+        "upstream",
+        "wronged",
+    )
 
     def __init__(self, line: NamedPeers, resolver: Resolver) -> None:
         self.upstream = line.upstream
@@ -60,6 +72,9 @@ class _Group:
         self.resolver = resolver
         self.lines = [line]
         self.changes: deque[_Change] = deque()
+        self.found: Sequence[Found] = ()
+        self.retries = False
+        self.wronged = False  # something of the last answer was refused, which is said once
         self.told: dict[PeerKey, int] = {}
         """The weights that answers gave, so that one that was changed otherwise is left alone."""
 
@@ -68,7 +83,7 @@ class Names:
     """All peers that are known by name. `counts` gives this process's words of zone/resolvers.py by a resolver's name.
     Each name is asked for at once."""
 
-    __slots__ = ("_busy", "_clock", "_due", "_epoll", "_log", "_order", "_owner", "_resolvers")
+    __slots__ = ("_again", "_busy", "_clock", "_due", "_epoll", "_log", "_order", "_owner", "_resolvers")
 
     def __init__(
         self,
@@ -85,6 +100,7 @@ class Names:
         self._resolvers: dict[ResolverSpec, Resolver] = {}
         self._due: list[tuple[float, int, _Group]] = []  # a heap: when to ask again
         self._order = 0
+        self._again: list[tuple[float, int, _Group]] = []  # a heap: when to compare again for which there was no room
         self._busy: deque[_Group] = deque()  # those with changes that are still to be made
         groups: dict[tuple[str, str], _Group] = {}
         for line in lines:
@@ -120,6 +136,8 @@ class Names:
         dues = [due for resolver in self._resolvers.values() if (due := resolver.next_due()) is not None]
         if self._due:
             dues.append(self._due[0][0])
+        if self._again:
+            dues.append(self._again[0][0])
         return min(dues, default=None)
 
     def step(self) -> None:
@@ -132,6 +150,10 @@ class Names:
             group.resolver.ask(group.question, partial(self._answered, group))
         for resolver in self._resolvers.values():
             resolver.step()
+        while self._again and self._again[0][0] <= now:
+            group = heappop(self._again)[2]
+            group.retries = False
+            self._compare(group, group.found)
         began = self._clock()
         for _ in range(_AT_ONCE):
             if not self._busy or self._clock() - began > _SLICE:
@@ -155,10 +177,12 @@ class Names:
         self._ask_at(group, max(answer.expires, self._clock() + _SOON))
         # After any other code `found` is what was known before: nothing that is there has to change.
         if answer.code in (FOUND, NOT_FOUND):
+            group.wronged = False
             self._compare(group, answer.found)
 
     def _compare(self, group: _Group, found: Sequence[Found]) -> None:
         """Find out what has to change so that the group's peers are those that were found."""
+        group.found = found
         wanted: dict[tuple[str, str], list[PeerSpec]] = {}
         for line in group.lines:
             for spec in sorted(peers_of(line, found), key=_in_order):
@@ -201,10 +225,24 @@ class Names:
                 self._owner.remove_peer(change.key)
             else:
                 self._owner.change_peer(change.key, weight=change.spec.weight)
+        except NoRoom as error:
+            self._complain(group, error)
+            # Half of those that are to leave make room, and when the workers have heard of it, others come: there is
+            # always somebody.
+            leaving = [one for one in group.changes if one.spec is None]
+            group.changes = deque(leaving[: (len(leaving) + 1) // 2])
+            if leaving and not group.retries:
+                group.retries = True
+                self._order += 1
+                heappush(self._again, (self._clock() + _SOON, self._order, group))
         except ValueError as error:
-            # Somebody else changed the list, or there is no room. The next answer is compared with what is there then.
+            # Somebody else changed the list. The next answer is compared with what is there then.
+            self._complain(group, error)
+
+    def _complain(self, group: _Group, error: ValueError) -> None:
+        if not group.wronged:
+            group.wronged = True
             self._log.error(f'{group.question} in upstream "{group.upstream}": {error}')
-            group.changes.clear()
 
 
 def peers_of(line: NamedPeers, found: Sequence[Found]) -> list[PeerSpec]:

@@ -26,6 +26,10 @@ class Refused(ValueError):
     """The list cannot be changed so; the text is a sentence that says why."""
 
 
+class NoRoom(Refused):
+    """The zone has no row for one more peer now; there may be one once workers have heard of those that left."""
+
+
 class Membership:
     """All upstreams. The caller publishes what it changed (`PeerTable.publish`), once for any number of changes."""
 
@@ -61,7 +65,7 @@ class Membership:
         return member
 
     def row_for(self, upstream: str) -> int:
-        """A clean row of the zone for a peer that is about to join. Raises Refused when all are in use."""
+        """A clean row of the zone for a peer that is about to join. Raises NoRoom when all are in use."""
         self._roster(upstream)
         table = self._table
         for _ in range(min(len(self._free), _LOOKS)):
@@ -73,7 +77,7 @@ class Membership:
             self._free.rotate(-1)
         if table.rows_used >= table.layout.row_count:
             spare = table.layout.row_count - table.configured
-            raise Refused(f'no room for one more peer in upstream "{upstream}": {spare} joined since the last reload')
+            raise NoRoom(f'no room for one more peer in upstream "{upstream}": {spare} joined since the last reload')
         return table.rows_used
 
     def key_for(self, upstream: str, spec: PeerSpec) -> PeerKey:
@@ -90,7 +94,13 @@ class Membership:
         """A peer begins to belong to its upstream, in a row of `row_for` where all that has to be known of it stands.
         Raises Refused when its description is too long."""
         self._joined += 1
-        self._write(key, spec, row, self._joined)
+        try:
+            self._write(key, spec, row, self._joined)
+        except Refused:
+            self._table.clean_row(row)
+            if self._table.configured <= row < self._table.rows_used:
+                self._free.append((row, 0))
+            raise
         return self.find(key)
 
     def leave(self, key: PeerKey) -> Member:
