@@ -408,7 +408,8 @@ class Side(Watched):
         self.discard()
         self._poll.forget(self.fd)
         if not self.deaf and self.error is None:
-            self.farewell()
+            if not reset:
+                self.farewell()
             unsent = _unsent(self.fd)
             if unsent:
                 # close() would drop it, if anything came from the other end meanwhile
@@ -432,13 +433,14 @@ class Side(Watched):
 class TlsSide(Side):
     """A side whose bytes are in TLS."""
 
-    __slots__ = ("_again", "_loop", "_tls")
+    __slots__ = ("_again", "_loop", "_tls", "_told")
 
     def __init__(self, session: TcpSession, poll: Poll, tls: ssl.SSLSocket, size: int) -> None:
         super().__init__(session, poll, tls.fileno(), tls, size)
         self._tls = tls
         self._loop: asyncio.AbstractEventLoop = session.front.loop
         self._again = False
+        self._told = False
 
     def begin(self, asked: int) -> None:
         super().begin(asked)
@@ -452,6 +454,8 @@ class TlsSide(Side):
                 data = self._tls.read(_RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
+            except ssl.SSLZeroReturnError:  # an end as it should be, behind our own
+                data = b""
             except OSError as error:
                 self.end(error)
                 return
@@ -505,22 +509,47 @@ class TlsSide(Side):
             return 0  # OpenSSL is asked to write the same once more
 
     def end_writing(self) -> None:
-        if not self.shut and not self.deaf and not self.at_end:
-            if self._reading:
-                self.take()  # OpenSSL would throw it away: behind a farewell it awaits another, and nothing else
-            far = self.far
-            if far is None or self.at_end:
-                return
-            if not far.waits:
+        if not self.shut and not self.deaf:
+            if self.at_end or self.far is None:
                 self.farewell()
+            else:
+                self._tell_and_read_on()
         super().end_writing()
 
     def farewell(self) -> None:
-        self._tls.settimeout(0.0)
+        if not self._told:
+            self._told = True
+            self._tls.settimeout(0.0)
+            try:
+                self._tls.unwrap()
+            except (OSError, ValueError):
+                return  # the other end has not said the same yet, or never will
+
+    def _tell_and_read_on(self) -> None:
+        """Say in TLS that nothing more is written here.
+
+        Behind its farewell OpenSSL awaits the other's at once, and where data come instead it reads no more. So
+        it says it into another socket, from which nothing can come.
+        """
         try:
-            self._tls.unwrap()
-        except (OSError, ValueError):
-            return  # the other end has not said the same yet, or never will
+            here, there = socket.socketpair()
+        except OSError:
+            return
+        with here, there:
+            here.setblocking(False)
+            there.setblocking(False)
+            try:
+                own = os.dup(self.fd)
+            except OSError:
+                return
+            os.dup2(here.fileno(), self.fd, False)
+            try:
+                self.farewell()
+            finally:
+                os.dup2(own, self.fd, False)
+                os.close(own)  # epoll knows the connection by its number as before
+            with contextlib.suppress(OSError):
+                _write(self.fd, there.recv(_RECORD))
 
 
 class Leaving(Watched):
