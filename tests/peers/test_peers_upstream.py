@@ -429,3 +429,39 @@ def test_a_new_worker_takes_over_no_old_word() -> None:
     table.publish()
     successor.refresh()
     assert a.fails == 1
+
+
+def test_what_one_worker_found_at_fault_all_leave_alone() -> None:
+    spec = UpstreamSpec("u", (peer("a", max_fails=2), peer("b"), peer("x", backup=True)))
+    table = PeerTable.create(peer_keys(spec), 3)
+
+    def suspect(key: PeerKey) -> None:
+        table.touch(table.row(key))
+        table.publish()
+
+    workers = [Upstream(spec, table, worker, suspect=suspect) for worker in range(3)]
+    a = workers[0].peers[0]
+    for now in (100.0, 101.0):
+        a.connections += 1
+        workers[0].release(a, now, failed=True)
+        expected = "abab" if now < 101.0 else "bbbb"
+        assert names(workers[1], 4, now) == expected
+    assert len(table.counts(a.row).suspended) == 2  # the third has not looked yet
+    assert names(workers[2], 3, 111.0) == "bbb"
+    # A trial when the time is over, in each; what went well once is forgotten.
+    for worker in workers:
+        assert "a" in names(worker, 2, 111.5)
+        assert names(worker, 4, 111.6).count("a") == 2
+    # What is long over does not come back with the next change of another peer.
+    suspect(workers[0].peers[1].key)
+    assert names(workers[1], 4, 112.0).count("a") == 2
+    # A pass of the checks ends it everywhere.
+    a.connections += 1
+    workers[0].release(a, 200.0, failed=True)
+    a.connections += 1
+    workers[0].release(a, 200.0, failed=True)
+    assert names(workers[1], 2, 200.0) == "bb"
+    table.clear(a.row, 200_001)
+    table.publish()
+    for worker in workers:
+        assert names(worker, 4, 200.1).count("a") == 2

@@ -253,10 +253,13 @@ class Checker:
         self._wholes.changed(key.upstream)
 
     def suspect(self, key: PeerKey) -> None:
-        """Requests at a peer failed so often that a worker sends it none for a while: probe it soon, but for
-        lua-resty's checks. When it passes, the workers forget the failures. Raises ValueError like `set_down`.
+        """Requests at a peer failed so often that a worker sends it none for a while: have the others know, and probe
+        it soon, but for lua-resty's checks. When it passes, the workers forget the failures. Raises ValueError like
+        `set_down`.
         """
         now = self._clock()
+        self._table.touch(self._membership.find(key).row)
+        self._table.publish()
         for target in self._on_row.get(self._membership.find(key).row, ()):
             if target.course.spec.dialect != RESTY:
                 target.suspected = now

@@ -48,8 +48,8 @@ class Upstream:
     `table` must have a row for each peer of `spec` (KeyError otherwise), and says who joined or left since; `worker` is
     this process's number in the zone. With `log`, the warning about a peer that used up `max_fails` is written there; a
     caller that wants nginx's tail with client and request passes none and logs it when `release` returns true.
-    `suspect` is told of each such peer that is actively checked, so that it is probed soon. `chance` is for a balancer
-    that leaves something to it.
+    `suspect` is told of each such peer that is actively checked, so that it is probed soon, or that other workers use.
+    `chance` is for a balancer that leaves something to it.
     """
 
     __slots__ = (
@@ -254,7 +254,8 @@ class Upstream:
                 self._table.set_suspended(peer.row, self._worker, int((now + peer.fail_timeout) * 1000))
         if disabled and self._log is not None:
             self._log.warn("upstream server temporarily disabled")
-        if disabled and self._suspect is not None and self._table.summary(peer.row) != CHECKS_NONE:
+        others = self._table.workers > 1 or self._table.summary(peer.row) != CHECKS_NONE
+        if disabled and self._suspect is not None and others:
             self._suspect(peer.key)
         return disabled
 
@@ -313,6 +314,8 @@ class Upstream:
                     if self._slowly:
                         self._start(peer, peer.relieved)
                     self._forget(peer)
+            if self._table.workers > 1 and peer.max_fails > 0 and not self.single:
+                self._heed_others(peer)
             if self._slowly and words[at + PEER_STARTED] / 1000 > peer.started:
                 self._start(peer, words[at + PEER_STARTED] / 1000)
         return changed
@@ -489,6 +492,18 @@ class Upstream:
         if peer.fails and self._counted:
             self._table.set_suspended(peer.row, self._worker, 0)
         forgotten(peer)
+
+    def _heed_others(self, peer: Peer) -> None:
+        """A peer that requests of another worker found at fault is at fault here too (nginx, where there is a zone)."""
+        until = self._table.suspended_until(peer.row)
+        if until <= (peer.checked + peer.fail_timeout) * 1000:
+            return
+        if peer.fails < peer.max_fails:
+            peer.fails = peer.max_fails
+        peer.accessed = peer.checked = until / 1000 - peer.fail_timeout
+        (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
+        if self._counted:
+            self._table.set_suspended(peer.row, self._worker, until)
 
     def _start(self, peer: Peer, now: float) -> None:
         """The peer begins anew."""

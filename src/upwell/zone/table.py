@@ -692,6 +692,11 @@ class PeerTable:
         start = self.layout.count(row, 0) + COUNT_CONNECTIONS
         return self.words[start : start + self.workers * COUNT_WORDS : COUNT_WORDS]
 
+    def suspended_until(self, row: int) -> int:
+        """Until when (milliseconds) workers keep the peer out of use for failed requests, the last of them; 0: none."""
+        start = self.layout.count(row, 0) + COUNT_SUSPENDED
+        return max(self.words[start : start + self.workers * COUNT_WORDS : COUNT_WORDS])
+
     def set_suspended(self, row: int, worker: int, until: int) -> None:
         """Say that `worker` keeps the peer out of use till `until` (milliseconds), 0: not any more. Only it may."""
         self.words[self.layout.count(row, worker) + COUNT_SUSPENDED] = min(until, _LATEST)
