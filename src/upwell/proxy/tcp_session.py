@@ -331,8 +331,6 @@ class TcpSession(Session):
         asked = asked if self._waited else 0
         self._waited = 0
         written = self._far_tls is not None or not spec.proxy_protocol or far.put(header(self))
-        if far.deaf:
-            return
         far.begin(asked)
         client.begin(0)
         if not written:

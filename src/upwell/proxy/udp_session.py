@@ -105,7 +105,10 @@ class UdpListener(Watched):
             return None
         session = UdpSession(self, front, where, local)
         self._sessions[where] = session
-        session.begin()
+        try:
+            session.begin()
+        except Exception as error:
+            session.fault(error)
         return None if session.over else session
 
     def answer(self, where: Where, data: memoryview | bytes) -> int:
