@@ -166,7 +166,7 @@ class Front:
         """Connections whose sessions are over count too. Those that wait the longest for their end go first; the kernel
         goes on sending what it has, which is all that nginx leaves to it."""
         leaving = self.leaving
-        while leaving and len(self.sessions) * 2 + len(leaving) >= self.limit:
+        while leaving and len(self.sessions) * 2 + len(leaving) > self.limit - 2:
             next(iter(leaving)).end()
 
 
