@@ -180,3 +180,24 @@ def test_all_names_are_there() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         upwell.nothing  # noqa: B018  # to be asked for is all
     assert PeerKey is upwell.PeerKey
+
+
+def test_a_group_that_checks_nothing_yet_keeps_no_orders_for_it() -> None:
+    group = Group([peer("127.0.0.1:1"), peer("127.0.0.1:2")], checks=[http_check()])
+    for _ in range(5):
+        group.release(group.pick(), failed=True)
+        for one in group.peers:
+            one.fails = 0
+    assert not group._orders
+    group.close()
+
+
+def test_a_group_says_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match='no balancing method "fastest"'):
+        Group([peer("127.0.0.1:1")], Method("fastest"))
+    with Group([peer("127.0.0.1:1")]) as group:
+        key = group.peers[0].key
+        with pytest.raises(ValueError, match="no setting speed"):
+            group.change(key, speed=3)
+    with pytest.raises(ValueError, match="is closed"):
+        group.change(key, weight=2)

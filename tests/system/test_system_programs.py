@@ -179,7 +179,7 @@ def test_a_state_file_in_somebody_s_folder_is_refused(prefix: Path) -> None:
     command = [*UPWELL, "-p", str(prefix), "-c", "conf/nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert f'"health_check_state" needs a folder that nobody can write into: "{prefix}"' in done.stderr
+    assert f'user "nobody" cannot write into the folder that "health_check_state" needs: "{prefix}"' in done.stderr
     assert prefix.stat().st_uid == 0
 
 

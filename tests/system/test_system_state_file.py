@@ -245,4 +245,6 @@ def test_a_folder_that_is_somebody_else_s_is_refused(city: City) -> None:
     text = city.text.replace("lists/peers.conf", "own.conf")
     city.balancer.configure(text)
     city.balancer.send(signal.SIGHUP)
-    await_line(city.balancer, f'"state" needs a folder that nobody can write into: "{city.balancer.prefix}"')
+    await_line(
+        city.balancer, f'user "nobody" cannot write into the folder that "state" needs: "{city.balancer.prefix}"'
+    )

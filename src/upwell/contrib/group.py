@@ -23,6 +23,7 @@ from upwell.check.spec import PLUS, CheckSpec
 from upwell.http1.fields import one_line
 from upwell.http1.target import one_target
 from upwell.log import ErrorLog, ErrorLogs
+from upwell.peers.balancers import BALANCERS
 from upwell.peers.live import Peer
 from upwell.peers.membership import SPARE
 from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec, peer_keys
@@ -90,6 +91,8 @@ class Group:
         chance: Callable[[], float] = random,
         **policy: Any,
     ) -> None:
+        if method.name not in BALANCERS:
+            raise ValueError(f'no balancing method "{method.name}"')
         self.spec = UpstreamSpec(name, tuple(peers), method, **policy)
         keys = peer_keys(self.spec)
         self._table = PeerTable.create(keys, 1, max(SPARE, len(keys)), (name,))
@@ -103,6 +106,7 @@ class Group:
         self._checker.watch(self._wake, self._carry_out)
         self._thread: threading.Thread | None = None
         self._ending = False
+        self._closed = False
         self._publish_at = 0.0
 
     def __repr__(self) -> str:
@@ -123,6 +127,7 @@ class Group:
 
     def close(self) -> None:
         """Let go of everything; for a group that is not used as a context manager."""
+        self._closed = True
         self._checker.close()
         os.close(self._wake)
 
@@ -189,6 +194,8 @@ class Group:
 
     def _order(self, call: Callable[[], _T]) -> _T:
         """Have the checking thread do it, which owns the list; without one, it is done here."""
+        if self._closed:
+            raise ValueError(f'group "{self.spec.name}" is closed')
         if self._thread is None:
             found = call()
         else:
@@ -203,6 +210,8 @@ class Group:
     # The checking thread
 
     def _suspect(self, key: PeerKey) -> None:
+        if self._thread is None:
+            return  # nothing is probed
         self._orders.append((Future(), lambda: self._checker.suspect(key)))
         os.eventfd_write(self._wake, 1)
 

@@ -41,7 +41,7 @@ class Membership:
         self._listed = {spec.name: spec for spec in upstreams if spec.state}
         self.rosters = {spec.name: Roster(spec, table) for spec in upstreams}
         taken = {member.row for roster in self.rosters.values() for member in roster.members}
-        if table.members_changed:
+        if table.members_changed or table.checker_epoch:
             # The one before may have been killed between a change and its announcement.
             for row in range(table.rows_used):
                 table.touch(row, True)
@@ -121,8 +121,9 @@ class Membership:
             raise Refused("a peer with another address or role is another peer")
         try:
             spec = replace(member.spec, **fields)  # type: ignore[arg-type]  # whatever does not fit is refused below
-        except TypeError as error:
-            raise Refused(str(error)) from None
+        except TypeError:
+            wrong = ", ".join(sorted(fields.keys() - PeerSpec.__dataclass_fields__.keys()))
+            raise Refused(f"a peer has no setting {wrong}") from None
         if spec == member.spec:
             return member
         self._write(key, spec, member.row, member.joined)

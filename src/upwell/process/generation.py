@@ -129,8 +129,8 @@ def make_state_folder(directive: str, path: str, owner: Identity | None, journal
     else:
         may = found.st_mode & 0o003 == 0o003
     if not may:
-        name = owner.name if owner is not None else "this user"
-        journal.emerg(f'"{directive}" needs a folder that {name} can write into: "{folder}"')
+        name = f'user "{owner.name}"' if owner is not None else "this user"
+        journal.emerg(f'{name} cannot write into the folder that "{directive}" needs: "{folder}"')
         raise NotPrepared
 
 
