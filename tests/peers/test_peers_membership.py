@@ -12,7 +12,7 @@ from upwell.peers.membership import Membership, Refused, carry
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.roster import Member, Roster
 from upwell.peers.upstream import Peer, Upstream, forget_others, publish_all
-from upwell.zone.layout import ADMIN_DOWN, RING_WORDS
+from upwell.zone.layout import ADMIN_DOWN, PEER_ADMIN, RING_WORDS
 from upwell.zone.table import PeerTable
 
 
@@ -343,7 +343,8 @@ def test_an_address_is_a_host_and_a_port_or_a_path(address: object) -> None:
 def test_an_owner_after_one_that_was_killed_announces_what_it_had_written() -> None:
     group = Group(peer("a"), peer("b"), workers=1)
     group.table.start_checker(1)
-    group.table.set_admin(0, ADMIN_DOWN)  # and is killed before it publishes
+    words, at = group.table.words, group.table.layout.row(0) + PEER_ADMIN
+    words[at] = ADMIN_DOWN  # and is killed before it says so
     (worker,) = group.workers
     assert worker.pick((), 1.0) is worker.peers[0]
     worker.release(worker.peers[0], 1.0, failed=False)

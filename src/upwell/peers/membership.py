@@ -45,6 +45,7 @@ class Membership:
             # The one before may have been killed between a change and its announcement.
             for row in range(table.rows_used):
                 table.touch(row, True)
+                table.touch(row)
             table.publish()
         free = [row for row in range(table.configured, table.rows_used) if row not in taken]
         self._free = deque((row, table.changes) for row in free)  # and with which change their last peer left
