@@ -384,7 +384,10 @@ class Side(Watched):
             self.session.pipes.give(pipe)
 
     def end_writing(self) -> None:
-        """Send FIN: the far side has sent its own."""
+        """The far side has ended, and all that it said is written."""
+        self._send_fin()
+
+    def _send_fin(self) -> None:
         if not self.shut and not self.deaf:
             self.shut = True
             try:
@@ -405,16 +408,17 @@ class Side(Watched):
         self.closed = True
         self.far = None  # else they would know each other for ever
         self._reading = False
+        lost = self.waits
         self.discard()
         self._poll.forget(self.fd)
         if not self.deaf and self.error is None:
-            if not reset:
+            if not reset and not lost:
                 self.farewell()
             unsent = _unsent(self.fd)
             if unsent:
                 # close() would drop it, if anything came from the other end meanwhile
                 if not reset:
-                    self.end_writing()
+                    self._send_fin()
                 if self._events != _IN:
                     self._poll.change(self.fd, self._events, _IN)
                 Leaving(self.session.front, self.fd, self.sock, reset)
@@ -424,7 +428,7 @@ class Side(Watched):
         self._poll.end(self)
 
     def farewell(self) -> None:
-        """What a protocol around the bytes says last."""
+        """What a protocol around the bytes says last: that they are all there."""
 
     def finish(self) -> None:
         _close(self.fd, self.sock)
@@ -510,7 +514,7 @@ class TlsSide(Side):
 
     def end_writing(self) -> None:
         if not self.shut and not self.deaf:
-            if self.at_end or self.far is None:
+            if self.at_end:
                 self.farewell()
             else:
                 self._tell_and_read_on()
