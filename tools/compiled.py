@@ -72,6 +72,9 @@ STAYS_PYTHON = (
     "suspension.py",  # a bare `yield` under types.coroutine, which mypyc does not know
 )
 
+_LEVEL = os.environ.get("UPWELL_MYPYC_OPT", "3")
+"""How much gcc is to optimise: 3 takes minutes; 0 will do for tests of what is compiled, not for use."""
+
 _STAMP = ".built-from"
 _EXTENSION = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
@@ -111,7 +114,7 @@ def _digest() -> str:
     """Of all that the result depends on. Files that are not compiled too: constants and types come from them."""
     from mypy.version import __version__
 
-    found = hashlib.sha256(f"{__version__} {sys.version} {os.environ.get('CFLAGS')}".encode())
+    found = hashlib.sha256(f"{__version__} {sys.version} {os.environ.get('CFLAGS')} {_LEVEL}".encode())
     for path in (Path(__file__), *_files(SOURCE, ".pyc")):
         found.update(b"%s\0%s\0" % (path.relative_to(ROOT).as_posix().encode(), path.read_bytes()))
     return found.hexdigest()
@@ -164,15 +167,22 @@ def build(target: Path) -> bool:
         if str(old) not in built:
             old.unlink()
     os.environ["MYPYPATH"] = str(target)
+    checks = [path for path in files if path.startswith("upwell/check/")]
     modules = mypycify(
         ["--config-file=", "--ignore-missing-imports", *files],
         debug_level="0",
-        group_name="upwell",
+        opt_level=_LEVEL,
+        separate=[([path for path in files if path not in checks], "upwell"), (checks, "upwell_check")],
         target_dir=str(between),
     )
+    for module in modules:
+        # gcc looks for misleading indentation otherwise, in lines that mypyc indents ever deeper: it takes longer than
+        # all the rest.
+        module.extra_compile_args.append("-w")
     command = Distribution({"name": "upwell", "ext_modules": modules}).get_command_obj("build_ext")
     command.build_lib = str(target)
     command.build_temp = str(between)
+    command.parallel = len(modules)
     command.ensure_finalized()
     command.run()
     (target / _STAMP).write_text(digest)

@@ -307,7 +307,7 @@ def test_what_no_balancer_could_work_with_is_refused(wrong: dict[str, object]) -
     before = group.membership.members("u")
     with pytest.raises(Refused, match="invalid"):
         group.membership.change(before[0].key, **wrong)
-    with pytest.raises(Refused, match="invalid"):
+    with pytest.raises((Refused, TypeError)):  # a compiled PeerSpec of wrong types cannot be made at all
         group.join(peer("c", **wrong))
     assert group.membership.members("u") == before
     assert group.table.members_changed == 0
@@ -332,6 +332,7 @@ def test_a_row_for_a_peer_that_is_refused_is_given_again_clean() -> None:
     assert group.join(peer("b")).row == row
 
 
+@pytest.mark.pure_only(reason="a compiled PeerSpec of wrong types cannot be made at all")
 @pytest.mark.parametrize("address", [("c", 0), ("c", "80"), ("c",), ["c", 80], None, (b"c", 80)], ids=repr)
 def test_an_address_is_a_host_and_a_port_or_a_path(address: object) -> None:
     group = Group(peer("a"))

@@ -122,9 +122,9 @@ class Membership:
             raise Refused("a peer with another address or role is another peer")
         try:
             spec = replace(member.spec, **fields)  # type: ignore[arg-type]  # whatever does not fit is refused below
-        except TypeError:
+        except TypeError as error:
             wrong = ", ".join(sorted(fields.keys() - PeerSpec.__dataclass_fields__.keys()))
-            raise Refused(f"a peer has no setting {wrong}") from None
+            raise Refused(f"a peer has no setting {wrong}" if wrong else f"invalid setting: {error}") from None
         if spec == member.spec:
             return member
         self._write(key, spec, member.row, member.joined)
