@@ -178,7 +178,7 @@ def build(target: Path) -> bool:
     for module in modules:
         # gcc looks for misleading indentation otherwise, in lines that mypyc indents ever deeper: it takes longer than
         # all the rest.
-        module.extra_compile_args.append("-w")
+        module.extra_compile_args.append("-Wno-misleading-indentation")
     command = Distribution({"name": "upwell", "ext_modules": modules}).get_command_obj("build_ext")
     command.build_lib = str(target)
     command.build_temp = str(between)
