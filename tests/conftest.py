@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from upwell.contrib.processes import free_ports
 from upwell.version import data_plane
@@ -18,6 +19,9 @@ def ports() -> Callable[[int], list[int]]:
 
 
 def pytest_configure() -> None:
+    # No test asserts a time, and on a busy machine any example may be slow.
+    settings.register_profile("upwell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("upwell")
     # A shell has what it starts in the background ignore SIGINT and SIGQUIT, and nohup SIGHUP; all that the tests start
     # would inherit that, and some of it is ended by these signals.
     signal.signal(signal.SIGINT, signal.default_int_handler)

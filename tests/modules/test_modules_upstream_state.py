@@ -196,7 +196,7 @@ PEERS = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(PEERS, max_size=5))
 def test_what_is_written_is_read_as_the_same(tmp_path: Path, peers: list[PeerSpec]) -> None:
     assert [objection(peer, Method()) for peer in peers] == [""] * len(peers)

@@ -238,6 +238,8 @@ def test_a_master_stays_with_its_installation_when_the_link_moves(
     source = Path(upwell.__file__).parent
     for version in ("one", "two", "broken"):
         shutil.copytree(source, tmp_path / version / "upwell", ignore=shutil.ignore_patterns("__pycache__"))
+        for shared in source.parent.glob("upwell__mypyc*.so"):  # the compiled build has its code there
+            shutil.copy(shared, tmp_path / version)
     text = (tmp_path / "two" / "upwell" / "version.py").read_text()
     changed = text.replace(f'VERSION = "{VERSION}"', 'VERSION = "7.7.7"')
     assert changed != text

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from upwell.config.command import Module, command
+from upwell.config.command import Module, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.slots import once, size
@@ -33,29 +34,34 @@ def parse_near(text: str) -> tuple[str, int]:
     return address.host, address.port
 
 
-def _bind(block: Block, directive: Directive) -> None:
-    once(block, directive, ProxySocketSettings, "bind")
-    text = directive.args[0]
-    if len(directive.args) == 1 and text == "off":
-        block.set(ProxySocketSettings, "bind", None)
-        return
-    near = block.template(directive, 0)
-    if near.literal is not None:
-        try:
-            parse_near(text)
-        except ValueError:
-            raise directive.error(f'invalid address "{text}"', 0) from None
-    if len(directive.args) == 2:
-        if directive.args[1] != "transparent":
-            raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
-        raise directive.error('the parameter "transparent" of "proxy_bind" is not supported by upwell', 1)
-    block.set(ProxySocketSettings, "bind", near)
+def bind(settings: type[Any]) -> Setter:
+    """The setter of `proxy_bind`, whose value goes to `bind` of `settings`: an address, None for `off`."""
+
+    def put(block: Block, directive: Directive) -> None:
+        once(block, directive, settings, "bind")
+        text = directive.args[0]
+        if len(directive.args) == 1 and text == "off":
+            block.set(settings, "bind", None)
+            return
+        near = block.template(directive, 0)
+        if near.literal is not None:
+            try:
+                parse_near(text)
+            except ValueError:
+                raise directive.error(f'invalid address "{text}"', 0) from None
+        if len(directive.args) == 2:
+            if directive.args[1] != "transparent":
+                raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
+            raise directive.error('the parameter "transparent" of "proxy_bind" is not supported by upwell', 1)
+        block.set(settings, "bind", near)
+
+    return put
 
 
 MODULE = Module(
     "proxy_socket",
     (
-        command("proxy_bind", _LEVELS, (1, 2), _bind),
+        command("proxy_bind", _LEVELS, (1, 2), bind(ProxySocketSettings)),
         command("proxy_socket_rcvbuf", _LEVELS, 1, size(ProxySocketSettings, "rcvbuf")),
         command("proxy_socket_sndbuf", _LEVELS, 1, size(ProxySocketSettings, "sndbuf")),
     ),

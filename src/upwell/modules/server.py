@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command, words
@@ -76,34 +76,41 @@ def _listen(block: Block, directive: Directive) -> None:
     spec = ListenSpec(("", 0))
     default = explicit = False
     for index, parameter in enumerate(directive.args[1:], 1):
-        name, _, value = parameter.partition("=")
         if parameter in ("default_server", "default"):
             default = True
             continue
         explicit = True
-        if parameter == "bind":
-            pass
-        elif parameter == "reuseport":
-            spec = replace(spec, reuseport=True)
-        elif parameter.startswith("backlog="):
-            try:
-                backlog = parse_number(value)
-            except ValueError:
-                backlog = 0
-            if not backlog:
-                raise directive.error(f'invalid backlog "{parameter}"', index)
-            spec = replace(spec, backlog=backlog)
-        elif parameter in ("ipv6only=on", "ipv6only=off"):
-            spec = replace(spec, ipv6only=value == "on")
-        elif name in _UNSUPPORTED:
-            raise directive.error(f'the parameter "{name}" of "listen" is not supported by upwell', index)
-        else:
-            raise directive.error(f'invalid parameter "{parameter}"', index)
+        spec = with_listen_parameter(spec, directive, index, _UNSUPPORTED)
     for address in addresses:
         listen = Listen(replace(spec, address=address), default, explicit, directive.position)
         if any(other.spec.address == address for other in block.own(ServerSettings).get("listens", ())):
             raise directive.error(f"a duplicate listen {listen.spec.text}", 0)
         block.append(ServerSettings, "listens", listen)
+
+
+def with_listen_parameter(
+    spec: ListenSpec, directive: Directive, index: int, unsupported: Collection[str]
+) -> ListenSpec:
+    """`spec` with what a parameter of `listen` says of the socket; `index` is its place among the arguments."""
+    parameter = directive.args[index]
+    name, _, value = parameter.partition("=")
+    if parameter == "bind":
+        return spec
+    if parameter == "reuseport":
+        return replace(spec, reuseport=True)
+    if parameter.startswith("backlog="):
+        try:
+            backlog = parse_number(value)
+        except ValueError:
+            backlog = 0
+        if not backlog:
+            raise directive.error(f'invalid backlog "{parameter}"', index)
+        return replace(spec, backlog=backlog)
+    if parameter in ("ipv6only=on", "ipv6only=off"):
+        return replace(spec, ipv6only=value == "on")
+    if name in unsupported:
+        raise directive.error(f'the parameter "{name}" of "listen" is not supported by upwell', index)
+    raise directive.error(f'invalid parameter "{parameter}"', index)
 
 
 def listen_addresses(block: Block, directive: Directive, port: int) -> list[tuple[str, int] | str]:

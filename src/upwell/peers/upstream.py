@@ -501,7 +501,7 @@ class Upstream:
         if peer.fails < peer.max_fails:
             peer.fails = peer.max_fails
         peer.accessed = peer.checked = until / 1000 - peer.fail_timeout
-        (self._backup_balancer if peer.spec.backup else self._primary_balancer).settle()
+        self._balancer_of(peer).settle()
         if self._counted:
             self._table.set_suspended(peer.row, self._worker, until)
 

@@ -15,7 +15,7 @@ import socket
 import ssl
 import struct
 import termios
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from upwell.proxy.timers import Alarm
 from upwell.proxy.transport import Poll, Watched
@@ -508,7 +508,7 @@ class TlsSide(Side):
 
     def write(self, data: memoryview) -> int:
         try:
-            return self._tls.write(cast("bytes", data))
+            return self._tls.write(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0  # OpenSSL is asked to write the same once more
 

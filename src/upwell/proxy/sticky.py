@@ -159,9 +159,9 @@ class Sticky:
     def _tell(self, exchange: Exchange, line: bytes, again: bool) -> None:
         """Have the answer, whoever gives it, set the cookie, in the place of the one of the last try."""
         if again:
-            before = exchange.kept[-1]
+            exchange.out = list(exchange.out)
+            exchange.out.remove(exchange.kept[-1])  # by value: a compiled tuple has no identity
             exchange.kept = exchange.kept[:-1]
-            exchange.out = [field for field in exchange.out if field is not before]
         field = (b"Set-Cookie", line)
         exchange.kept = (*exchange.kept, field)
         exchange.out = [*exchange.out, field]

@@ -527,7 +527,8 @@ def _reason(error: OSError) -> str:
 def _words(error: Exception) -> str:
     """What OpenSSL says."""
     if isinstance(error, ssl.SSLError):
-        return str(error.reason or error)
+        reason: object = getattr(error, "reason", None)  # typeshed says str, which a compiled build would insist on
+        return str(reason or error)
     if isinstance(error, OSError) and error.errno:
         return f"{error.errno}: {os.strerror(error.errno)}"
     return str(error)

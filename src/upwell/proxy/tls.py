@@ -111,7 +111,8 @@ def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
     try:
         context.load_cert_chain(certificate, key, _no_password)
     except ssl.SSLError as error:
-        reason = str(error.reason or error).replace("_", " ").lower()
+        told: object = getattr(error, "reason", None)  # typeshed says str; a compiled build would insist
+        reason = str(told or error).replace("_", " ").lower()
         raise TlsError(f'cannot load certificate "{certificate}" with key "{key}": {reason}') from None
     except TlsError:
         raise TlsError(f'cannot load certificate key "{key}": it is encrypted') from None

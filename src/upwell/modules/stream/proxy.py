@@ -12,7 +12,7 @@ from upwell.config.slots import flag, number, once, size, time
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.address import format_address, parse_address
-from upwell.modules.proxy_socket import parse_near
+from upwell.modules.proxy_socket import bind
 from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.tls import close_peer_tls, close_server_tls, peer_commands, server_commands
 from upwell.modules.upstream import find_upstream, implicit_upstream
@@ -92,25 +92,6 @@ def _buffer_size(block: Block, directive: Directive) -> None:
         raise directive.error('"proxy_buffer_size" directive invalid value', 0)
 
 
-def _bind(block: Block, directive: Directive) -> None:
-    once(block, directive, StreamProxySettings, "bind")
-    text = directive.args[0]
-    if len(directive.args) == 1 and text == "off":
-        block.set(StreamProxySettings, "bind", None)
-        return
-    near = block.template(directive, 0)
-    if near.literal is not None:
-        try:
-            parse_near(text)
-        except ValueError:
-            raise directive.error(f'invalid address "{text}"', 0) from None
-    if len(directive.args) == 2:
-        if directive.args[1] != "transparent":
-            raise directive.error(f'invalid parameter "{directive.args[1]}"', 1)
-        raise directive.error('the parameter "transparent" of "proxy_bind" is not supported by upwell', 1)
-    block.set(StreamProxySettings, "bind", near)
-
-
 def _close_stream(stream: Block) -> None:
     """Each server, now that all upstreams are known."""
     for server in stream.of("stream_server"):
@@ -168,7 +149,7 @@ MODULE = Module(
         command("proxy_requests", _LEVELS, 1, number(_S, "requests")),
         command("proxy_responses", _LEVELS, 1, number(_S, "responses")),
         command("proxy_socket_keepalive", _LEVELS, 1, flag(_S, "socket_keepalive")),
-        command("proxy_bind", _LEVELS, (1, 2), _bind),
+        command("proxy_bind", _LEVELS, (1, 2), bind(_S)),
         *server_commands(_LEVELS),
         *peer_commands(_LEVELS),
     ),

@@ -8,9 +8,9 @@ from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import once, parse_number, time
+from upwell.config.slots import once, time
 from upwell.errors import ConfigError, Position
-from upwell.modules.server import ServerSettings, listen_addresses
+from upwell.modules.server import ServerSettings, listen_addresses, with_listen_parameter
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.proxy.listen import ListenSpec
 
@@ -60,30 +60,13 @@ def _listen(block: Block, directive: Directive) -> None:
     spec = ListenSpec(("", 0), udp=udp)
     explicit = False
     for index, parameter in enumerate(directive.args[1:], 1):
-        name, equals, value = parameter.partition("=")
+        name = parameter.partition("=")[0]
         if udp and name in _TCP_ONLY:
             raise directive.error(f'"listen" directive "{name}" parameter is incompatible with "udp"', index)
         if parameter in ("udp", "ssl", "proxy_protocol"):
             continue
         explicit = True
-        if parameter == "bind":
-            pass
-        elif parameter == "reuseport":
-            spec = replace(spec, reuseport=True)
-        elif name == "backlog" and equals:
-            try:
-                backlog = parse_number(value)
-            except ValueError:
-                backlog = 0
-            if not backlog:
-                raise directive.error(f'invalid backlog "{parameter}"', index)
-            spec = replace(spec, backlog=backlog)
-        elif parameter in ("ipv6only=on", "ipv6only=off"):
-            spec = replace(spec, ipv6only=value == "on")
-        elif name in _UNSUPPORTED:
-            raise directive.error(f'the parameter "{name}" of "listen" is not supported by upwell', index)
-        else:
-            raise directive.error(f'invalid parameter "{parameter}"', index)
+        spec = with_listen_parameter(spec, directive, index, _UNSUPPORTED)
     for address in addresses:
         one = replace(spec, address=address)
         if udp and isinstance(address, str):

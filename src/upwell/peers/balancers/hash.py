@@ -7,40 +7,18 @@ number of the attempt in front.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
-from itertools import accumulate
-from typing import Final
+from collections.abc import Collection
 from zlib import crc32
 
-from upwell.peers.balancers.balancer import Chance, chosen, unfit
-from upwell.peers.balancers.instead import Instead
+from upwell.peers.balancers.balancer import chosen, unfit
+from upwell.peers.balancers.places import MOST_TRIES, Places
 from upwell.peers.live import Peer
-from upwell.peers.peer import Method
-
-_MOST_TRIES: Final = 20
 
 
-class KeyHash:
+class KeyHash(Places):
     """Shares go by weight: the hash is a place among all units of weight, those of peers that are down included."""
 
-    __slots__ = ("_ends", "_instead", "_peers", "_up", "watches")
-
-    def __init__(self, method: Method, chance: Chance) -> None:
-        self.watches = False
-        self._instead = Instead(method, chance)
-        self._peers: Sequence[Peer] = ()
-        self._ends: list[int] = []  # sums of the weights up to each peer
-        self._up: frozenset[Peer] = frozenset()
-
-    def __repr__(self) -> str:
-        return f"<KeyHash {len(self._up)} of {len(self._peers)} peers>"
-
-    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
-        self._instead.rebuild(peers, up)
-        self._up = frozenset(up)
-        if peers is not self._peers:
-            self._peers = peers
-            self._ends = list(accumulate([peer.weight for peer in peers]))
+    __slots__ = ()
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         ends = self._ends
@@ -52,16 +30,6 @@ class KeyHash:
             return chosen(peer, now)
         return self._search(key, tried, now)
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        chosen(peer, now)
-
-    def settle(self) -> None:
-        self._instead.settle()
-
-    def released(self, peer: Peer) -> None: ...
-
-    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
-
     def _search(self, key: bytes, tried: Collection[Peer], now: float) -> Peer | None:
         """Hash again and again; after 20 attempts in vain round robin decides.
 
@@ -71,7 +39,7 @@ class KeyHash:
         ends = self._ends
         met: set[Peer] = set()
         place = rehash = failed = 0
-        while failed <= _MOST_TRIES:
+        while failed <= MOST_TRIES:
             place += (crc32(b"%d%b" % (rehash, key) if rehash else key) >> 16) & 0x7FFF
             rehash += 1
             peer = self._peers[bisect_right(ends, place % ends[-1])]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
-from itertools import accumulate
+from collections.abc import Collection
 from operator import mul
 from typing import Final
 
-from upwell.peers.balancers.balancer import Chance, chosen, unfit
-from upwell.peers.balancers.instead import Instead
+from upwell.peers.balancers.balancer import chosen, unfit
+from upwell.peers.balancers.places import MOST_TRIES, Places
 from upwell.peers.live import Peer
-from upwell.peers.peer import Method
 
-_MOST_TRIES: Final = 20
 _START: Final = 89
 _FACTOR: Final = 113
 _MODULUS: Final = 6271
@@ -23,27 +20,10 @@ _POWERS: Final = {count: [pow(_FACTOR, count - n - 1, _MODULUS) for n in range(c
 each time the address is hashed again, so it is made once."""
 
 
-class IpHash:
+class IpHash(Places):
     """The key is the address in bytes: three of an IPv4 address, all 16 of an IPv6 one."""
 
-    __slots__ = ("_ends", "_instead", "_peers", "_up", "watches")
-
-    def __init__(self, method: Method, chance: Chance) -> None:
-        self.watches = False
-        self._instead = Instead(method, chance)
-        self._peers: Sequence[Peer] = ()
-        self._ends: list[int] = []  # sums of the weights up to each peer
-        self._up: frozenset[Peer] = frozenset()
-
-    def __repr__(self) -> str:
-        return f"<IpHash {len(self._up)} of {len(self._peers)} peers>"
-
-    def rebuild(self, peers: Sequence[Peer], up: Sequence[Peer]) -> None:
-        self._instead.rebuild(peers, up)
-        self._up = frozenset(up)
-        if peers is not self._peers:
-            self._peers = peers
-            self._ends = list(accumulate([peer.weight for peer in peers]))
+    __slots__ = ()
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         ends = self._ends
@@ -59,7 +39,7 @@ class IpHash:
         met: set[Peer] | None = None
         # nginx remembers for a request where it stopped; here each try begins anew. Those that were tried are met where
         # they were chosen, and that is no attempt in vain.
-        while failed <= _MOST_TRIES:
+        while failed <= MOST_TRIES:
             value = (value * moved + added) % _MODULUS
             peer = self._peers[bisect_right(ends, value % ends[-1])]
             if tried and peer in tried:
@@ -73,13 +53,3 @@ class IpHash:
             else:
                 failed += 1
         return self._instead.pick(tried, now)
-
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        chosen(peer, now)
-
-    def settle(self) -> None:
-        self._instead.settle()
-
-    def released(self, peer: Peer) -> None: ...
-
-    def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
