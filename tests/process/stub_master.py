@@ -172,6 +172,9 @@ class StubChecker:
     def change_peer(self, key: PeerKey, **fields: object) -> None:
         self.journal.info(f"stub change_peer {key.name}")
 
+    def has_peer(self, key: PeerKey) -> bool:
+        return False
+
     def step(self, max_wait: float) -> None:
         self.table.words[CHECKER_HEARTBEAT] += 1
         for fd, _ in self.epoll.poll(max_wait):

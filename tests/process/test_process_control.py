@@ -41,6 +41,9 @@ class Recorder:
     def change_peer(self, key: PeerKey, **fields: object) -> None:
         self.told.append(("change", key, fields))
 
+    def has_peer(self, key: PeerKey) -> bool:
+        return key.name == "there"
+
 
 def peer(index: int, backup: bool = False) -> PeerKey:
     return PeerKey("backend", "backup" if backup else "primary", f"p{index}", 0)

@@ -272,6 +272,11 @@ class Checker:
         """Who belongs to `upstream` now. Raises ValueError for one that is not there."""
         return self._membership.members(upstream)
 
+    def has_peer(self, key: PeerKey) -> bool:
+        """Whether the peer belongs to its upstream now; no upstream of that name has none."""
+        roster = self._membership.rosters.get(key.upstream)
+        return roster is not None and roster.find(key) is not None
+
     def add_peer(self, upstream: str, spec: PeerSpec) -> Member:
         """A peer joins `upstream`: it begins in the initial state of its checks, which probe it at once, and slowly if
         it has a `slow_start`. Raises ValueError for an upstream that is not there, or when no more peers can join."""

@@ -10,14 +10,17 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields as fields_of
 from typing import Any, Protocol
 
 from upwell.check.spec import CheckSpec, from_message, to_message
+from upwell.peers.membership import NoRoom, Refused
 from upwell.peers.peer import PeerKey, PeerSpec
 from upwell.peers.roster import message_of, spec_of
 from upwell.zone.table import PeerTable
 
-_MAX_MESSAGE = 1 << 16
+MAX_MESSAGE = 1 << 16
+"""Bytes."""
 _AGAIN = 1.0  # seconds before the same peer is said to be suspected again
 
 Message = dict[str, Any]
@@ -32,6 +35,7 @@ class Target(Protocol):
     def add_peer(self, upstream: str, spec: PeerSpec) -> object: ...
     def remove_peer(self, key: PeerKey) -> None: ...
     def change_peer(self, key: PeerKey, **fields: object) -> object: ...
+    def has_peer(self, key: PeerKey) -> bool: ...
 
 
 class Control:
@@ -154,8 +158,8 @@ def to_socket(sock: socket.socket) -> Callable[[Message], bool]:
 
     def deliver(message: Message) -> bool:
         content = json.dumps(message).encode()
-        if len(content) > _MAX_MESSAGE:
-            raise ValueError(f"a message to the checker is {len(content)} bytes long, {_MAX_MESSAGE} are allowed")
+        if len(content) > MAX_MESSAGE:
+            raise ValueError(f"a message to the checker is {len(content)} bytes long, {MAX_MESSAGE} are allowed")
         try:
             sock.send(content)
         except OSError:
@@ -180,7 +184,7 @@ def receive(sock: socket.socket, checker: Target) -> list[str]:
     complaints: list[str] = []
     while True:
         try:
-            content = sock.recv(_MAX_MESSAGE)
+            content = sock.recv(MAX_MESSAGE)
         except (BlockingIOError, InterruptedError):
             return complaints
         if not content:
@@ -205,5 +209,39 @@ def apply(message: Mapping[str, Any], checker: Target) -> None:
         checker.remove_peer(PeerKey(*message["peer"]))
     elif message["op"] == "change_peer":
         checker.change_peer(PeerKey(*message["peer"]), **message["fields"])
+    elif message["op"] == "settle_peer":
+        spec = message["spec"]
+        _settle(PeerKey(*message["peer"]), spec_of(spec) if spec is not None else None, checker)
+    elif message["op"] == "repeat":
+        _repeat(message["message"], checker)
     else:
         raise ValueError(message["op"])
+
+
+def repeated(message: Message) -> Message:
+    """A message that was meant for a checker of another configuration: it may be about peers that are not here."""
+    return {"op": "repeat", "message": message}
+
+
+def _repeat(message: Mapping[str, Any], checker: Target) -> None:
+    try:
+        apply(message, checker)
+    except NoRoom:
+        raise
+    except Refused:
+        pass  # this configuration has no such upstream or peer
+
+
+def _settle(key: PeerKey, spec: PeerSpec | None, checker: Target) -> None:
+    """Have a peer be as `spec` says (None: not there), whatever it is now."""
+    there = checker.has_peer(key)
+    if spec is None:
+        if there:
+            checker.remove_peer(key)
+    elif there:
+        checker.change_peer(key, **{name: getattr(spec, name) for name in _SETTINGS})
+    else:
+        checker.add_peer(key.upstream, spec)
+
+
+_SETTINGS = tuple(one.name for one in fields_of(PeerSpec) if one.name not in ("name", "address", "backup"))

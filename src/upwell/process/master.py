@@ -39,6 +39,7 @@ from upwell.process.actions import (
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, describe, forget_signals, name_process, run_child, start_failed
 from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, renewed, reopen_logs
+from upwell.process.handover import Orders
 from upwell.process.inherited import Inherited, inherited, start_successor, unused
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import all_of, discard, of_worker
@@ -82,6 +83,7 @@ class Master:
         "_generations",
         "_inherited",
         "_journal",
+        "_orders",
         "_parent",
         "_parts",
         "_pid_file",
@@ -101,6 +103,7 @@ class Master:
         self._inherited = Inherited({})
         self._parent = 0
         self._generations: dict[int, Generation] = {}
+        self._orders: dict[int, Orders] = {}
         self._code: int | None = None
         self._said = b""
         self._service = Service({}, 0)
@@ -196,6 +199,10 @@ class Master:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(ready, select.POLLIN)
+        for orders in self._orders.values():
+            orders.await_room(poll)
+        for number in self._supervisor.headless():
+            self._orders[number].await_unheard(poll)
         longest = min(LOOK, self._service.watchdog / 2 or LOOK) * 1000 + 1
         happened = [fd for fd, _ in poll.poll(longest if deadline is None else min(longest, _milliseconds(deadline)))]
         if ready in happened:
@@ -206,6 +213,10 @@ class Master:
                     self._reap()
                 elif number in _HEARD:
                     self._hear(_HEARD[signal.Signals(number)])
+        for orders in self._orders.values():
+            orders.flush()
+        for number in self._supervisor.headless():
+            self._repeat(number, headless=True)
         self._perform(self._supervisor.tick(time.monotonic()))
         for one in self._supervisor.watched(time.monotonic()):
             self._perform(self._supervisor.heard(one.pid, self._beat_of(one), time.monotonic()))
@@ -264,7 +275,9 @@ class Master:
         """A configuration is ready to serve: give it its processes."""
         plan = generation.plan
         prepare_checks(generation.table, plan.upstreams, plan.checks, int(time.monotonic() * 1000))
-        self._generations[self._supervisor.newest + 1] = generation
+        number = self._supervisor.newest + 1
+        self._generations[number] = generation
+        self._orders[number] = Orders(plan.upstreams, generation.table, generation.workers_end, generation.checker_end)
         timeout, patience = plan.worker_shutdown_timeout, plan.workers.hang_timeout
         self._perform(self._supervisor.loaded(generation.workers, timeout, time.monotonic(), patience))
 
@@ -293,6 +306,7 @@ class Master:
                 kept.update(generation.sockets)
         self._service.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         old = self._current()
+        self._note_orders()
         try:
             keep_members(old, self._journal)
             generation = prepare(self._parts, self._journal, self._boot, kept)
@@ -304,6 +318,7 @@ class Master:
 
     def _renew(self, _: Renew) -> None:
         old = self._current()
+        self._note_orders()
         try:
             generation = renewed(self._parts, old)
         except (OSError, ValueError) as error:
@@ -365,6 +380,9 @@ class Master:
         older = all_of(g.sockets for n, g in self._generations.items() if n < action.generation)
         self._discard(_without(older, newer))
         self._journal.direct(serving.logs(self._boot))
+        for number in self._orders:
+            if self._supervisor.is_retired(number):
+                self._repeat(number)
         self._service.tell("READY=1", f"STATUS={serving.workers} workers serve")
         path = serving.plan.pid
         if path == self._pid_path or self._supervisor.successor:
@@ -377,11 +395,30 @@ class Master:
         except OSError as error:
             self._journal.emerg(f'open() "{path}" {failure(error)}')
 
+    def _note_orders(self) -> None:
+        """A generation is about to be made of the one that serves: whatever is ordered from now on will be repeated to
+        it. What was ordered before is news to others that are in the making."""
+        serving = self._supervisor.serving
+        if serving:
+            news = self._orders[serving].news()
+            for number, orders in self._orders.items():
+                if number > serving:
+                    orders.repeat(news)
+
+    def _repeat(self, number: int, headless: bool = False) -> None:
+        """Have the generation that serves know what a retired one was ordered to do."""
+        serving, retired = self._orders[self._supervisor.serving], self._orders[number]
+        serving.repeat(retired.news())
+        if headless:
+            serving.repeat(retired.unheard())
+
     def _vacate(self, action: Vacate) -> None:
         generation = self._generations[action.generation]
         generation.table.vacate(_seat(generation, action.slot, action.seat))
 
     def _forget(self, action: Forget) -> None:
+        self._repeat(action.generation, headless=True)
+        del self._orders[action.generation]
         gone = self._generations.pop(action.generation)
         self._discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
         gone.close(logs=all(other.plan is not gone.plan for other in self._generations.values()))

@@ -169,6 +169,20 @@ class Supervisor:
         return self._serving
 
     @property
+    def plain(self) -> bool:
+        """Whether the newest generation serves, and nothing is being ended or begun."""
+        return bool(self._serving == self._newest > 0) and not self._stopping and not self._resting
+
+    def is_retired(self, number: int) -> bool:
+        """Whether that generation has come to its end, or is about to."""
+        return number not in self._generations or self._generations[number].retired
+
+    def headless(self) -> list[int]:
+        """Retired generations whose checker is gone for good: nobody hears their last workers."""
+        with_checker = {child.generation for child in self._children.values() if child.kind == "checker"}
+        return [n for n, generation in self._generations.items() if generation.retired and n not in with_checker]
+
+    @property
     def stopping(self) -> bool:
         """Whether all is being brought to an end."""
         return bool(self._stopping)

@@ -73,6 +73,7 @@ def run_worker(birth: Birth, sockets: Mapping[ListenSpec, socket.socket], parts:
 
     loop.call_soon(begin)
     loop.run_forever()
+    control.flush()
     birth.table.set_ready(birth.seat, 0)
     journal.notice("exit")
     return 0

@@ -1,0 +1,235 @@
+"""A reload in real processes: orders that come in the middle of one, and what lives on through ten of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from tests.system.shop import Shop, await_takers
+from tests.system.wire import Client, Origin, Seen, get, response
+from upwell.contrib.processes import Balancer, await_condition, free_ports
+from upwell.contrib.traffic import Traffic, fetch
+
+_SECONDS = 20
+_COMMAND = (sys.executable, str(Path(__file__).with_name("ordered.py")))
+
+
+class Town:
+    """A balancer whose workers wait, before they serve, for as long as the file `hold` is there; `order` has one that
+    serves tell the checker something (ordered.py)."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        (self.front,) = free_ports(1)
+        self.folder = folder
+        self.orders = folder / "orders"
+        self.orders.mkdir()
+        self.orders.chmod(0o777)
+        self.hold = folder / "hold"
+        self.stack = stack
+        self._number = count()
+        self._balancer: Balancer | None = None
+
+    def text(self, members: str, policy: str = "health_check uri=/health interval=100ms;", workers: int = 2) -> str:
+        return f"""
+worker_processes {workers};
+error_log logs/error.log info;
+events {{ }}
+http {{
+    access_log off;
+    init_worker_by_lua_block {{
+        local function held()
+            local file = io.open("{self.hold}")
+            if file then file:close() end
+            return file ~= nil
+        end
+        while held() do end
+    }}
+    upstream peers {{ {members} }}
+    server {{
+        listen 127.0.0.1:{self.front};
+        location / {{
+            proxy_pass http://peers;
+            {policy}
+        }}
+        location = /upwell {{ upwell_status; status_format json; }}
+    }}
+}}
+"""
+
+    def start(self, text: str) -> Balancer:
+        self._balancer = Balancer(self.folder / "prefix", text, [self.front], _COMMAND)
+        return self.stack.enter_context(self._balancer)
+
+    @property
+    def balancer(self) -> Balancer:
+        assert self._balancer is not None
+        return self._balancer
+
+    def shop(self, name: str, answer: bytes | None = None) -> Shop:
+        return self.stack.enter_context(Shop(name) if answer is None else Shop(name, answer))
+
+    def order(self, op: str, port: int, **rest: Any) -> None:
+        name = f"127.0.0.1:{port}"
+        message: dict[str, Any] = {"op": op}
+        if op == "add_peer":
+            message |= {"upstream": "peers", "peer": {"name": name, "address": ["127.0.0.1", port], **rest}}
+        else:
+            message |= {"peer": ["peers", "primary", name, 0], **rest}
+        whole = self.orders / f"{next(self._number):04}.new"
+        whole.write_text(json.dumps(message))
+        whole.rename(whole.with_suffix(".json"))
+
+    def taken(self) -> bool:
+        return not list(self.orders.glob("*.json"))
+
+    def peers(self) -> dict[int, dict[str, Any]]:
+        status, page = fetch(self.front, "/upwell")
+        assert status == 200
+        (upstream,) = json.loads(page)["upstreams"]
+        return {int(peer["name"].rpartition(":")[2]): peer for peer in upstream["peers"]}
+
+    def await_state(self, port: int, up: bool) -> None:
+        await_condition(
+            lambda: self.peers().get(port, {}).get("state") == ("up" if up else "down"), f"{port} is {up}", _SECONDS
+        )
+
+    def pids(self, count: int = 3) -> set[int]:
+        """Its workers and its checker, once there are no more and no less."""
+        await_condition(lambda: len(self.balancer.workers) == count, f"{count} children", _SECONDS)
+        return set(self.balancer.workers)
+
+    def reload(self) -> None:
+        """HUP, and the end of all processes that were there."""
+        old = set(self.balancer.workers)
+        self.balancer.send(signal.SIGHUP)
+        await_condition(lambda: not old & set(self.balancer.workers), "new processes", _SECONDS)
+
+
+@pytest.fixture
+def town(monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    # Not below tmp_path: another pytest that begins closes its folders to the workers' user.
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        monkeypatch.setenv("ORDERS", f"{folder}/orders")
+        yield Town(Path(folder), stack)
+
+
+def lines(*ports: int, parameters: str = "") -> str:
+    return " ".join(f"server 127.0.0.1:{port}{parameters};" for port in ports)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["state", "server"])
+def test_orders_in_the_middle_of_a_reload_are_not_lost(town: Town, kept: bool) -> None:
+    """The new workers are still starting when all is ordered; only the old ones can have taken it."""
+    one, two, three, four = (town.shop(name) for name in ("one", "two", "three", "four"))
+    members = lines(one.port, two.port, four.port)
+    if kept:
+        file = town.folder / "prefix" / "peers.conf"
+        file.parent.mkdir()
+        file.write_text(members)
+        if os.geteuid() == 0:
+            os.chown(file.parent, 65534, -1)
+        members = f"state {file};"
+    text = town.text(members)
+    town.start(text)
+    town.pids()
+    await_takers(town.front, {"one", "two", "four"})
+    town.hold.touch()
+    town.balancer.configure(text.replace("uri=/health", "uri=/health fails=2"))
+    with Traffic(town.front, pause=0.002, keep=False) as traffic:
+        town.balancer.send(signal.SIGHUP)
+        town.pids(6)
+        town.order("remove_peer", one.port)
+        town.order("add_peer", three.port, weight=3)
+        town.order("change_peer", two.port, fields={"weight": 2})
+        town.order("set_down", four.port, value=True)
+        await_takers(town.front, {"two", "three"})
+        old = set(town.balancer.workers)
+        town.hold.unlink()
+        town.pids(3)
+        assert town.pids(3) < old
+        await_takers(town.front, {"two", "three"})
+    assert traffic.lost == []
+    peers = town.peers()
+    assert peers.keys() == {two.port, three.port, four.port}
+    assert (peers[three.port]["weight"], peers[two.port]["weight"]) == (3, 2)
+    assert peers[four.port]["state"] == "down"
+    if kept:
+        await_condition(
+            lambda: f"127.0.0.1:{three.port} weight=3;" in file.read_text() and str(one.port) not in file.read_text(),
+            "the list in the file",
+            _SECONDS,
+        )
+
+
+def test_orders_of_old_workers_count_as_long_as_they_live(town: Town) -> None:
+    """A worker with an answer under way outlives its generation, and the checker that heard it."""
+    over = Event()
+
+    def late(_seen: Seen, _connection: socket.socket) -> bytes:
+        over.wait(_SECONDS)
+        return response(b"late")
+
+    origin = town.stack.enter_context(Origin(late))
+    text = town.text(lines(origin.port), policy="", workers=1)
+    town.start(text)
+    town.pids(2)
+    with Client(town.front) as client:
+        client.send(get("/"))
+        await_condition(lambda: bool(origin.seen), "the request at the origin", _SECONDS)
+        before = set(town.balancer.workers)
+        town.balancer.send(signal.SIGHUP)
+        await_condition(lambda: len(before & set(town.balancer.workers)) == 1, "the end of the checker", _SECONDS)
+        (old,) = before & set(town.balancer.workers)
+        town.pids(3)
+        ports: list[int] = []
+        while not list(town.orders.glob(f"*.{old}")):
+            ports.append(20_000 + len(ports))
+            town.order("add_peer", ports[-1], down=True)
+            await_condition(town.taken, "somebody to take the order", _SECONDS)
+        await_condition(lambda: town.peers().keys() == {origin.port, *ports}, "all of them", _SECONDS)
+        over.set()
+        assert client.answer().body == b"late"
+    town.pids(2)
+    assert town.peers().keys() == {origin.port, *ports}
+
+
+def test_orders_and_reloads_at_once(town: Town) -> None:
+    """Orders come whenever they please while one reload follows another."""
+    file = town.folder / "prefix" / "lists" / "peers.conf"
+    one = town.shop("one")
+    file.parent.mkdir(parents=True)
+    file.write_text(lines(one.port))
+    for path in (file.parent, file):
+        if os.geteuid() == 0:
+            os.chown(path, 65534, -1)
+    town.start(town.text(f"state {file};"))
+    town.pids()
+    ports = [20_000 + number for number in range(40)]
+    with Traffic(town.front, pause=0.002, keep=False) as traffic:
+        for number, port in enumerate(ports):
+            if number % 5 == 0:
+                town.balancer.send(signal.SIGHUP)
+            town.order("add_peer", port, down=True)
+            if number % 2:
+                await_condition(town.taken, "somebody to take the orders", _SECONDS)
+        await_condition(lambda: town.peers().keys() == {one.port, *ports}, "all of them", _SECONDS)
+        town.pids()
+        assert town.peers().keys() == {one.port, *ports}
+        expected = {lines(one.port), *(lines(port, parameters=" down") for port in ports)}
+        await_condition(lambda: set(file.read_text().splitlines()) == expected, "the list in the file", _SECONDS)
+    assert traffic.lost == []
+    assert "[error]" not in town.balancer.error_log()
