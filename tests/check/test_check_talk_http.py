@@ -77,6 +77,24 @@ def test_content_behind_the_verdict_is_read_and_the_connection_kept(scripted: Pe
     assert (count(b)[1], one.connections, one.resets) == (0, 1, 0)
 
 
+def test_a_peer_that_is_still_sending_when_it_is_due_again_is_not_reset(scripted: Peers, bench: Benches) -> None:
+    size = 900_000
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    one = scripted(answering(big))
+    b = bench(one.spec)
+    check(b, keepalive_time=60.0, interval=0.001)
+    b.until(lambda: count(b)[0] == 6)
+    assert (count(b)[1], one.connections, one.resets) == (0, 1, 0)
+
+
+def test_a_peer_that_falls_silent_in_its_content_is_probed_in_its_time(scripted: Peers, bench: Benches) -> None:
+    one = scripted(answering(GOOD[:-1]))
+    b = bench(one.spec)
+    check(b, timeout=1000.0)
+    b.until(lambda: count(b)[0] == 4)
+    assert count(b)[1] == 0
+
+
 def test_a_peer_that_ends_its_content_late_is_not_reset(scripted: Peers, bench: Benches) -> None:
     gate = threading.Event()
 

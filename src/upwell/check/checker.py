@@ -64,6 +64,7 @@ _OVERS: Final = (
     256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin
 )
 _LATE: Final = 0.05  # seconds; a checker that is less late than this has no part in a time-out
+_PATIENCE: Final = 0.05  # seconds between two looks whether a peer that is due has ended its last answer
 _LAG: Final = "the checker was late"
 _SPARED: Final = float("inf")
 _DEAR: Final = 5.0  # of the time that long matches take, so many times as much is left to all other probes and more
@@ -544,6 +545,11 @@ class Checker:
                     deadlines = self._deadlines.at(_deadline(began + what.timeout))
                 what.at = 0.0
                 if what.waiting or what.stage >= CONNECTING:
+                    continue
+                if what.stage == LINGERING and what.hears(now):
+                    # To close a connection on a peer that is still sending would be a reset.
+                    what.at = _deadline(min(now + _PATIENCE, what.deadline))
+                    self._due.add(what.at, what)
                     continue
                 if what.gates:
                     if self._admit(what):

@@ -49,6 +49,7 @@ class Conversation(Target):
     __slots__ = (
         "_family",
         "_fd",
+        "_heard",
         "_keep",
         "_left",
         "_most",
@@ -81,6 +82,7 @@ class Conversation(Target):
         self._fd = -1
         self._unsent = b""
         self._read = 0
+        self._heard = -1  # of this answer, when `hears` was asked last
         self._reused = False  # this connection was kept, and is counted in the loop as such
         self._until = 0.0  # how long this connection may be used
         self._left = 0  # and for how many probes more, negative: without end
@@ -93,6 +95,12 @@ class Conversation(Target):
     def __repr__(self) -> str:
         stages = ("idle", "resting", "lingering", "connecting", "talking")
         return f"<Conversation {self.name} {stages[self.stage]}>"
+
+    def hears(self, now: float) -> bool:
+        if self.stage != LINGERING or now >= self.deadline or self._heard == self._read:
+            return False
+        self._heard = self._read
+        return True
 
     def start(self, now: float) -> Verdict | None:
         self.started = now
@@ -352,6 +360,7 @@ class Conversation(Target):
                 self._unsent = b""
                 self.loop.epoll.modify(self._fd, EPOLLIN)
             self.stage = LINGERING
+            self._heard = -1
             if not self.whole:
                 self.deadline = now + self.timeout
         else:

@@ -140,6 +140,11 @@ class Target:
         """Whether a verdict is still to come."""
         return self.stage >= CONNECTING
 
+    def hears(self, now: float) -> bool:
+        """Whether the peer still sends what belongs to the last probe, and has time for it. To be asked when the next
+        one is due: who has said nothing more since it was asked before is not waited for."""
+        return False
+
     def start(self, now: float) -> Verdict | None:
         """Begin a probe. Raises NoSocket, with `started` set and nothing begun."""
         raise NotImplementedError
