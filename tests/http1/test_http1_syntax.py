@@ -27,9 +27,10 @@ STARTS = {
     "UNDERSCORE_NAME": [b""],
     "BARE_LF": [b"", b"\r"],
     "LINE_END": [b""],
+    "SECRET_NAME": [b"", b"sess", b"a-"],
     "HOST_LINE": [b"", b"\r\n", b"\r\nHost:", b"\r\nHost: "],
 }
-SEARCHED = {"BARE_LF", "LINE_END", "HOST_LINE"}
+SEARCHED = {"BARE_LF", "LINE_END", "HOST_LINE", "SECRET_NAME"}
 
 
 def test_no_pattern_is_left_out() -> None:

@@ -330,7 +330,7 @@ def test_every_directive_metric_and_field_is_in_the_reference(tmp_path: Path) ->
     assert len(names) > 15
     assert sorted(name for name in names if not re.search(rf"`{name}\b|## .*\b{name}\b", text)) == []
     http = "upstream t { server 127.0.0.1:1; check type=tcp; } "
-    http += "server { listen 127.0.0.1:8080; location / { upwell_status; } }"
+    http += "server { listen 127.0.0.1:8080; allow all; location / { upwell_status; } }"
     with Serving(tmp_path, http) as serving:
         (spec,) = serving.checks
         serving.table.add_check(0, spec.identity, spec.rise, spec.rise)

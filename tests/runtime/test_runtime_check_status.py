@@ -25,7 +25,7 @@ upstream app {
 }
 upstream db { server 10.0.0.4:3306; check type=mysql default_down=false; }
 server {
-    listen 127.0.0.1:8080;
+    listen 127.0.0.1:8080; allow all;
     location / { check_status; }
     location /csv { check_status csv; }
 }
@@ -190,7 +190,7 @@ NAME = 'q"<script>&\\x'
 def test_names_are_escaped_as_each_format_wants(tmp_path: Path) -> None:
     text = """
         upstream 'q"<script>&\\\\x' { server 10.0.0.4:3306; check type=tcp; }
-        server { listen 127.0.0.1:8080; location / { check_status; } }
+        server { listen 127.0.0.1:8080; allow all; location / { check_status; } }
     """
     with Serving(tmp_path, text) as serving:
         (spec,) = serving.checks

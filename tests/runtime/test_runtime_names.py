@@ -17,6 +17,7 @@ from upwell.zone.resolvers import COUNT_AT, COUNT_CODES, COUNT_FAILING, COUNT_LO
 PAGES = """
 server {
     listen 127.0.0.1:8080;
+    allow all;
     location / { upwell_status; status_format json; }
     location /by { proxy_pass http://$arg_name; %s }
 }

@@ -22,6 +22,7 @@ upstream u {
 upstream plain { server 10.0.0.1:80; server 10.0.0.2:80 backup; }
 server {
     listen 127.0.0.1:8080;
+    allow all;
     location / { upwell_status; }
     location /app { proxy_pass http://u; }
 }

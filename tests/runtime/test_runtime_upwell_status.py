@@ -32,6 +32,7 @@ upstream "app" {
 upstream other { server 10.0.0.9:80; }
 server {
     listen 127.0.0.1:8080;
+    allow all;
     location / { upwell_status; }
     location /json { upwell_status; status_format json; }
     location /prometheus { status_format prometheus; upwell_status; }
@@ -229,7 +230,7 @@ def test_promtool_has_nothing_to_say(serving: Serving) -> None:
 
 def test_a_long_page_lets_others_have_their_turn_and_loses_nothing(tmp_path: Path) -> None:
     servers = "".join(f"server 10.1.{number // 250}.{number % 250}:80;" for number in range(1500))
-    http = f"upstream u {{ {servers} }} server {{ listen 127.0.0.1:8080; location / {{ upwell_status; }} }}"
+    http = f"upstream u {{ {servers} }} server {{ listen 127.0.0.1:8080; allow all; location / {{ upwell_status; }} }}"
     with Serving(tmp_path, http) as serving:
         whole = found(serving, "/?format=json")
         assert len(whole["upstreams"][0]["peers"]) == 1500
@@ -242,7 +243,7 @@ def test_a_long_page_lets_others_have_their_turn_and_loses_nothing(tmp_path: Pat
 
 def test_a_client_that_goes_away_in_the_middle_harms_nobody(tmp_path: Path) -> None:
     servers = "".join(f"server 10.1.{number // 250}.{number % 250}:80;" for number in range(1500))
-    http = f"upstream u {{ {servers} }} server {{ listen 127.0.0.1:8080; location / {{ upwell_status; }} }}"
+    http = f"upstream u {{ {servers} }} server {{ listen 127.0.0.1:8080; allow all; location / {{ upwell_status; }} }}"
     with Serving(tmp_path, http) as serving:
         client = serving.client()
         client.send(b"GET /?format=json HTTP/1.1\r\nHost: x\r\n\r\n")

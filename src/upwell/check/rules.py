@@ -12,6 +12,7 @@ from typing import Final
 
 from upwell.check.spec import HeaderRule, MatchSpec
 from upwell.http1.fields import FieldSection
+from upwell.http1.syntax import SECRET_NAME
 from upwell.pcre import SPENT, PatternError, PatternTimeout, compile_pattern, search
 
 MOST_CONTENT: Final = 256 * 1024
@@ -176,6 +177,7 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
     what = f"header {shown(rule.name)}"
     missing: Wrong = "header", f"no {what}"
     operator, want = rule.operator, rule.value
+    said = _quoted_value if SECRET_NAME.search(name) is None else _kept_back
 
     if operator == "":
 
@@ -187,7 +189,7 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
 
         def lacking(section: FieldSection) -> Wrong | None:
             value = section.first(name)
-            return None if value is None else ("header", f"{what} is {_quoted_value(value)}, want none")
+            return None if value is None else ("header", f"{what} is {said(value)}, want none")
 
         return lacking
     if operator not in ("=", "!=", "~", "!~"):
@@ -195,7 +197,7 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
     turned = operator.startswith("!")
     exact = want.encode("utf-8", "surrogateescape")
     regex = None if operator.endswith("=") else compiled(want)
-    wanted = quoted(want) if operator == "=" else f"{operator} {quoted(want)}"
+    wanted = said(exact) if operator == "=" else f"{operator} {said(exact)}"
 
     def compare(section: FieldSection) -> Wrong | None:
         if name not in section.values:
@@ -216,15 +218,20 @@ def _header_test(rule: HeaderRule) -> _HeaderTest:
             if SPENT.seconds - spent > _MOST_TIME:
                 return "header", f"{what} {wanted}: its lines take too long"
             if found:
-                return ("header", f"{what} is {_quoted_value(value)}, want {wanted}") if turned else None
+                return ("header", f"{what} is {said(value)}, want {wanted}") if turned else None
             first = first or value
-        return None if turned else ("header", f"{what} is {_quoted_value(first or b'')}, want {wanted}")
+        return None if turned else ("header", f"{what} is {said(first or b'')}, want {wanted}")
 
     return compare
 
 
 def _quoted_value(value: bytes) -> str:
     return quoted(value.decode("utf-8", "surrogateescape"))
+
+
+def _kept_back(value: bytes) -> str:
+    """For a field by whose name it may be a secret: the sentence is for pages and logs."""
+    return '"..."'
 
 
 def _template(text: str) -> tuple[_Part, ...]:

@@ -16,6 +16,7 @@ from upwell.http1.syntax import (
     HOST,
     LINE_END,
     PLAIN_NAME,
+    SECRET_NAME,
     UNDERSCORE_NAME,
 )
 from upwell.log import printable
@@ -307,7 +308,13 @@ class FieldReader:
         begun = FIELD_LINE_BEGUN.match(line)
         good = 0 if begun is None else begun.end()
         bad = f"\\x{line[good]:02x}..." if good < len(line) else ""
-        return f'invalid {what}: "{printable(line[:good])}{bad}"'
+        return f'invalid {what}: "{shown(line[:good])}{bad}"'
+
+
+def shown(line: bytes) -> str:
+    """A field line, or how far it goes, for a log: without the value where the name says that it may be a secret."""
+    name, colon, _ = line.partition(b":")
+    return f"{printable(name)}: ..." if colon and SECRET_NAME.search(name) is not None else printable(line)
 
 
 def one_line(value: bytes) -> bytes:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Final, cast
 
 from upwell.errors import MessageError, RequestLineError
-from upwell.http1.fields import FieldReader, FieldSection
+from upwell.http1.fields import FieldReader, FieldSection, shown
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.syntax import BARE_LF, FIELD_LINE, REQUEST_LINE, REQUEST_LINE_BEGUN, STATUS_LINE
 from upwell.http1.target import Target
-from upwell.log import printable
 
 _MOST_HEADS: Final = 1024
 _LARGEST_HEAD: Final = 2048
@@ -194,7 +193,7 @@ def _check_size(data: bytes, end: int, limits: HeadLimits, counted: Counted | No
         place = Counted()
         limits.exceeded(data, end, place)
         line = data[place.start : place.start + _MOST_SHOWN].partition(b"\r")[0]
-        raise MessageError(status, f'too long header line: "{printable(line)[:_MOST_SHOWN]}..."')
+        raise MessageError(status, f'too long header line: "{shown(line)[:_MOST_SHOWN]}..."')
 
 
 def _bad_request_line(data: bytes, limits: HeadLimits) -> RequestLineError:

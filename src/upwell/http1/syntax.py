@@ -52,4 +52,7 @@ HOST_LINE: Final = re.compile(rb"\r\nhost:([^\r\n]*)\r\n", re.IGNORECASE)
 
 BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
+# What a name has in it whose value is not for logs.
+SECRET_NAME: Final = re.compile(rb"auth|cookie|credential|key|passw|secret|session|token", re.IGNORECASE)
+
 LINE_END: Final = re.compile(rb"[\x00\r\n]")

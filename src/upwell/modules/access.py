@@ -39,6 +39,16 @@ class AccessSettings:
     rules: tuple[AccessRule, ...] = ()
 
 
+_LOCAL = AccessSettings(
+    (
+        AccessRule(True, ipaddress.ip_network("127.0.0.0/8")),
+        AccessRule(True, ipaddress.ip_network("::1/128")),
+        AccessRule(True, unix=True),
+        AccessRule(False),
+    )
+)
+
+
 def is_allowed(settings: AccessSettings, address: str) -> bool:
     """Whether the client at `address` ("127.0.0.1", "::1", "unix:") may pass."""
     unix = address.startswith("unix:")
@@ -59,14 +69,21 @@ def is_allowed(settings: AccessSettings, address: str) -> bool:
 
 def compile_access(settings: AccessSettings) -> Callable[[Exchange], int | None] | None:
     """The access handler for `settings`: None lets the request pass, 403 does not. None when there are no rules."""
-    if not settings.rules:
-        return None
+    return _handler(settings, "access forbidden by rule") if settings.rules else None
+
+
+def only_local(directive: str) -> Callable[[Exchange], int | None]:
+    """The access handler of a page that tells of the inside, made by `directive` without a rule for who may see it."""
+    return _handler(_LOCAL, f'"{directive}" without "allow" or "deny" is for local clients only, access forbidden')
+
+
+def _handler(settings: AccessSettings, why: str) -> Callable[[Exchange], int | None]:
     decide = lru_cache(_REMEMBERED)(lambda address: is_allowed(settings, address))
 
     def access(exchange: Exchange) -> int | None:
         if decide(exchange.client.address):
             return None
-        exchange.log(ERROR, "access forbidden by rule")
+        exchange.log(ERROR, why)
         return _FORBIDDEN
 
     return access

@@ -508,11 +508,12 @@ def _label(wish: _Wish, request: ProbeRequest | None) -> str:
     given = wish.given
     label = wish.type
     if wish.type in _HTTP and request is not None:
-        label += f" {request.method} {given.get('uri', '/')}"
+        path, query, _ = str(given.get("uri", "/")).partition("?")
+        label += f" {request.method} {path}{'?...' if query else ''}"  # tokens are told in queries
     elif "grpc_service" in given:
         label += f" {given['grpc_service']}"
     elif "command" in given:
-        label += f" {shlex.join(given['command'])}"
+        label += f" {shlex.quote(given['command'][0])}"  # passwords are told in arguments
     elif "function" in given:
         label += f" {given['function']}"
     if "port" in given:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from upwell.process.child import Identity, describe, resolve_user
 from upwell.process.control import socket_pair
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import ListenError, Sockets, discard, open_sockets
+from upwell.process.ownership import hand_over
 from upwell.process.parts import LogFile, Parts, Plan
 from upwell.zone.table import PeerTable
 
@@ -98,8 +98,8 @@ def make_folders(plan: Plan, owner: Identity | None, journal: Journal) -> None:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-            if owner is not None and os.stat(path).st_uid != owner.uid:
-                os.chown(path, owner.uid, -1)
+            if owner is not None:
+                hand_over(path, owner.uid)
         except OSError as error:
             journal.emerg(f'mkdir() "{path}" {failure(error)}')
             raise NotPrepared from error
@@ -229,8 +229,6 @@ def reopen_logs(plan: Plan, boot: ErrorLog, journal: Journal, owner: Identity | 
         return
     for path in {log.path for log in (*log_files(plan), boot)} - {"stderr"}:
         try:
-            found = os.stat(path)
-            if stat.S_ISREG(found.st_mode) and found.st_uid != owner.uid:
-                os.chown(path, owner.uid, -1)
+            hand_over(path, owner.uid)
         except OSError as error:
             journal.emerg(f'chown() "{path}" {failure(error)}')

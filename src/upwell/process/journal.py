@@ -79,4 +79,4 @@ def make_folder_of(path: str) -> None:
     folder = os.path.dirname(path)
     if os.path.basename(folder) == "logs" and os.path.isdir(os.path.dirname(folder)):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
+            os.mkdir(folder, 0o755)

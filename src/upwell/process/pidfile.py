@@ -32,7 +32,9 @@ def write(path: str, pid: int) -> None:
         _fill(path, content)
         return
     try:
-        _fill(scratch, content)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+        _fill(scratch, content, os.O_EXCL)  # a link that somebody put there is not followed
         os.rename(scratch, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -81,8 +83,8 @@ def _replaceable(path: str) -> bool:
         return True
 
 
-def _fill(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+def _fill(path: str, content: bytes, flags: int = 0) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | flags, 0o644)
     try:
         os.write(fd, content)
     finally:

@@ -39,7 +39,8 @@ def daemonize() -> int:
         os._exit(0 if os.read(waiting, 1) == _DONE else 1)
     os.close(waiting)
     os.setsid()
-    os.umask(0)
+    # nginx's is 0; here what Lua code, probes and commands write is not everybody's to change either.
+    os.umask(0o022)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

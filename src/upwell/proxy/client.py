@@ -12,11 +12,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
 from upwell.errors import ClientClosed, MessageError, RequestLineError
-from upwell.http1.fields import FieldReader, FieldSection, check_host, check_line_host
+from upwell.http1.fields import FieldReader, FieldSection, check_host, check_line_host, shown
 from upwell.http1.head import RequestHead, parse_request_head, refused_head
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.target import Target, parse_target
-from upwell.log import INFO, ErrorLog, printable
+from upwell.log import INFO, ErrorLog
 from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
@@ -768,7 +768,7 @@ class ClientConnection(Receiver):
 def _tell_of_ignored(exchange: Exchange, section: FieldSection) -> None:
     exchange.location = exchange.server.fallback
     for line in section.ignored:
-        exchange.log(INFO, f'client sent invalid header line: "{printable(line)}" {_IN_HEADERS}')
+        exchange.log(INFO, f'client sent invalid header line: "{shown(line)}" {_IN_HEADERS}')
 
 
 def _tell_of_closing(exchange: Exchange, error: Exception | None) -> None:

@@ -12,7 +12,7 @@ from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
 from upwell.http1.target import escape_uri
 from upwell.log import ErrorLog
 from upwell.lua import phase
-from upwell.modules.access import AccessSettings, compile_access
+from upwell.modules.access import AccessSettings, compile_access, only_local
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.check_status import CheckStatusSettings, compile_check_status
 from upwell.modules.client_body import ClientBodySettings, body_folder
@@ -175,6 +175,9 @@ class Compiler:
         if rules is not None:
             handlers.append(rules)
         code = block[LuaSettings].access
+        page = block[LocationSettings].handler
+        if rules is None and code is None and page in _PAGES:
+            handlers.append(only_local(page))
         if code is not None:
             handlers.append(phase.access_handler(*self._chunk(code)))
         return tuple(handlers)
@@ -198,6 +201,10 @@ class Compiler:
         if code is not None:
             handlers.append(phase.log_handler(*self._chunk(code)))
         return tuple(handlers)
+
+
+_PAGES = frozenset(("upwell_status", "check_status"))
+"""The handlers that tell of the inside; closed to the outside where nothing says who may see them."""
 
 
 def _keepalive_line(seconds: float | None) -> bytes:
