@@ -149,6 +149,25 @@ def test_a_peer_that_closes_kept_connections_loses_no_request(proxied: Proxied, 
     proxied.origin.respond(GOOD)
 
 
+def test_what_must_not_be_sent_twice_is_lost_once_to_a_peer_that_closes_at_reuse(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    served: dict[socket.socket, int] = {}
+
+    def once(seen: Seen, connection: socket.socket) -> bytes | None:
+        served[connection] = served.get(connection, 0) + 1
+        return GOOD if served[connection] == 1 else None  # it is there when the request goes, and then is not
+
+    with Origin(once) as origin:
+        start(proxying(front, [origin.port], upstream="keepalive 8;"), [front])
+        with Client(front) as client:
+            assert client.ask(get()).status == 200
+            statuses = [client.ask(post(b"text")).status for _ in range(10)]
+            assert statuses == [502, *[200] * 9]
+            before = origin.connections
+            assert [client.ask(get()).status for _ in range(10)] == [200] * 10
+            assert len(origin.seen) > origin.connections > before  # what may be sent again is tried on kept ones
+
+
 class _Dead:
     """A port on which connections are refused for as long as this lives."""
 

@@ -158,7 +158,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             stale = (
                 connection is not None and connection.reused and not connection.answered and error.outcome == "error"
             )
-            if not stale and error.outcome not in _NOT_A_FAILURE:
+            if stale:
+                spec.keepalive.distrust(peer)
+            elif error.outcome not in _NOT_A_FAILURE:
                 failed = error.reason.rpartition(" while ")[2]
             attempt.status = attempt.status or _status_for(error)
             if not _may_try_again(exchange, spec, error, stale, tried, began):

@@ -16,6 +16,10 @@ _SURELY_TAKEN: Final = 4096
 """How large a request may be without anybody asking whether the system has taken it. Of a larger one some may wait in
 the transport when a peer answers early, and the next request would stand behind it.
 """
+_DISTRUST: Final = 10.0
+"""Seconds without a kept connection for what must not be sent twice, after the peer closed one that had a request on
+it: as long as nginx, which counts that as a failure, keeps away from the peer.
+"""
 
 
 class Keepalive:
@@ -26,6 +30,7 @@ class Keepalive:
 
     __slots__ = (
         "_all",
+        "_distrusted",
         "_idle",
         "loop",
         "max_requests",
@@ -54,6 +59,7 @@ class Keepalive:
         self.reader = FieldReader(ignore_invalid=False, max_line=1 << 20, request=False, max_fields=1 << 20)
         self._idle: dict[Peer, list[UpstreamConnection]] = {}
         self._all: dict[UpstreamConnection, None] = {}
+        self._distrusted: dict[Peer, float] = {}
 
     def __repr__(self) -> str:
         return f"<Keepalive {len(self._all)}/{self.most}>"
@@ -61,9 +67,11 @@ class Keepalive:
     def take(self, peer: Peer, careful: bool = False) -> UpstreamConnection | None:
         """The idle connection to `peer` that was used last, or None.
 
-        `careful` asks the system whether the peer has closed it already, which the loop may not have told yet: for a
-        request that must not be sent twice.
+        `careful` is for a request that must not be sent twice: it asks the system whether the peer has closed it
+        already, which the loop may not have told yet, and takes none of a peer that is distrusted.
         """
+        if careful and self._distrusted.get(peer, 0.0) > self.loop.time():
+            return None
         idle = self._idle.get(peer)
         while idle:
             connection = idle[-1]
@@ -74,6 +82,10 @@ class Keepalive:
             del self._all[connection]
             return connection
         return None
+
+    def distrust(self, peer: Peer) -> None:
+        """The peer closed a kept connection at the moment of reuse, and may do so with the next one."""
+        self._distrusted[peer] = self.loop.time() + _DISTRUST
 
     def give(self, connection: UpstreamConnection) -> None:
         """Take a connection back after its exchange: kept if it is clean and young enough, else closed."""
@@ -105,6 +117,7 @@ class Keepalive:
         for connection in list(self._idle.get(peer, ())):
             connection.close()
         self._idle.pop(peer, None)
+        self._distrusted.pop(peer, None)
 
     def close(self) -> None:
         self.most = 0  # what is in use now does not come back

@@ -1,0 +1,1 @@
+"""Backends that fail in every way, under constant load: `python -m chaos`, `make chaos`."""
