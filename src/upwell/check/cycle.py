@@ -17,14 +17,16 @@ from upwell.zone.table import PeerTable
 
 
 class Slice:
-    """Some targets of one role, probed one after the other; `words` is lua-resty's debug line for its start."""
+    """Some targets of one role, probed one after the other; `words` is lua-resty's debug line for its start, `probed`
+    whose probe is under way."""
 
-    __slots__ = ("at", "targets", "words")
+    __slots__ = ("at", "probed", "targets", "words")
 
     def __init__(self, targets: Sequence[Target], words: str) -> None:
         self.targets = targets
         self.words = words
         self.at = 0
+        self.probed: Target | None = None
 
 
 class Cycle:
@@ -123,7 +125,7 @@ class Cycle:
 
     def left(self, target: Target) -> None:
         part = self._slices.get(target)
-        if part is not None and part.at and part.targets[part.at - 1] is target:
+        if part is not None and part.probed is target:
             self._advance(part)
 
     def _cut(self) -> None:
@@ -152,10 +154,12 @@ class Cycle:
 
     def _advance(self, part: Slice) -> None:
         """Probe the next target of a slice, and those after it as long as verdicts come at once."""
+        part.probed = None
         while part.at < len(part.targets):
             target = part.targets[part.at]
             part.at += 1
             if not target.gone and self._starter.start(target):
+                part.probed = target
                 return
         self._open -= 1
         if self._open == 0:
