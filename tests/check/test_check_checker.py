@@ -1172,6 +1172,17 @@ def test_a_peer_may_leave_while_it_is_probed(origin: Origins, bench: Benches, di
     assert len(silent.requests) == 1
 
 
+def test_who_leaves_after_its_turn_ends_no_cycle(origin: Origins, bench: Benches) -> None:
+    one, silent = origin(), origin(None)
+    b = bench(one.spec, silent.spec)
+    b.check(dialect=RESTY, timeout=60.0, concurrency=2, interval=0.001)
+    b.until(lambda: len(silent.requests) == 1 and b.table.checks(0)[0].passes == 1)
+    b.checker.remove_peer(b.key(0))
+    for _ in range(30):
+        b.checker.step(0.01)
+    assert (len(silent.requests), silent.resets, silent.ends) == (1, 0, 0)
+
+
 def test_one_that_joins_begins_as_its_checks_say(origin: Origins, bench: Benches) -> None:
     one, two = origin(), origin()
     b = bench(one.spec)
@@ -1182,6 +1193,20 @@ def test_one_that_joins_begins_as_its_checks_say(origin: Origins, bench: Benches
     assert [peer.up for peer in worker.primary] == [True, False]
     b.until(lambda: b.up(member.row))
     assert [peer.up for peer in worker.primary] == [True, True]
+
+
+def test_who_is_slow_and_probed_when_a_bound_is_first_needed_is_not_probed_twice(
+    origin: Origins, bench: Benches
+) -> None:
+    silent = [origin(None) for _ in range(4)]
+    b = bench(*(one.spec for one in silent))
+    b.check(dialect=PLUS, timeout=0.05, concurrency=4)
+    targets = b.checker._loop.targets
+    b.until(lambda: all(b.table.checks(row)[0].fails for row in range(4)) and len(targets) == 4)
+    assert all(target.slow and target.probing for target in targets.values())
+    b.checker.add_peer("u", origin().spec)
+    assert [gate.waiting for gate in b.checker._gates] == [0, 0]  # who waits is begun when there is a place
+    b.until(lambda: all(b.table.checks(row)[0].fails > 3 for row in range(4)))
 
 
 def test_a_peer_in_a_used_row_knows_nothing_of_the_one_before(origin: Origins, bench: Benches) -> None:

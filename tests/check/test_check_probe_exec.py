@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,27 @@ def test_the_machine_s_own_trouble_says_nothing(probing: Make, monkeypatch: pyte
     assert descriptors() == before
     monkeypatch.undo()
     assert p.why() == ""
+
+
+@pytest.mark.parametrize("concurrency", [0, 1])
+def test_what_goes_wrong_before_it_begins_ends_no_check(
+    probing: Make, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    p = probing(PEER, replace(PEER, name="another"))
+    tries = 0
+
+    def refuse(flags: int) -> tuple[int, int]:
+        nonlocal tries
+        tries += 1
+        raise MemoryError
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    p.check(type="exec", command=("true",), concurrency=concurrency)
+    p.until(lambda: tries > 6)
+    assert p.state().fails == 0
+    assert any("failed to begin a probe: MemoryError" in line for line in p.lines())
+    monkeypatch.undo()
+    p.until(lambda: p.state(0).passes > 1 and p.state(1).passes > 1)
 
 
 def test_without_a_descriptor_for_the_process_it_is_ended(probing: Make, monkeypatch: pytest.MonkeyPatch) -> None:

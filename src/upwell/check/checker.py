@@ -239,7 +239,7 @@ class Checker:
         if gate not in target.gates:
             target.gates = (*target.gates, gate)
             if target.probing:
-                gate.enter(target)
+                gate.hold(target)
 
     def set_down(self, key: PeerKey, value: bool) -> None:
         """An operator switches a peer off, or on again (ngx.upstream.set_peer_down).
@@ -567,6 +567,8 @@ class Checker:
                 except Exception as raised:
                     verdict = what.broken(raised, began)
                     if verdict is None:
+                        self._not_begun(what, raised, began)
+                        self._continue.append((course, what))
                         continue
                 if verdict is not None:
                     self._observe(what, verdict, began)
@@ -623,6 +625,9 @@ class Checker:
             return False
         except Exception as raised:
             verdict = target.broken(raised, now)
+            if verdict is None:
+                self._not_begun(target, raised, now)
+                return False
         if verdict is not None:
             self._observe(target, verdict, now)
             return False
@@ -678,6 +683,10 @@ class Checker:
                 self._continue.append((target.course, target))
             elif target.probing:
                 self._queue(target)  # it has more time
+
+    def _not_begun(self, target: Target, raised: Exception, now: float) -> None:
+        """Something went wrong before the peer was asked anything. It is asked again in its time."""
+        self._no_verdict(target, f"failed to begin a probe: {str(raised).lower() or type(raised).__name__}", now)
 
     def _no_verdict(self, target: Target, why: str, now: float, late: float = 0.0) -> None:
         """A probe is over without a verdict, for trouble of this machine's own."""

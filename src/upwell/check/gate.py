@@ -52,6 +52,13 @@ class Gate:
         self._held.add(target)
         return True
 
+    def hold(self, target: Target) -> None:
+        """`target` is being probed already: it has a place, even if there is none left."""
+        if self.most:
+            self._held.add(target)
+            if target.slow:
+                self._held_slow.add(target)
+
     def leave(self, target: Target) -> Target | None:
         """Give the place of `target` back; the one that has it next, if somebody waited."""
         if target not in self._held:
