@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check compiled test-compiled bench chaos fuzz format clean
+.PHONY: demo test check compiled test-compiled bench chaos soak fuzz format locked lock audit clean
 
 demo: $(VENV)/.run
 	$(BIN)/upwell demo
@@ -43,6 +43,26 @@ chaos: $(VENV)/.bench
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m fuzz $(or $(FUZZ),--seconds 600)
 
+# An environment of exactly the versions and hashes in requirements/dev.txt, for Python 3.11 and newer; what is made after
+# it (make locked test) uses it. Without it the newest in the ranges of pyproject.toml are taken, so that a Python that is
+# newer than the lock works too.
+locked:
+	@rm -rf $(VENV)
+	@$(MAKE) --no-print-directory $(VENV)/.made
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.dev $(VENV)/.run
+
+# Write the lock files anew, for every Python from 3.11 on; LOCK=--upgrade raises what is in them already.
+lock: $(VENV)/.tools
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKER) pyproject.toml --extra dev requirements/build.in -o requirements/dev.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKER) requirements/tools.in -o requirements/tools.txt
+LOCKER = $(VENV)/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(LOCK)
+
+# Whether a fault is known of anything in the lock files: 1 when there is, 2 when nobody could be asked.
+audit: $(VENV)/.tools
+	$(VENV)/tools/bin/python tools/audit.py requirements/dev.txt requirements/tools.txt
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests bench chaos fuzz tools
 	$(BIN)/ruff check --fix src tests bench chaos fuzz tools
@@ -68,6 +88,12 @@ $(VENV)/.run: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/.run
+
+# What makes and reads the lock files, apart from the rest.
+$(VENV)/.tools: requirements/tools.txt | $(VENV)/.made
+	$(BIN)/python -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/tools.txt
+	@touch $@
 
 # The proxies that the benchmark holds upwell beside.
 $(VENV)/.bench: pyproject.toml | $(VENV)/.made
