@@ -265,7 +265,7 @@ def make_upstreams(table_workers: int = 1) -> list[Upstream]:
 class Worker:
     """A Lua state with what a worker lends to it."""
 
-    def __init__(self, package_path: str = "") -> None:
+    def __init__(self, package_path: str = "", max_run_time: float = 10.0) -> None:
         self.log = Log()
         self.later = Later()
         self.checks = Checks()
@@ -287,6 +287,7 @@ class Worker:
             exiting=lambda: self.exiting,
             clock=lambda: self.later.now,
             time=lambda: 1_700_000_000.25 + self.later.now - 1000.0,
+            max_run_time=max_run_time,
         )
         self.vm = Vm(self.host, package_path)
 

@@ -210,6 +210,7 @@ worker_hang_timeout 2s;
 error_log logs/error.log notice;
 events {{ }}
 http {{
+    lua_max_run_time 0;
     server {{
         listen 127.0.0.1:{front};
         location / {{ return 200 "fine"; }}
@@ -233,6 +234,38 @@ http {{
     await_condition(lambda: len(balancer.workers) == 3 and len(before - set(balancer.workers)) == 1, "another one", 10)
     for _ in range(20):
         assert ask(front, get()).body == b"fine"
+
+
+def test_lua_code_that_runs_too_long_is_a_500_and_its_worker_goes_on(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    balancer = start(
+        f"""
+error_log logs/error.log notice;
+events {{ }}
+http {{
+    lua_max_run_time 300ms;
+    server {{
+        listen 127.0.0.1:{front};
+        location / {{ return 200 "fine"; }}
+        location = /endless {{ content_by_lua_block {{
+            while true do
+            end
+        }} }}
+    }}
+}}
+""",
+        [front],
+    )
+    worker = _worker(balancer)
+    with Client(front) as client, Client(front) as other:
+        client.send(get("/endless"))
+        other.send(get())
+        assert client.answer().status == 500
+        assert other.answer().body == b"fine"
+        assert other.ask(get()).body == b"fine"
+    assert "without waiting (lua_max_run_time)" in balancer.error_log()
+    assert 'request: "GET /endless HTTP/1.1"' in balancer.error_log()
+    assert _worker(balancer) == worker
 
 
 def test_a_full_disk_under_the_error_log_stops_nothing(start: StartBalancer) -> None:

@@ -16,6 +16,32 @@ local load, globals, py, OPERATION = base.load, base.globals, base.py, base.OPER
 
 local DONE, FAILED, WAIT = 0, 1, 2
 
+-- How long code may run without waiting. Source is given calls of `turn` where it could go on without end (turns.py);
+-- the clock, which is the processor's, is looked at once in so many turns, and for the first time after as many.
+
+local TURNS = 4096
+local clock = base.clock
+local most = base.huge
+local turns, began = TURNS, nil
+
+local function look()
+    local now = clock()
+    if not began then
+        began = now
+    elseif now - began >= most then
+        turns = 0 -- who catches the error meets it again at the next turn
+        return raise("Lua code has run for " .. most .. " seconds without waiting (lua_max_run_time)")
+    end
+    turns = TURNS
+end
+
+local function turn()
+    turns = turns - 1
+    if turns < 0 then
+        look()
+    end
+end
+
 local function pack(...)
     return { n = select("#", ...), ... }
 end
@@ -179,16 +205,23 @@ end
 
 local core = {}
 
+base.turn = turn
+
+function core.limit(seconds)
+    most = seconds
+    base.count_turns = py.count_turns
+end
+
 -- Starts `main(...)`: a function made by `instance` or a callback.
 function core.start(main, ...)
     local co = create(main)
-    active = co
+    active, turns, began = co, TURNS, nil
     return step(co, resume(co, ...))
 end
 
 -- Goes on with a waiting handler: `ok` false raises the message that follows at the place that waits.
 function core.proceed(entry, ...)
-    active = entry
+    active, turns, began = entry, TURNS, nil
     local crew = crews[entry]
     if crew then
         local co = crew.current
@@ -208,12 +241,17 @@ end
 local inherit = { __index = globals }
 base.inherit = inherit
 
-function core.compile(source, name)
+-- `counted` is the source with its turns, or nil where there is no limit.
+function core.compile(source, name, counted)
     local plain, problem = load(source, name, "t", globals)
     if not plain then
         return nil, problem
     end
-    local maker = load("return function(...) " .. source .. "\nend", name, "t", globals)
+    local maker = counted and base.load_counted(counted, name, globals)
+    if maker then
+        return maker
+    end
+    maker = load("return function(...) " .. source .. "\nend", name, "t", globals)
     return maker or function() return plain end
 end
 
@@ -221,16 +259,16 @@ function core.run(maker, ...)
     local main = maker()
     setfenv(main, setmetatable({}, inherit))
     local co = create(main)
-    active = co
+    active, turns, began = co, TURNS, nil
     return step(co, resume(co, ...))
 end
 
--- init_by_lua and init_worker_by_lua write real globals.
+-- init_by_lua and init_worker_by_lua write real globals, and nobody waits for them yet: they take the time they need.
 function core.run_global(maker, ...)
     local main = maker()
     setfenv(main, globals)
     local co = create(main)
-    active = co
+    active, turns = co, base.huge
     return step(co, resume(co, ...))
 end
 

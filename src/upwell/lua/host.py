@@ -50,7 +50,8 @@ class LuaHost:
     worker's loop's; timers and sleeps outside requests use it. `prefix` is nginx's -p with its trailing slash.
     `exiting` tells whether the worker is shutting down. `clock` is the clock of `Upstream.release(now=...)`;
     `time` is wall-clock seconds. `changeable` are the variables that `set` and the like
-    declare: `ngx.var.x = ...` may write them. `max_pending_timers`/`max_running_timers` are nginx's lua_max_*_timers.
+    declare: `ngx.var.x = ...` may write them. `max_pending_timers`/`max_running_timers` are nginx's lua_max_*_timers;
+    `max_run_time` is lua_max_run_time in seconds, 0 for no limit.
     """
 
     log: ErrorLog
@@ -67,3 +68,4 @@ class LuaHost:
     changeable: frozenset[str] = frozenset()
     max_pending_timers: int = 1024
     max_running_timers: int = 256
+    max_run_time: float = 0.0

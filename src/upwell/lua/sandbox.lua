@@ -34,7 +34,7 @@ local base = {
     find = find, sub = sub, gsub = gsub, format = format, byte = string.byte, char = string.char, rep = string.rep,
     lower = string.lower, upper = string.upper, match = string.match, gmatch = string.gmatch,
     concat = table.concat, insert = table.insert, remove = table.remove, sort = table.sort, floor = math.floor, huge = math.huge,
-    new_table = require("table.new"), clear_table = require("table.clear"),
+    clock = os.clock, new_table = require("table.new"), clear_table = require("table.clear"),
 }
 
 -- A Python exception that would arrive as an error value becomes a string: no Python object crosses into user code.
@@ -125,6 +125,12 @@ local function absent(name)
     end
 end
 
+-- A maker of functions from source that calls the local `_TURN` (turns.py); nil if there is none to be had.
+function base.load_counted(source, name, env)
+    local maker = load("local _TURN = ... return function() return function(...) " .. source .. "\nend end", name, "t", env)
+    return maker and maker(base.turn)
+end
+
 -- Loading code: source text only (made-up bytecode can take over the process), and no native libraries.
 
 -- The environment of whoever called the loading function that calls this.
@@ -192,12 +198,14 @@ local function source_loader(name)
         local candidate = gsub(template, "%?", (gsub(file, "%%", "%%%%")))
         local handle = open(candidate, "r")
         if handle then
+            local source = base.count_turns and handle.read(handle, "*a")
             handle.close(handle)
             local chunk, problem = loadfile(candidate, "t", G)
             if not chunk then
                 return error("error loading module '" .. name .. "' from file '" .. candidate .. "':\n\t" .. problem, 0)
             end
-            return chunk
+            local maker = source and base.load_counted(base.count_turns(source), "@" .. candidate, G)
+            return maker and maker() or chunk
         end
         tried = tried .. "\n\tno file '" .. candidate .. "'"
     end

@@ -22,6 +22,7 @@ from upwell.lua.contexts import CONTEXTS, INIT, MAY_WAIT, WITH_REQUEST
 from upwell.lua.host import LuaHost
 from upwell.lua.run import FAILED, Chunk, Run
 from upwell.lua.timers import Timers
+from upwell.lua.turns import counted
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -64,6 +65,7 @@ class Vm:
             "log_line": self.log_line,
             "may_wait": self.may_wait,
             "monotonic": host.clock,
+            "count_turns": _count_turns,
         }
         for name, function in core_functions.items():
             register(name.encode(), guarded(function, self._report))
@@ -73,6 +75,9 @@ class Vm:
         self._start = core[b"start"]
         self._proceed = core[b"proceed"]
         self._compile = core[b"compile"]
+        self._counts = host.max_run_time > 0
+        if self._counts:
+            core[b"limit"](host.max_run_time)
         self.forget: Callable[[Any], None] = core[b"forget"]
         self.call_timer = core[b"call_timer"]
         for area in api.API:
@@ -98,7 +103,7 @@ class Vm:
     def compile(self, source: str, chunk_name: str) -> Chunk:
         """Compile Lua source. `chunk_name` is Lua's: `=content_by_lua(nginx.conf:103)`, or `@/path` for a file."""
         name = chunk_name if chunk_name.startswith(("=", "@")) else f"={chunk_name}"
-        made = self._compile(source.encode("utf-8", "surrogateescape"), name.encode("utf-8", "surrogateescape"))
+        made = self._compile(_bytes(source), _bytes(name), _bytes(counted(source)) if self._counts else None)
         if type(made) is tuple:
             return Chunk(chunk_name, None, made[1].decode("utf-8", "replace"))
         return Chunk(chunk_name, made, None)
@@ -194,6 +199,14 @@ def _deepen_stack() -> None:
 
 def _deny(obj: object, name: object, is_setting: bool) -> str:
     raise AttributeError("no Python object has attributes in Lua")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _count_turns(source: bytes) -> bytes:
+    return _bytes(counted(source.decode("utf-8", "surrogateescape")))
 
 
 @cache

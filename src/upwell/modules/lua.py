@@ -9,7 +9,7 @@ from upwell.config.command import Command, Module, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import once
+from upwell.config.slots import once, time
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import full_path
@@ -56,10 +56,11 @@ class SetByLua:
 
 @dataclass(frozen=True, slots=True)
 class LuaSettings:
-    """What Lua a level runs. The first five fields belong to the http block; `content` is not inherited."""
+    """What Lua a level runs. The first six fields belong to the http block; `content` is not inherited."""
 
     package_path: str = ""
     package_cpath: str = ""
+    max_run_time: float = 10.0
     shared_dicts: tuple[SharedDict, ...] = ()
     init: LuaCode | None = None
     init_worker: LuaCode | None = None
@@ -164,6 +165,7 @@ MODULE = Module(
     (
         command("lua_package_path", "http", 1, _text("package_path")),
         command("lua_package_cpath", "http", 1, _text("package_cpath")),
+        command("lua_max_run_time", "http", 1, time(LuaSettings, "max_run_time")),
         command("lua_shared_dict", "http", 2, _shared_dict),
         *_forms("init", "http"),
         *_forms("init_worker", "http"),

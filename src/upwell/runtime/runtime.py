@@ -241,6 +241,7 @@ class Runtime:
     def _make_vm(self, worker: int, control: Control) -> Vm:
         plan = self._plan
         assert self._http is not None
+        lua = self._http[LuaSettings]
         host = LuaHost(
             log=self._log,
             call_later=self._loop.call_later,
@@ -254,8 +255,8 @@ class Runtime:
             changeable=self._http[VariableSettings].names,
             clock=self._loop.time,
             time=time.time,
+            max_run_time=lua.max_run_time,
         )
-        lua = self._http[LuaSettings]
         vm = Vm(host, lua.package_path, lua.package_cpath)
         if lua.init is not None:
             phase.run_init(vm, vm.compile(lua.init.source, lua.init.chunk))
