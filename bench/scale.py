@@ -32,7 +32,6 @@ from upwell.contrib.traffic import fetch
 from upwell.log import ErrorLog
 from upwell.modules.upwell_status import FORMS, TURN
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
-from upwell.zone.layout import CHECK_AT, CHECK_FAILS, CHECK_LATENCY, CHECK_PASSES, RECORD_NEXT
 from upwell.zone.table import PeerTable
 
 LATENESS_GOAL_MS = 50.0
@@ -140,16 +139,8 @@ class _Checking:
 
     def row(self, row: int) -> tuple[int, int, int, int, int]:
         """When the only check at `row` had its last verdict, after how long; passes, failures; when the next is due."""
-        at = self.table.layout.check(row, 0)
-        words = self.table.words
-        next_due = words[self.table.record_at(row, 0) + RECORD_NEXT]
-        return (
-            words[at + CHECK_AT],
-            words[at + CHECK_LATENCY],
-            words[at + CHECK_PASSES],
-            words[at + CHECK_FAILS],
-            next_due,
-        )
+        state = self.table.check(row, 0)
+        return state.at, state.latency, state.passes, state.fails, self.table.record(row, 0).next
 
     def close(self) -> None:
         with suppress(ProcessLookupError):

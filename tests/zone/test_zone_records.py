@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
+
 import pytest
 
-from upwell.zone.layout import BUCKETS, HISTORY, KINDS_COUNTED, TIMES
+from upwell.zone.layout import (
+    BUCKETS,
+    CHECK_RECENT,
+    HISTORY,
+    KINDS_COUNTED,
+    RECENT_MOST,
+    RECENT_SHIFT,
+    RECORD_NEXT,
+    RECORD_PERIOD,
+    RECORD_TIMED,
+    SETTLING,
+    TIMES,
+)
 from upwell.zone.phrases import FORGOTTEN, Phrases
-from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
+from upwell.zone.records import LONGEST, note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import PeerTable
 
 KEYS = [("u", "primary", "127.0.0.1:81", 0), ("u", "primary", "127.0.0.1:82", 0)]
@@ -25,23 +41,121 @@ def test_a_new_record_says_that_nothing_happened(table: PeerTable) -> None:
     assert record.kinds == (0,) * KINDS_COUNTED
 
 
-def test_the_usual_note_writes_what_the_two_others_write(table: PeerTable) -> None:
-    slots = [table.layout.check(row, table.add_check(row, 7, rise=1, health=1)) for row in (0, 1)]
-    one, other = (table.record_at(row, 0) for row in (0, 1))
-    times = [0, 1, *BUCKETS, *(bound + 1 for bound in BUCKETS), 1 << 40] * 5  # more than TIMES, so that the ring turns
-    assert len(times) > TIMES
+def _passed(table: PeerTable, row: int, at: int, elapsed: int) -> None:
+    """A pass written out in full."""
+    table.set_check(table.layout.check(row, 0), 1, at, 200, elapsed, True)
+    note_pass(table.words, table.record_at(row, 0))
+    note_time(table.words, table.halves, table.record_at(row, 0), elapsed)
+
+
+def _noted(table: PeerTable, row: int, count: int, at: int, elapsed: int) -> None:
+    """A pass noted in short, the recent one of number `count`."""
+    slot, record = table.layout.check(row, 0), table.record_at(row, 0)
+    turn = table.words[record + RECORD_TIMED] % TIMES + count - 1
+    note_usual(table.words, table.halves, slot, record, (at << RECENT_SHIFT) + count, turn, elapsed)
+
+
+@pytest.mark.parametrize("most", [1, 2, RECENT_MOST, TIMES])
+def test_a_pass_noted_in_short_is_read_as_one_written_out(table: PeerTable, most: int) -> None:
+    for row in (0, 1):
+        table.add_check(row, 7, rise=1, health=1)
+        _passed(table, row, 10, 70)
+        table.words[table.record_at(row, 0) + RECORD_NEXT] = 1000
+    table.words[table.record_at(0, 0) + RECORD_PERIOD] = 2_000_500
+    slot, record = table.layout.check(0, 0), table.record_at(0, 0)
+    times = [0, 1, *BUCKETS, *(bound + 1 for bound in BUCKETS), LONGEST] * 8  # more than TIMES: the ring turns
+    assert len(times) > 2 * TIMES
+    count = 0
     for number, elapsed in enumerate(times):
         if number == 7:
-            for at in (one, other):
-                note_failure(table.words, at, 5, table.phrases.keep("status 503"), 10)
-        note_usual(table.words, table.halves, slots[0], one, 20 + number, 200, elapsed, 1000 + number)
-        table.set_check(slots[1], 1, 20 + number, 200, elapsed, True)
-        note_pass(table.words, other)
-        note_time(table.words, table.halves, other, elapsed)
-        record = table.record(0, 0)
-        assert record.next == 1000 + number
-        assert record._replace(next=0) == table.record(1, 0)
+            table.settle(slot, record)
+            count = 0
+            for row in (0, 1):
+                note_failure(table.words, table.record_at(row, 0), 5, table.phrases.keep("status 503"), 10)
+        if count == most or (table.words[record + RECORD_TIMED] + count) % TIMES == 0:
+            table.settle(slot, record)
+            assert (table.check(0, 0), table.record(0, 0)._replace(next=1000)) == (
+                table.check(1, 0),
+                table.record(1, 0),
+            )
+            count = 0
+        count += 1
+        _noted(table, 0, count, 20 + number, elapsed)
+        _passed(table, 1, 20 + number, elapsed)
+        assert table.record(0, 0)._replace(next=1000) == table.record(1, 0)
+        assert table.record(0, 0).next == pytest.approx(1000 + (number + 1) * 2000.5, abs=len(times))
         assert table.check(0, 0) == table.check(1, 0)
+
+
+def test_the_next_probe_is_due_a_period_later_after_each_recent_pass(table: PeerTable) -> None:
+    table.add_check(0, 7, rise=1, health=1)
+    slot, record = table.layout.check(0, 0), table.record_at(0, 0)
+    table.words[record + RECORD_NEXT] = 1000
+    table.words[record + RECORD_PERIOD] = 2_000_500
+    _noted(table, 0, 1, 5, 1)
+    _noted(table, 0, 2, 6, 1)
+    assert table.record(0, 0).next == 5001
+    table.settle(slot, record)
+    table.settle(slot, record)
+    assert (table.record(0, 0).next, table.check(0, 0).passes, table.check(0, 0).at) == (5001, 2, 6)
+
+
+def test_what_a_checker_left_half_settled_is_read_and_ended_by_its_successor(table: PeerTable) -> None:
+    table.add_check(0, 7, rise=1, health=1)
+    slot, record = table.layout.check(0, 0), table.record_at(0, 0)
+    _passed(table, 0, 10, 70)
+    _noted(table, 0, 1, 20, 80)
+    table.words[slot + CHECK_RECENT] |= SETTLING
+    assert table.check(0, 0).passes == 1
+    assert table.record(0, 0).timed == 1
+    table.settle(slot, record)
+    assert (table.check(0, 0).at, table.check(0, 0).passes) == (20, 1)
+    _noted(table, 0, 1, 30, 90)
+    assert (table.check(0, 0).at, table.check(0, 0).passes, table.check(0, 0).latency) == (30, 2, 90)
+
+
+def test_a_reload_takes_over_what_was_noted_in_short(table: PeerTable) -> None:
+    table.add_check(0, 7, rise=1, health=1)
+    _passed(table, 0, 10, 70)
+    _noted(table, 0, 1, 20, 80)
+    after = PeerTable.create([*KEYS[1:], KEYS[0]], workers=1)
+    after.adopt(table)
+    assert (after.check(1, 0), after.record(1, 0)) == (table.check(0, 0), table.record(0, 0))
+    after.settle(after.layout.check(1, 0), after.record_at(1, 0))
+    assert (after.check(1, 0), after.record(1, 0)) == (table.check(0, 0), table.record(0, 0))
+
+
+def test_who_reads_while_passes_are_noted_and_settled_reads_no_half(table: PeerTable) -> None:
+    """A writer in another process; each answer takes as long as the one before, so that all counts hang together."""
+    slot, record = table.layout.check(0, table.add_check(0, 7, rise=1, health=1)), table.record_at(0, 0)
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            count = 0
+            for number in range(1, 10_000):
+                if count == RECENT_MOST or (number > 1 and number % TIMES == 1):
+                    table.settle(slot, record)
+                    count = 0
+                count += 1
+                _noted(table, 0, count, number, 3)
+                sum(range(1000))  # answers are further apart than this
+        os._exit(0)
+    before = 0
+    try:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            state, kept = table.check(0, 0), table.record(0, 0)
+            if table.words[slot + CHECK_RECENT] & SETTLING == SETTLING:
+                continue  # the writer may wait for a processor just now, for longer than a reader tries
+            assert state.passes == state.at >= before
+            assert (kept.timed, kept.time) == (kept.streak, kept.streak * 3)
+            assert kept.timed >= state.passes
+            assert (kept.buckets[0], kept.average) == (kept.timed, 3 if kept.timed else 0)
+            before = kept.timed
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert table.check(0, 0).passes == 9_999
 
 
 def test_streaks_turn_round(table: PeerTable) -> None:

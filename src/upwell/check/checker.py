@@ -46,12 +46,17 @@ from upwell.zone.layout import (
     CHECK_SINCE,
     CHECKER_HEARTBEAT,
     CHECKER_LATENESS,
+    RECENT_MOST,
+    RECENT_SHIFT,
     RECORD_FAILED_AT,
     RECORD_KIND,
     RECORD_NEXT,
+    RECORD_PERIOD,
+    RECORD_TIMED,
     RECORD_WHY,
+    TIMES,
 )
-from upwell.zone.records import note_change, note_failure, note_pass, note_time, note_usual
+from upwell.zone.records import LONGEST, note_change, note_failure, note_pass, note_time, note_usual
 from upwell.zone.table import CheckState, PeerTable
 
 if TYPE_CHECKING:
@@ -67,6 +72,7 @@ _LATE: Final = 0.05  # seconds; a checker that is less late than this has no par
 _PATIENCE: Final = 0.05  # seconds between two looks whether a peer that is due has ended its last answer
 _LAG: Final = "the checker was late"
 _SPARED: Final = float("inf")
+_FAR: Final = 1e9  # seconds, an interval whose microseconds fit into a word however many of them there are
 _DEAR: Final = 5.0  # of the time that long matches take, so many times as much is left to all other probes and more
 _DEADLINES: Final = 1024.0  # how many different ones there are in a second
 _GRACE: Final = 5.0  # seconds after all workers are ready before checks that nobody asked for are forgotten
@@ -405,6 +411,7 @@ class Checker:
         words = table.words
         halves = table.halves
         millis = int(now * 1000)
+        moment = millis << RECENT_SHIFT
         words[CHECKER_HEARTBEAT] = millis
         targets = self._loop.targets
         SPENT.seconds = 0.0
@@ -426,13 +433,18 @@ class Checker:
                     continue
                 following = target.at
                 if target.well and verdict.passed and following > now:
-                    target.due = following
-                    elapsed = int((now - target.started) * 1e6)
                     place = target.place
-                    note_usual(
-                        words, halves, place.at, place.record, millis, verdict.status, elapsed, int(following * 1000)
-                    )
-                    continue
+                    elapsed = int((now - target.started) * 1e6)
+                    if verdict.status == place.status and elapsed <= LONGEST:
+                        target.due = following
+                        turn = place.turn
+                        count = place.recent + 1
+                        note_usual(words, halves, place.at, place.record, moment + count, turn, elapsed)
+                        place.turn = turn + 1
+                        place.recent = count
+                        if count == RECENT_MOST or turn == TIMES - 1:
+                            self._settle(target)
+                        continue
                 self._observe(target, verdict, now)
                 self._continue.append((target.course, target))
             elif fd in self._watchers:
@@ -494,6 +506,8 @@ class Checker:
     def _timetable(self, due: float, target: Target) -> None:
         if due < target.not_before:
             target.due = due = target.not_before
+        if target.place.recent:
+            self._settle(target)
         self._table.words[target.place.record + RECORD_NEXT] = int(due * 1000)
         if due != target.at:
             target.at = due
@@ -697,6 +711,14 @@ class Checker:
             else:
                 self._events.trouble(why)
 
+    def _settle(self, target: Target) -> None:
+        """Write out what was noted in short."""
+        place = target.place
+        self._table.settle(place.at, place.record)
+        self._table.words[place.record + RECORD_NEXT] = int(target.due * 1000)
+        place.recent = 0
+        place.turn %= TIMES
+
     def _observe(self, target: Target, verdict: Verdict, now: float) -> None:
         """Count one verdict. The zone comes first, so that workers know before the log does."""
         table = self._table
@@ -704,6 +726,8 @@ class Checker:
         course = target.course
         thresholds = course.thresholds
         at, record = target.place.at, target.place.record
+        if target.place.recent:
+            self._settle(target)
         before = words[at + CHECK_HEALTH]
         passed = verdict.passed
         millis = int(now * 1000)
@@ -718,6 +742,8 @@ class Checker:
                 self._events.passed(target.name)
             else:
                 target.well = not target.gates and not target.not_before
+                target.place.status = verdict.status
+                target.place.turn = words[record + RECORD_TIMED] % TIMES
             return
         target.well = False
         health, transition = thresholds.observe(before, passed)
@@ -801,6 +827,8 @@ class Checker:
                 self._recall(spec, key, thresholds, row, slot)
             self._begun(spec, key, row, slot)
         place = Place(row, table.layout.check(row, slot), table.record_at(row, slot))
+        table.settle(place.at, place.record)  # what the checker before this one left
+        table.words[place.record + RECORD_PERIOD] = round(min(spec.interval, _FAR) * 1e6)
         return TARGETS[spec.type](spec, peer, place, self._loop)
 
     def _recall(self, spec: CheckSpec, key: PeerKey, thresholds: Thresholds, row: int, slot: int) -> None:

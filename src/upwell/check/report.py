@@ -17,7 +17,6 @@ from upwell.peers.tiers import last_in_use
 from upwell.zone.layout import (
     ADMIN_DOWN,
     ADMIN_UP,
-    CHECK_SINCE,
     CHECK_WORDS,
     CHECKS_PER_PEER,
     CHECKS_UP,
@@ -28,13 +27,12 @@ from upwell.zone.layout import (
     PEER_WORDS,
     WORD_BYTES,
 )
-from upwell.zone.records import Record
+from upwell.zone.records import Record, read_check
 from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import Counts, PeerTable, may_serve
 
 _ROW: Final = Struct(f"@{PEER_WORDS}q" + f"q{(CHECK_WORDS - 1) * WORD_BYTES}x" * CHECKS_PER_PEER).unpack_from
 """A peer's own words, and which check is in each slot."""
-_CHECK: Final = Struct(f"@{CHECK_SINCE + 1}q").unpack_from
 
 _COUNTED: Final = 1000  # peers at once
 
@@ -177,8 +175,9 @@ class Report:
         for slot, identity in enumerate(head[PEER_WORDS:]):
             check = checks.get(identity) if identity else None
             if check is not None:
-                at = (start + PEER_WORDS + slot * CHECK_WORDS) * WORD_BYTES
-                _, rise, health, last, status, latency, passes, fails, turned = _CHECK(words, at)
+                at = start + PEER_WORDS + slot * CHECK_WORDS
+                told = read_check(words, at, table.record_at(row, slot))
+                _, rise, health, last, status, latency, passes, fails, turned = told
                 record = table.record(row, slot)
                 if health >= rise:
                     state = UP

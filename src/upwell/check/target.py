@@ -39,14 +39,21 @@ over; a verdict is still to come, from LINGERING on there is a deadline."""
 
 
 class Place:
-    """Where a target's state is: the peer's row in the zone, the first word of its check slot, and of its record."""
+    """Where a target's state is: the peer's row in the zone, the first word of its check slot, and of its record.
 
-    __slots__ = ("at", "record", "row")
+    `recent` is how many passes were noted there in short (zone/layout.py: RECENT_*), `turn` the place of the next one's
+    time among the last, and `status` the one that such a pass has.
+    """
+
+    __slots__ = ("at", "recent", "record", "row", "status", "turn")
 
     def __init__(self, row: int, at: int, record: int) -> None:
         self.row = row
         self.at = at
         self.record = record
+        self.recent = 0
+        self.turn = 0
+        self.status = 0
 
 
 MOST_KEPT: Final = 1 << 19

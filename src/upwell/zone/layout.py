@@ -31,7 +31,7 @@ CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 6
+LAYOUT_VERSION: Final = 7
 
 RING: Final = HEADER_WORDS  # checker: the rows that changed last, entry n at n % RING_WORDS; -1 - row: as a member
 RING_WORDS: Final = 4096
@@ -78,7 +78,16 @@ CHECK_LATENCY: Final = 5  # how long the last probe took, microseconds
 CHECK_PASSES: Final = 6
 CHECK_FAILS: Final = 7
 CHECK_SINCE: Final = 8  # when it last turned up or down, milliseconds
+CHECK_RECENT: Final = 9  # the passes that are noted here and in RECORD_TIMES only: see RECENT_*
 CHECK_WORDS: Final = 10
+
+# A probe that passes as the ones before writes two words: how long it took into the ring of the last times, and into
+# CHECK_RECENT when the verdict came (milliseconds) << RECENT_SHIFT | how many such passes there are. Now and then their
+# sum goes into all other words (zone/records.py: `settle`); whoever reads adds it. While that is done they number
+# SETTLING. It is another word after each of them, so that a reader sees by it whether what it read belongs together.
+RECENT_SHIFT: Final = 8
+RECENT_MOST: Final = 25
+SETTLING: Final = (1 << RECENT_SHIFT) - 1
 
 # One record per check in use, written by the checker: what pages tell of it beyond its state (zone/records.py).
 RECORD_NEXT: Final = 0  # when the next probe is due, milliseconds, 0: not known
@@ -91,7 +100,8 @@ RECORD_WHY: Final = 6  # its words (zone/phrases.py)
 RECORD_FAILED_AT: Final = 7  # when it was, milliseconds
 RECORD_VOID_AT: Final = 8  # when a probe last got no verdict, milliseconds, 0: never
 RECORD_VOID_WHY: Final = 9  # and why (zone/phrases.py)
-RECORD_KINDS: Final = 10  # failures of each kind
+RECORD_PERIOD: Final = 10  # from the time when a probe that passes as usual is due to that of the next, microseconds
+RECORD_KINDS: Final = 11  # failures of each kind
 KINDS_COUNTED: Final = 12
 RECORD_BUCKETS: Final = RECORD_KINDS + KINDS_COUNTED  # answer times up to each of BUCKETS, the last: above all
 BUCKETS: Final = (1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000)

@@ -7,6 +7,7 @@ can tell from having come a moment earlier.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -15,8 +16,9 @@ from upwell.zone.layout import (
     CHECK_AT,
     CHECK_LATENCY,
     CHECK_PASSES,
-    CHECK_STATUS,
+    CHECK_RECENT,
     HISTORY,
+    RECENT_SHIFT,
     RECORD_AVERAGE,
     RECORD_BUCKETS,
     RECORD_CHANGES,
@@ -25,6 +27,7 @@ from upwell.zone.layout import (
     RECORD_KIND,
     RECORD_KINDS,
     RECORD_NEXT,
+    RECORD_PERIOD,
     RECORD_STREAK,
     RECORD_TIME,
     RECORD_TIMED,
@@ -32,16 +35,19 @@ from upwell.zone.layout import (
     RECORD_VOID_AT,
     RECORD_VOID_WHY,
     RECORD_WHY,
+    SETTLING,
     TIMES,
     WORD_BYTES,
 )
 from upwell.zone.phrases import Phrases
 
-_READ: Final = Struct("@4q").unpack_from  # RECORD_STREAK to RECORD_TIME; `pack_into` would write zeros first
+_SLOT: Final = Struct(f"@{CHECK_RECENT + 1}q").unpack_from
 _HEAD: Final = Struct(f"@{RECORD_TIMES}q").unpack_from
 _TIMES: Final = Struct(f"@{TIMES}I").unpack
 _FIRST: Final = BUCKETS[0]
-_LONGEST: Final = (1 << 32) - 1  # microseconds that a word of the last times can hold
+LONGEST: Final = (1 << 32) - 1
+"""Microseconds that a word of the last times can hold."""
+_TRIES: Final = 64  # to read what is not being settled meanwhile; a checker that was killed then never ends it
 
 
 class Change(NamedTuple):
@@ -108,24 +114,68 @@ def note_failure(words: memoryview, at: int, kind: int, why: int, now: int) -> N
     words[at + RECORD_FAILED_AT] = now
 
 
-def note_usual(
-    words: memoryview, halves: memoryview, slot: int, at: int, now: int, status: int, elapsed: int, following: int
-) -> None:
+def note_usual(words: memoryview, halves: memoryview, slot: int, at: int, recent: int, turn: int, elapsed: int) -> None:
     """One more pass that changes nothing, of the check whose slot is at word `slot` and whose record is at word `at`:
-    it took `elapsed` microseconds, the next probe is due at `following`. What `set_check`, `note_pass` and `note_time`
-    write, in one call, as nearly every probe needs it."""
-    words[slot + CHECK_AT] = now
-    words[slot + CHECK_STATUS] = status
-    words[slot + CHECK_LATENCY] = elapsed
-    words[slot + CHECK_PASSES] += 1
-    streak, average, timed, total = _READ(words, (at + RECORD_STREAK) * WORD_BYTES)
+    it took `elapsed` microseconds, LONGEST at most, and that is to be the one at place `turn` of the last times.
+    `recent` is what CHECK_RECENT shall say."""
+    halves[(at + RECORD_TIMES) * 2 + turn] = elapsed
+    words[slot + CHECK_RECENT] = recent
+
+
+def settle(words: memoryview, halves: memoryview, slot: int, at: int) -> None:
+    """Write of the recent passes what `PeerTable.set_check`, `note_pass` and `note_time` would have."""
+    recent = words[slot + CHECK_RECENT]
+    count = recent & SETTLING
+    if not count:
+        return
+    since = recent >> RECENT_SHIFT
+    if count == SETTLING:
+        # The checker before was killed in the middle of it: how much of it is written, nobody knows.
+        words[slot + CHECK_AT] = since
+        words[slot + CHECK_RECENT] = recent - count
+        return
+    # All is worked out before the first word is written, so that readers need not wait.
+    _, streak, average, timed, total = words[at : at + RECORD_TIMED + 2].tolist()
+    first = (at + RECORD_TIMES) * 2 + timed % TIMES
+    times = halves[first : first + count].tolist()
+    streak = streak + count if streak > 0 else count
+    average = _averaged(average, timed, times)
+    total += sum(times)
+    following = words[at + RECORD_NEXT] + count * words[at + RECORD_PERIOD] // 1000
+    passes = words[slot + CHECK_PASSES] + count
+    counted = [
+        (at + RECORD_BUCKETS + place, words[at + RECORD_BUCKETS + place] + more) for place, more in _counted(times)
+    ]
+    words[slot + CHECK_RECENT] = recent | SETTLING
+    words[slot + CHECK_AT] = since
+    words[slot + CHECK_LATENCY] = times[-1]
+    words[slot + CHECK_PASSES] = passes
     words[at + RECORD_NEXT] = following
-    words[at + RECORD_STREAK] = streak + 1 if streak > 0 else 1
-    words[at + RECORD_AVERAGE] = average + ((elapsed - average) >> 3) if timed else elapsed
-    words[at + RECORD_TIME] = total + elapsed
-    words[at + RECORD_BUCKETS + (bisect_left(BUCKETS, elapsed) if elapsed > _FIRST else 0)] += 1
-    halves[(at + RECORD_TIMES) * 2 + timed % TIMES] = elapsed if elapsed < _LONGEST else _LONGEST
-    words[at + RECORD_TIMED] = timed + 1
+    words[at + RECORD_STREAK] = streak
+    words[at + RECORD_AVERAGE] = average
+    words[at + RECORD_TIME] = total
+    words[at + RECORD_TIMED] = timed + count
+    for word, number in counted:
+        words[word] = number
+    words[slot + CHECK_RECENT] = recent - count
+
+
+def _averaged(average: int, timed: int, times: Sequence[int]) -> int:
+    for elapsed in times:
+        average = average + ((elapsed - average) >> 3) if timed else elapsed
+        timed = 1
+    return average
+
+
+def _counted(times: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Which buckets they are for, and how many."""
+    if max(times) <= _FIRST:
+        return ((0, len(times)),)
+    found: dict[int, int] = {}
+    for elapsed in times:
+        place = bisect_left(BUCKETS, elapsed)
+        found[place] = found.get(place, 0) + 1
+    return found.items()
 
 
 def note_time(words: memoryview, halves: memoryview, at: int, elapsed: int) -> None:
@@ -135,7 +185,7 @@ def note_time(words: memoryview, halves: memoryview, at: int, elapsed: int) -> N
     words[at + RECORD_AVERAGE] = average + ((elapsed - average) >> 3) if timed else elapsed
     words[at + RECORD_TIME] += elapsed
     words[at + RECORD_BUCKETS + bisect_left(BUCKETS, elapsed)] += 1
-    halves[(at + RECORD_TIMES) * 2 + timed % TIMES] = elapsed if elapsed < _LONGEST else _LONGEST
+    halves[(at + RECORD_TIMES) * 2 + timed % TIMES] = elapsed if elapsed < LONGEST else LONGEST
     words[at + RECORD_TIMED] = timed + 1
 
 
@@ -158,24 +208,64 @@ def references(words: memoryview, at: int) -> list[int]:
     return found
 
 
-def read_record(words: memoryview, phrases: Phrases, at: int) -> Record:
-    """The record at word `at`."""
-    head = _HEAD(words, at * WORD_BYTES)
+def read_check(words: memoryview, slot: int, at: int) -> tuple[int, ...]:
+    """The words of the check slot at word `slot` up to CHECK_SINCE, the recent passes included; the record is at word
+    `at`."""
+    for _ in range(_TRIES):
+        recent = words[slot + CHECK_RECENT]
+        found: tuple[int, ...] = _SLOT(words, slot * WORD_BYTES)
+        count = recent & SETTLING
+        if not count:
+            if found[CHECK_RECENT] == recent:
+                return found[:CHECK_RECENT]
+        elif count != SETTLING:
+            timed = words[at + RECORD_TIMED] + count - 1
+            ring = words[at + RECORD_TIMES : at + RECORD_CHANGES].tobytes()
+            if words[slot + CHECK_RECENT] == recent:
+                identity, rise, health, _, status, _, passes, fails, since, _ = found
+                latency = _TIMES(ring)[timed % TIMES]
+                return (identity, rise, health, recent >> RECENT_SHIFT, status, latency, passes + count, fails, since)
+    return _SLOT(words, slot * WORD_BYTES)[:CHECK_RECENT]
+
+
+def read_record(words: memoryview, phrases: Phrases, slot: int, at: int) -> Record:
+    """The record at word `at`, with the recent passes of the check slot at word `slot`."""
+    for _ in range(_TRIES):
+        recent = words[slot + CHECK_RECENT]
+        head = _HEAD(words, at * WORD_BYTES)
+        ring = words[at + RECORD_TIMES : at + RECORD_CHANGES].tobytes()
+        if recent & SETTLING != SETTLING and words[slot + CHECK_RECENT] == recent:
+            break
+    count = recent & SETTLING
+    following, streak, average = head[RECORD_NEXT], head[RECORD_STREAK], head[RECORD_AVERAGE]
+    timed, time, buckets = head[RECORD_TIMED], head[RECORD_TIME], head[RECORD_BUCKETS:]
+    if 0 < count < SETTLING:
+        first = timed % TIMES
+        times = _TIMES(ring)[first : first + count]
+        following += count * head[RECORD_PERIOD] // 1000
+        streak = streak + count if streak > 0 else count
+        average = _averaged(average, timed, times)
+        timed += count
+        time += sum(times)
+        more = list(buckets)
+        for place, number in _counted(times):
+            more[place] += number
+        buckets = tuple(more)
     changes = words[at + RECORD_CHANGES]
     return Record(
-        head[RECORD_NEXT],
-        head[RECORD_STREAK],
-        head[RECORD_AVERAGE],
-        head[RECORD_TIMED],
-        head[RECORD_TIME],
+        following,
+        streak,
+        average,
+        timed,
+        time,
         head[RECORD_KIND] - 1,
         phrases.read(head[RECORD_WHY]) if head[RECORD_WHY] else "",
         head[RECORD_FAILED_AT],
         head[RECORD_VOID_AT],
         phrases.read(head[RECORD_VOID_WHY]) if head[RECORD_VOID_WHY] else "",
         head[RECORD_KINDS:RECORD_BUCKETS],
-        head[RECORD_BUCKETS:],
-        words[at + RECORD_TIMES : at + RECORD_CHANGES].tobytes(),
+        buckets,
+        ring,
         changes,
         _history(words, phrases, at, changes) if changes else (),
     )

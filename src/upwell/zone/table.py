@@ -24,6 +24,7 @@ from upwell.zone.layout import (
     CHECK_IDENTITY,
     CHECK_LATENCY,
     CHECK_PASSES,
+    CHECK_RECENT,
     CHECK_RISE,
     CHECK_SINCE,
     CHECK_STATUS,
@@ -62,6 +63,7 @@ from upwell.zone.layout import (
     RING,
     RING_WORDS,
     ROWS,
+    SETTLING,
     SIDE_LENGTH,
     SIDE_OF,
     SIDE_TEXT,
@@ -79,7 +81,7 @@ from upwell.zone.layout import (
     Layout,
 )
 from upwell.zone.phrases import Phrases
-from upwell.zone.records import Record, read_record, references
+from upwell.zone.records import Record, read_check, read_record, references, settle
 
 _NOTHING = memoryview(bytes(RECORD_WORDS * WORD_BYTES)).cast("q")
 _COUNTS: Final = Struct(f"@{COUNT_WORDS}q")
@@ -87,6 +89,7 @@ _COUNT_BYTES: Final = COUNT_WORDS * WORD_BYTES
 _COUNTS_ALL: Final = (1 << 8 * _COUNT_BYTES) - 1
 
 _LATEST: Final = 2**63 - 1
+_TRIES: Final = 64  # to carry a check over as it was at one moment
 _NOBODY: Final = ("", "", "", 0)
 
 RowKey = tuple[str, str, str, int]
@@ -278,9 +281,18 @@ class PeerTable:
 
     def _adopt_records(self, old: PeerTable, row: int, old_row: int) -> None:
         for slot in range(CHECKS_PER_PEER):
-            if self.words[self.layout.check(row, slot) + CHECK_IDENTITY]:
-                source, record = old.layout.record(old_row, slot), self.layout.record(row, slot)
+            at = self.layout.check(row, slot)
+            if not self.words[at + CHECK_IDENTITY]:
+                continue
+            old_at = old.layout.check(old_row, slot)
+            source, record = old.layout.record(old_row, slot), self.layout.record(row, slot)
+            for _ in range(_TRIES):
                 self.words[record : record + RECORD_WORDS] = old.words[source : source + RECORD_WORDS]
+                recent = self.words[at + CHECK_RECENT]
+                if recent & SETTLING != SETTLING and old.words[old_at + CHECK_RECENT] == recent:
+                    break
+                # The old checker went on between the two.
+                self.words[at : at + CHECK_WORDS] = old.words[old_at : old_at + CHECK_WORDS]
 
     # Header
 
@@ -631,7 +643,8 @@ class PeerTable:
 
     def record(self, row: int, slot: int) -> Record:
         """What is kept of a check beyond its state."""
-        return read_record(self.words, self.phrases, self.layout.record(row, slot))
+        layout = self.layout
+        return read_record(self.words, self.phrases, layout.check(row, slot), layout.record(row, slot))
 
     def keep(self, text: str) -> int:
         """The reference of `text` for a record, which is to be written there before another is kept."""
@@ -650,8 +663,12 @@ class PeerTable:
         return found
 
     def check(self, row: int, slot: int) -> CheckState:
-        at = self.layout.check(row, slot)
-        return CheckState(slot, *self.words[at : at + CHECK_SINCE + 1].tolist())
+        return CheckState(slot, *read_check(self.words, self.layout.check(row, slot), self.layout.record(row, slot)))
+
+    def settle(self, at: int, record: int) -> None:
+        """Write out the recent passes of a check, before anything else is written there. Its slot is at word `at`, its
+        record at word `record`."""
+        settle(self.words, self.halves, at, record)
 
     def checks(self, row: int) -> list[CheckState]:
         """The checks of the peer at `row`, in the order of their slots."""
