@@ -45,7 +45,7 @@ def test_a_peer_that_goes_before_it_is_told_of_the_client_ends_the_session() -> 
         session._sock = to_peer
         peer.close()
         try:
-            session._connected()
+            session._connected(0)
             with client:
                 return await asyncio.wait_for(loop.sock_recv(client, 10), 5)
         finally:

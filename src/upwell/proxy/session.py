@@ -111,6 +111,7 @@ class Front:
         "local",
         "log",
         "loop",
+        "now",
         "on_close",
         "pipes",
         "poll",
@@ -142,6 +143,7 @@ class Front:
         limit: int = 512,
     ) -> None:
         self.loop = loop
+        self.now: Callable[[], float] = loop.time
         self.poll = poll
         self.timers = timers
         self.clock = clock
@@ -216,11 +218,11 @@ class Session(Timed):
         self.address = address
         self.port = port
         self.local = local
-        self.started: float = front.loop.time()
+        self.started: float = front.now()
         self.status = OK
         self.action = "initializing session"
         self.attempts: list[Attempt] = []
-        self.tried: set[Peer] = set()
+        self.tried: list[Peer] = []
         self.peer: Peer | None = None
         self.proxied: tuple[str, int, str, int] | None = None  # client's and server's address by the PROXY protocol
         self.tls: TlsFacts | None = None
@@ -255,7 +257,7 @@ class Session(Timed):
         """The peer for the next try, whose connection counts from now on; None: there is none, which is told."""
         upstream = self.spec.upstream
         assert upstream is not None
-        now = self.front.loop.time()
+        now = self.front.now()
         key = None if self.spec.key is None else self.spec.key(self)
         peer = upstream.pick(self.tried, now, key)
         self.peer = peer
@@ -278,11 +280,11 @@ class Session(Timed):
             most = spec.next_tries
         if len(self.tried) >= most:
             return False
-        return not spec.next_timeout or self.front.loop.time() - self.attempts[0].started < spec.next_timeout
+        return not spec.next_timeout or self.front.now() - self.attempts[0].started < spec.next_timeout
 
     def release(self, failed: bool) -> None:
         """The try is over."""
-        now = self.front.loop.time()
+        now = self.front.now()
         peer, self.peer = self.peer, None
         if self.attempts:
             attempt = self.attempts[-1]
@@ -294,7 +296,8 @@ class Session(Timed):
             return
         peer.sent += self.attempts[-1].sent
         peer.received += self.attempts[-1].received
-        self.tried.add(peer)
+        if failed and peer not in self.tried:
+            self.tried.append(peer)
         upstream = self.spec.upstream
         if upstream is None:
             return

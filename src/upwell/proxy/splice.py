@@ -6,6 +6,7 @@ while the far side takes what comes: what waits is one read at most, or what one
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextlib
 import fcntl
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_URGENT: Final = select.EPOLLPRI
+EDGE: Final = _IN | _OUT | select.EPOLLRDHUP | _URGENT | select.EPOLLET
+"""What the set is asked for of a connection that is being made. As long as all is read that it tells of, it need not be
+asked for anything else; what is left unread or unwritten would not be told again, and then it is.
+"""
 MOST_READ: Final = 65_536
 _ROUNDS: Final = 4  # reads in one turn of the loop while each is full
 _RECORDS: Final = 16  # of TLS in one turn
@@ -41,7 +48,7 @@ _LOOKS: Final = 60
 _read: Final = os.read
 _write: Final = os.write
 _splice: Final[Any] = os.splice
-_shutdown: Final = socket.socket.shutdown  # that of an SSLSocket would forget its TLS, and there is more to read
+_shutdown: Final = _socket.socket.shutdown  # that of an SSLSocket would forget its TLS, and there is more to read
 
 
 class Pipe:
@@ -111,14 +118,14 @@ class Step(Watched):
         self.fd = fd
 
     def ready(self, events: int) -> None:
-        self._session.step()
+        self._session.step(events)
 
 
 class Side(Watched):
     """One end of a session: what is read here is written to `far`. `received` and `sent` count what went here.
 
     `at_end`: nothing more comes from here; `error` is why, if it was no end as it should be. `deaf`: nothing can be
-    written here any more.
+    written here any more. `patient`: TCP_NODELAY is still to be set, which the first bytes do not need.
     """
 
     __slots__ = (
@@ -136,6 +143,7 @@ class Side(Watched):
         "error",
         "far",
         "fd",
+        "patient",
         "received",
         "sent",
         "session",
@@ -144,7 +152,7 @@ class Side(Watched):
         "splices",
     )
 
-    def __init__(self, session: TcpSession, poll: Poll, fd: int, sock: socket.socket | None, size: int) -> None:
+    def __init__(self, session: TcpSession, poll: Poll, fd: int, sock: _socket.socket | None, size: int) -> None:
         self.session = session
         self._poll = poll
         self.fd = fd
@@ -158,6 +166,7 @@ class Side(Watched):
         self.closed = False
         self.error: OSError | None = None
         self.splices = False
+        self.patient = False
         self._events = 0
         self._full = 0
         self._smallest = size
@@ -180,7 +189,8 @@ class Side(Watched):
         self._reading = True
         if asked:
             self._poll.take_over(self.fd, self)
-            self._see_to_events()
+            if asked != EDGE:
+                self._see_to_events()
         else:
             self._events = _IN | (_OUT if self.waits else 0)
             self._poll.watch(self.fd, self._events, self)
@@ -189,20 +199,24 @@ class Side(Watched):
 
     def ready(self, events: int) -> None:
         try:
-            if events != _IN and self.waits:
-                self.flush()
+            if events != _IN:
+                if self._pending is not None or self._pipe is not None:
+                    self.flush()
+                if events & _URGENT:
+                    self._see_to_events()  # a read ends before that byte, with more to come behind it
             if events != _OUT and self._reading:
-                self.take()
+                self.take(events)
         except Exception as error:
             self.session.fault(error)
 
-    def take(self) -> None:
+    def take(self, events: int) -> None:
         """Read what has come, and write it to the far side."""
         if self._full >= _LONG and self.splices:
             self._take_by_pipe()
             return
         far = self.far
         assert far is not None
+        session = self.session
         for _ in range(_ROUNDS):
             try:
                 data = _read(self.fd, self._most)
@@ -215,22 +229,24 @@ class Side(Watched):
             if not size:
                 self.end(None)
                 return
-            if not self.received:
-                self.session.first(self)
+            session.came(self)
             self.received += size
-            self.session.touch()
             if not far.put(data):
                 self.hold()
                 return
             if size < self._most:
                 self._full = 0
-                return
+                if not events & _ENDED:
+                    return
+                continue
             self._full += 1
             if self._full == 2 and self._most < MOST_READ:
                 self._most = MOST_READ
                 self._full = 0
+        self._see_to_events()
 
     def _take_by_pipe(self) -> None:
+        self._see_to_events()
         session = self.session
         pipe = session.pipes.take()
         if pipe is None:
@@ -265,6 +281,8 @@ class Side(Watched):
         """Write `data`; False: it has to wait, or cannot be, and the far side is not to be read."""
         if self.deaf:
             return False
+        if self.patient and self.sent:
+            self._hurry()
         try:
             done = _write(self.fd, data)
         except BlockingIOError:
@@ -276,14 +294,25 @@ class Side(Watched):
         if done == len(data):
             return True
         self._pending = memoryview(data)[done:]
+        if self.patient:
+            self._hurry()
         self._see_to_events()
         return False
+
+    def _hurry(self) -> None:
+        self.patient = False
+        try:
+            self.as_socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            return  # reset meanwhile, which writing will tell
 
     def drain(self, pipe: Pipe) -> bool:
         """Write what is in `pipe`, and give it back; False: it has to wait, as for `put`."""
         if self.deaf:
             self.session.pipes.give(pipe)
             return False
+        if self.patient:
+            self._hurry()
         try:
             while pipe.held:
                 done = int(_splice(pipe.out, self.fd, pipe.held, flags=_GENTLY))
@@ -395,10 +424,10 @@ class Side(Watched):
             except OSError:
                 return  # reset meanwhile, which reading will tell
 
-    def as_socket(self) -> socket.socket:
+    def as_socket(self) -> _socket.socket:
         sock = self.sock
         if sock is None:
-            sock = self.sock = socket.socket(self.session.front.family, socket.SOCK_STREAM, 0, self.fd)
+            sock = self.sock = _socket.socket(self.session.front.family, socket.SOCK_STREAM, 0, self.fd)
         return sock
 
     def part(self, reset: bool) -> None:
@@ -408,14 +437,15 @@ class Side(Watched):
         self.closed = True
         self.far = None  # else they would know each other for ever
         self._reading = False
-        lost = self.waits
-        self.discard()
+        lost = self._pending is not None or self._pipe is not None
+        if lost:
+            self.discard()
         self._poll.forget(self.fd)
         if not self.deaf and self.error is None:
             if not reset and not lost:
                 self.farewell()
-            unsent = _unsent(self.fd)
-            if unsent:
+            # Once the other end has said its last, nothing can come for which close() would drop what is unsent.
+            if (reset or not self.at_end) and _unsent(self.fd):
                 # close() would drop it, if anything came from the other end meanwhile
                 if not reset:
                     self._send_fin()
@@ -450,7 +480,7 @@ class TlsSide(Side):
         super().begin(asked)
         self._ask_again()  # what came with the handshake's last record is nowhere but in the TLS layer
 
-    def take(self) -> None:
+    def take(self, events: int) -> None:
         far = self.far
         assert far is not None
         for _ in range(_RECORDS):
@@ -466,10 +496,8 @@ class TlsSide(Side):
             if not data:
                 self.end(None)
                 return
-            if not self.received:
-                self.session.first(self)
+            self.session.came(self)
             self.received += len(data)
-            self.session.touch()
             if not far.put(data):
                 self.hold()
                 return
@@ -561,7 +589,7 @@ class Leaving(Watched):
 
     __slots__ = ("_alarm", "_fd", "_front", "_looks", "_reset", "_sock")
 
-    def __init__(self, front: Front, fd: int, sock: socket.socket | None, reset: bool) -> None:
+    def __init__(self, front: Front, fd: int, sock: _socket.socket | None, reset: bool) -> None:
         """`fd` is asked for what comes already."""
         self._front = front
         self._fd = fd
@@ -622,14 +650,14 @@ def _unsent(fd: int) -> int:
         return 0
 
 
-def _reset(sock: socket.socket) -> None:
+def _reset(sock: _socket.socket) -> None:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     except OSError:
         return  # of a unix socket, which has no RST
 
 
-def _close(fd: int, sock: socket.socket | None) -> None:
+def _close(fd: int, sock: _socket.socket | None) -> None:
     if sock is not None:
         sock.close()
     else:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -26,10 +27,15 @@ from upwell.proxy.session import (
     Session,
     TlsFacts,
 )
-from upwell.proxy.splice import Side, Step, TlsSide
+from upwell.proxy.splice import EDGE, Side, Step, TlsSide
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_FAILED: Final = select.EPOLLERR | select.EPOLLHUP
+_STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+_UNIX: Final = int(socket.AF_UNIX)
+_INET: Final = int(socket.AF_INET)
+_INET6: Final = int(socket.AF_INET6)
 _NO_PORT_YET: Final = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 _TIMED_OUT: Final = f"timed out ({errno.ETIMEDOUT}: {os.strerror(errno.ETIMEDOUT)})"
 
@@ -43,13 +49,13 @@ def accepted(front: Front, fd: int, peer: object) -> None:
     address, port = ("unix:", 0)
     if isinstance(peer, tuple) and peer:
         address, port = str(peer[0]), int(peer[1])
-    session = TcpSession(front, fd, address, port, local)
     if len(front.sessions) * 2 >= front.limit:
         front.log.alert(f"{front.limit} worker_connections are not enough")
         os.close(fd)
         return
     if front.leaving:
         front.make_room()
+    session = TcpSession(front, fd, address, port, local)
     try:
         session.begin()
     except Exception as error:
@@ -66,7 +72,9 @@ def _local_of(fd: int, family: int) -> tuple[str, int]:
 
 
 class TcpSession(Session):
-    """`step` is what is done when the descriptor that is waited for is ready; `passing`: bytes go both ways."""
+    """`step` is done when the descriptor that is waited for is ready, with what it says; `passing`: bytes go both
+    ways.
+    """
 
     __slots__ = (
         "_client",
@@ -88,11 +96,11 @@ class TcpSession(Session):
         self.pipes = front.pipes
         self.timeout: float = front.spec.timeout or 1e9
         self.passing = False
-        self.step: Callable[[], None] = self._serve
+        self.step: Callable[[int], None] = _nothing
         self._fd = fd  # of the client, until a side has it
         self._client: Side | None = None
         self._far: Side | None = None
-        self._sock: socket.socket | None = None  # to the peer, until a side has it
+        self._sock: _socket.socket | None = None  # to the peer, until a side has it
         self._tls: ssl.SSLSocket | None = None
         self._far_tls: ssl.SSLSocket | None = None
         self._waited = 0  # the events that the set is asked for, of the one that is waited for
@@ -115,7 +123,7 @@ class TcpSession(Session):
         else:
             self._admit()
 
-    def _read_header(self) -> None:
+    def _read_header(self, events: int) -> None:
         """The client's first bytes are to tell whom it speaks for (nginx reads them in one piece, too)."""
         try:
             sock = socket.socket(self.front.family, socket.SOCK_STREAM, 0, self._fd)
@@ -136,6 +144,7 @@ class TcpSession(Session):
             self.finish(BAD_REQUEST)
             return
         self._wait_no_more()
+        self.front.timers.disarm(self)
         self._admit()
 
     def _admit(self) -> None:
@@ -157,11 +166,11 @@ class TcpSession(Session):
                 return
             self.front.timers.arm(self, spec.handshake_timeout)
             self.step = self._shake_hands
-            self._shake_hands()
+            self._shake_hands(0)
         else:
             self._serve()
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self, events: int) -> None:
         tls = self._tls
         assert tls is not None
         try:
@@ -176,16 +185,16 @@ class TcpSession(Session):
         else:
             self.tls = TlsFacts.of(tls)
             self._wait_no_more()
+            self.front.timers.disarm(self)
             self._serve()
 
     def _serve(self) -> None:
         """The client may come in."""
         spec = self.spec
-        self.front.timers.disarm(self)
-        self.action = "initializing session"
         if spec.returns is None:
             self._connect()
             return
+        self.action = "initializing session"
         client = self._client = self._side(self._tls, self._fd, None)
         client.far = Nobody(self, client)
         self.passing = True
@@ -209,8 +218,9 @@ class TcpSession(Session):
                 self.finish(BAD_GATEWAY)
                 return
             address = peer.address
+            tls = spec.peer_tls is not None
             try:
-                sock = _socket_to(address)
+                sock = _socket_to(address, tls)
             except OSError as error:
                 self.tell(ALERT, f"socket() failed ({error.errno}: {error.strerror})")
                 self.finish(INTERNAL)
@@ -219,22 +229,23 @@ class TcpSession(Session):
             try:
                 if spec.near is not None or spec.keepalive:
                     self._prepare(sock)
-                sock.connect(address)
+                number = sock.connect_ex(address)
             except OSError as error:
-                if error.errno == errno.EINPROGRESS:
-                    self.step = self._connected
+                number = error.errno or errno.EINVAL
+            if number == errno.EINPROGRESS:
+                self.step = self._connected
+                self.front.timers.arm(self, spec.connect_timeout or 1e9)
+                self._wait(sock.fileno(), _OUT if tls else EDGE)
+                return
+            if not number:  # a unix socket: it is done at once, which its TLS is not
+                if tls:
                     self.front.timers.arm(self, spec.connect_timeout or 1e9)
-                    self._wait(sock.fileno(), _OUT)
-                    return
-                if not self._failed(f"connect() {_reason(error)}"):
-                    return
-            else:  # a unix socket: it is done at once, which its TLS is not
-                if spec.peer_tls is not None:
-                    self.front.timers.arm(self, spec.connect_timeout or 1e9)
-                self._connected()
+                self._connected(0)
+                return
+            if not self._failed(f"connect() failed ({number}: {os.strerror(number)})"):
                 return
 
-    def _prepare(self, sock: socket.socket) -> None:
+    def _prepare(self, sock: _socket.socket) -> None:
         """Raises OSError."""
         spec = self.spec
         if spec.keepalive:
@@ -245,21 +256,21 @@ class TcpSession(Session):
                 sock.setsockopt(socket.IPPROTO_IP, _NO_PORT_YET, 1)
             sock.bind(near)
 
-    def _connected(self) -> None:
+    def _connected(self, events: int) -> None:
+        """`events` are what the set says, 0: nothing."""
         sock = self._sock
         assert sock is not None
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
+        if events & _FAILED and (number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             if self._failed(f"connect() failed ({number}: {os.strerror(number)})"):
                 self._connect()
             return
         spec = self.spec
-        if self.spec.error_log.level >= INFO:
+        if spec.error_log.level >= INFO:
             self.note(INFO, f"proxy {_shown(sock.getsockname())} connected to {self.attempts[-1].peer}")
         if spec.peer_tls is not None:
             self._secure(sock)
         else:
-            self._pass_on(_OUT)
+            self._pass_on(events)
 
     def _failed(self, message: str, level: int = ERROR) -> bool:
         """The try has failed before anything was passed on; whether there may be another one."""
@@ -275,10 +286,11 @@ class TcpSession(Session):
         self.finish(BAD_GATEWAY)
         return False
 
-    def _secure(self, sock: socket.socket) -> None:
+    def _secure(self, sock: _socket.socket) -> None:
         """Begin TLS with the peer, behind the line that tells it of the client."""
         spec = self.spec.peer_tls
         assert spec is not None
+        assert isinstance(sock, socket.socket)
         self._wait_no_more()
         self.action = "SSL handshaking to upstream"
         try:
@@ -293,9 +305,9 @@ class TcpSession(Session):
             return
         self._sock = self._far_tls = tls
         self.step = self._shake_with_peer
-        self._shake_with_peer()
+        self._shake_with_peer(0)
 
-    def _shake_with_peer(self) -> None:
+    def _shake_with_peer(self, events: int) -> None:
         tls = self._far_tls
         assert tls is not None
         try:
@@ -308,50 +320,53 @@ class TcpSession(Session):
             if self._failed(_peer_trouble(error)):
                 self._connect()
         else:
-            self._pass_on(self._waited)
+            self._pass_on(0)
 
     # Passing on
 
-    def _pass_on(self, asked: int) -> None:
-        """Both are connected; `asked` is what the set asks for of the peer's descriptor."""
+    def _pass_on(self, events: int) -> None:
+        """Both are connected; `events` is what the set says of the peer's descriptor."""
         front, spec = self.front, self.spec
         sock = self._sock
         assert sock is not None
+        plain = self._tls is None and self._far_tls is None
         client = self._client = self._side(self._tls, self._fd, None)
         far = self._far = self._side(self._far_tls, sock.fileno(), sock)
         self._sock = None
         client.far = far
         far.far = client
-        client.splices = far.splices = self._tls is None and self._far_tls is None
+        client.splices = far.splices = plain
+        far.patient = self._far_tls is None and sock.family != _UNIX
         self.passing = True
         self.action = "proxying connection"
-        attempt = self.attempts[-1]
-        attempt.connected = front.loop.time()
         front.timers.arm(self, self.timeout)
-        asked = asked if self._waited else 0
-        self._waited = 0
-        written = self._far_tls is not None or not spec.proxy_protocol or far.put(header(self))
+        self.attempts[-1].connected = front.now()
+        asked, self._waited = self._waited, 0
         far.begin(asked)
+        written = self._far_tls is not None or not spec.proxy_protocol or far.put(header(self))
         client.begin(0)
         if not written:
             client.hold()
         elif self._tls is None:
             client.ready(_IN)  # it has most often said something meanwhile
+        if events & ~_OUT and asked == EDGE and not self.over:
+            far.ready(events)  # which was told once
 
-    def _side(self, tls: ssl.SSLSocket | None, fd: int, sock: socket.socket | None) -> Side:
-        size = min(self.spec.buffer_size, 1 << 20)
+    def _side(self, tls: ssl.SSLSocket | None, fd: int, sock: _socket.socket | None) -> Side:
         if tls is not None:
-            return TlsSide(self, self.front.poll, tls, size)
-        return Side(self, self.front.poll, fd, sock, size)
+            return TlsSide(self, self.front.poll, tls, self.spec.buffer_size)
+        return Side(self, self.front.poll, fd, sock, self.spec.buffer_size)
 
     def touch(self) -> None:
         """Something has been passed on."""
-        self.deadline = self.front.loop.time() + self.timeout
+        self.deadline = self.front.now() + self.timeout
 
-    def first(self, side: Side) -> None:
-        """The first bytes of `side`."""
-        if side is self._far:
-            self.attempts[-1].first_byte = self.front.loop.time()
+    def came(self, side: Side) -> None:
+        """Something has come from `side`, which it does not count yet."""
+        now = self.front.now()
+        self.deadline = now + self.timeout
+        if not side.received and side is self._far:
+            self.attempts[-1].first_byte = now
 
     def ended(self, side: Side) -> None:
         """Nothing more comes from `side`, or what had come from it has been written now."""
@@ -499,17 +514,18 @@ class Nobody(Side):
         self.at_end = True
 
 
-def _nothing() -> None:
+def _nothing(events: int) -> None:
     """After the end."""
 
 
-def _socket_to(address: tuple[str, int] | str) -> socket.socket:
-    """A new socket for connections to `address`. Raises OSError."""
-    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    if isinstance(address, str):
-        return socket.socket(socket.AF_UNIX, kind)
-    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, kind)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _socket_to(address: tuple[str, int] | str, tls: bool) -> _socket.socket:
+    """A new socket for connections to `address`, an object of Python's for TLS. Raises OSError."""
+    family = _UNIX if isinstance(address, str) else _INET6 if ":" in address[0] else _INET
+    if not tls:
+        return _socket.socket(family, _STREAM, 0)
+    sock = socket.socket(family, _STREAM)
+    if family != _UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _ANY = ("0.0.0.0", "::")
 _REMEMBERED = 4096
+_MOST_READ = 1 << 20
 
 
 class Streams:
@@ -203,7 +204,7 @@ class Streams:
             next_tries=proxy.next_upstream_tries,
             next_timeout=proxy.next_upstream_timeout,
             half_close=proxy.half_close,
-            buffer_size=proxy.buffer_size,
+            buffer_size=min(proxy.buffer_size, _MOST_READ),
             proxy_protocol=proxy.protocol,
             proxy_protocol_timeout=own.proxy_protocol_timeout,
             near=None if proxy.bind is None else _near(proxy.bind),
