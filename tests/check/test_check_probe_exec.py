@@ -237,7 +237,7 @@ def test_what_cannot_be_run_has_failed(probing: Make, tmp_path: Path, mode: int 
     assert descriptors() == before
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EBADF, errno.ENOMEM])
 def test_the_machine_s_own_trouble_says_nothing(probing: Make, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     p = probing()
     before = descriptors()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import subprocess
@@ -343,6 +344,48 @@ def test_what_another_call_took_away_is_given_back_once(probing: Make, named: Na
     p.skew = LIMIT + 0.02
     p.until(lambda: p.state(0).fails == 1)
     assert p.record(0).why.startswith(f"timeout after {LIMIT:.1f} s running")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL])
+def test_a_function_that_gets_no_descriptor_says_nothing(probing: Make, named: Named, number: int) -> None:
+    calls: list[CheckedPeer] = []
+
+    def check(peer: CheckedPeer) -> None:
+        calls.append(peer)
+        if len(calls) < 4:
+            raise OSError(number, os.strerror(number))
+
+    p = probing()
+    name = named(check)
+    p.check(type="python", function=name)
+    p.until(lambda: p.state().passes > 0)
+    assert p.state().fails == 0
+    assert f"error: healthcheck: failed to call {name}: {os.strerror(number).lower()}" in p.lines()
+
+
+def test_without_a_descriptor_for_its_event_loop_it_says_nothing(
+    probing: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def refuse() -> asyncio.AbstractEventLoop:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def check(peer: CheckedPeer) -> None:
+        await asyncio.sleep(0)
+
+    module = ModuleType("upwell_function_without_a_loop")
+    module.check = check  # type: ignore[attr-defined]  # that is the point
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    p = probing()
+    with monkeypatch.context() as lacking:
+        lacking.setattr(asyncio, "new_event_loop", refuse)
+        p.check(type="python", function=f"{module.__name__}:check")
+        p.until(lambda: tries > 2)
+        assert p.state().fails == 0
+    p.until(lambda: p.state().passes > 0)
 
 
 def test_a_function_that_blocks_holds_up_no_other(probing: Make, monkeypatch: pytest.MonkeyPatch) -> None:

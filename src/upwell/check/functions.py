@@ -310,7 +310,10 @@ class EventLoop:
         import asyncio  # a checker without such functions does without it
 
         self.kind = kind
-        self.loop = asyncio.new_event_loop()
+        try:
+            self.loop = asyncio.new_event_loop()
+        except OSError as lacking:  # it takes three descriptors
+            raise NoThread(os.strerror(lacking.errno or 0).lower()) from lacking
         self.held: Call | None = None
         self.lag = 0.0
         self.replaced = False

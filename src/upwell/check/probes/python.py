@@ -10,8 +10,8 @@ It gets a `CheckedPeer`. Returning None or True passes, False or a text (the rea
 looked for where Python looks, and then in the prefix (`-p`), and imported by the checker when the check is made, as the
 user that workers run as; a reload (HUP) imports it anew. An ordinary function runs in a thread, an `async` one in an
 event loop that all calls of this function share, and which it should not block: a call that was held up by another one
-says nothing about its peer. It shares the checker's processor time with
-all other probes: what needs much of it is better a command (`exec`).
+says nothing about its peer, and so does one for which this machine had no descriptor, memory or port. It shares the
+checker's processor time with all other probes: what needs much of it is better a command (`exec`).
 
 A function that is not back in time is given up (an `async` one is cancelled), and the peer has failed. As long as it is
 still going, each further probe fails at once and says so.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from errno import EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLIN
 from typing import Any
 
@@ -32,6 +33,9 @@ from upwell.peers.peer import PeerSpec
 
 AT_ONCE = 32
 """Calls for one check at once, unless it says otherwise."""
+
+_OURS = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
+"""Numbers of an OSError that say nothing about the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,8 @@ class PythonTarget(Target):
         if isinstance(error, NoThread):
             # A plain function that gave something to await, and no event loop was free for it.
             raise NoSocket(str(error), "call a function")
+        if isinstance(error, OSError) and error.errno in _OURS:
+            raise NoSocket(os.strerror(error.errno).lower(), f"call {self._title}")
         return judge(value, error)
 
     def expire(self, now: float) -> Verdict | None:
