@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -234,6 +235,16 @@ def test_what_fails_is_tried_again_and_told_once(hook: Hook, fast: None) -> None
     wait(lambda: len(hook.got) == 4)
     one.end()
     assert len({json.dumps(got) for got in hook.got}) == 1
+    assert one.said == []
+
+
+def test_a_target_is_asked_as_it_is_written(hook: Hook) -> None:
+    target = "/a%20room/%d?to=b%2Fc&rate=100%25"
+    one = Spoken(url=hook.url(target))
+    one.turn(up=False)
+    wait(lambda: len(hook.got) == 1)
+    one.end()
+    assert hook.heads[0][0] == target
     assert one.said == []
 
 
@@ -519,6 +530,24 @@ def test_a_function_is_told(module: ModuleType) -> None:
     Function(f"{module.__name__}:now")(DOCUMENT, LIMIT)
     Function(f"{module.__name__}:later")(DOCUMENT, LIMIT)
     assert told == [DOCUMENT, DOCUMENT]
+
+
+def test_whatever_goes_wrong_with_one_the_next_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Mapping[str, object]] = []
+    module.now = told.append  # type: ignore[attr-defined]  # that is the point
+    one = Spoken(function=f"{module.__name__}:now")
+
+    def refuse(value: int, flags: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(os, "eventfd", refuse)
+        one.turn(up=False, peer="a")
+        wait(lambda: len(one.said) == 1)
+    one.turn(up=False, peer="b")
+    wait(lambda: len(told) == 1)
+    one.end()
+    assert one.said[0].endswith("not delivered: OSError: [Errno 24] Too many open files")
 
 
 def test_a_function_that_fails(module: ModuleType) -> None:

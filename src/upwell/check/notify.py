@@ -223,7 +223,7 @@ class Channel:
             if self._closing:
                 timeout = min(timeout, max(self._until - time.monotonic(), 0.001))
             try:
-                self._deliver(document, timeout)
+                self._once(document, timeout)
                 return
             except NotDelivered as error:
                 if error.final or tries >= self._spec.retries:
@@ -235,6 +235,15 @@ class Channel:
                     if self._closing or self._news.wait_for(lambda: self._closing, pause):
                         raise
             tries += 1
+
+    def _once(self, document: Mapping[str, Any], timeout: float) -> None:
+        """Raises NotDelivered, and nothing else: the thread is the only one that this receiver has."""
+        try:
+            self._deliver(document, timeout)
+        except NotDelivered:
+            raise
+        except Exception as error:
+            raise NotDelivered(words_of(error)) from error
 
     def _warn(self, words: str) -> None:
         self._say(WARN, f"health_check_notify {self._spec.title}: {words}")
@@ -290,7 +299,7 @@ class Webhook:
             name, _, password = user.partition(":")
             secret = f"{unquote(name)}:{unquote(password)}".encode()
             lines.append(f"Authorization: Basic {base64.b64encode(secret).decode()}")
-        self._head = "\r\n".join(lines).encode() + b"\r\nContent-Length: %d\r\n\r\n"
+        self._head = "\r\n".join(lines).encode()
 
     def __call__(self, document: Mapping[str, Any], timeout: float) -> None:
         content = json.dumps(document).encode()
@@ -298,7 +307,7 @@ class Webhook:
         try:
             with socket.create_connection(self._address, timeout) as plain, self._secure(plain, deadline) as sock:
                 sock.settimeout(_left(deadline))
-                sock.sendall(self._head % len(content) + content)
+                sock.sendall(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (self._head, len(content), content))
                 status = self._read(sock, deadline)
         except TimeoutError as error:
             raise NotDelivered(f"timeout after {timeout:g} s") from error
