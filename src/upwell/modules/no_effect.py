@@ -79,6 +79,10 @@ rewrite_log =off http server location
 satisfy =all http server location
 server_name_in_redirect =off http server location
 ssi =off http server location
+ssl_early_data =off http server
+ssl_stapling =off http server
+ssl_stapling_verify =off http server
+ssl_ocsp =off http server
 
 access_by_lua_no_postpone =off http
 lua_check_client_abort =off http server location

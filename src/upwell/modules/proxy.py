@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command, words
@@ -15,14 +16,16 @@ from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, parse_address
 from upwell.modules.location import LocationSettings
 from upwell.modules.replacement import read_regex
+from upwell.modules.tls import close_peer_tls, peer_commands
 from upwell.modules.upstream import find_upstream, implicit_upstream
+from upwell.proxy.tls import ClientTls
 
 _LEVELS = "http server location"
 _OUTCOMES = words(
     """error timeout invalid_header non_idempotent http_500 http_502 http_503 http_504 http_403 http_404 http_429
     updating off"""
 )
-_DEFAULT_PORT = 80
+DEFAULT_PORTS = {False: 80, True: 443}
 _FRAMING = ("content-length", "transfer-encoding")
 
 
@@ -30,7 +33,8 @@ _FRAMING = ("content-length", "transfer-encoding")
 class ProxyPass:
     """One `proxy_pass`. `upstream` names an UpstreamSpec of the http block; `host` and `port` are $proxy_host and
     $proxy_port; `uri` replaces the part of the request's URI that the location matched, None: it is passed as it came.
-    With variables in it there is a `template`, and all but `url` comes out at each request.
+    With variables in it there is a `template`, and all but `url` comes out at each request. `secure` says that peers
+    speak TLS ("https://"), None: a request will tell.
     """
 
     url: str
@@ -40,6 +44,7 @@ class ProxyPass:
     uri: str | None
     position: Position
     template: Template | None = None
+    secure: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +107,17 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
     once(block, directive, ProxySettings, "pass_")
     url = directive.args[0]
     lower = url.lower()
-    if lower.startswith("https://"):
-        raise directive.error('"proxy_pass" to "https://" is not supported by upwell', 0)
+    secure = lower.startswith("https://")
     if "$" in url:
-        target = ProxyPass(url, "", "", "", None, directive.place(0), block.template(directive, 0))
+        told = secure or (False if lower.startswith("http://") else None)
+        target = ProxyPass(url, "", "", "", None, directive.place(0), block.template(directive, 0), told)
         block.set(ProxySettings, "pass_", target)
         block.set(LocationSettings, "handler", "proxy_pass")
         return
-    if not lower.startswith("http://"):
+    if not secure and not lower.startswith("http://"):
         raise directive.error("invalid URL prefix", 0)
-    rest = url[7:]
+    rest = url[8 if secure else 7 :]
+    default_port = DEFAULT_PORTS[secure]
     try:
         address = parse_address(rest, with_uri=True)
     except ValueError as error:
@@ -128,9 +134,9 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
         name, proxy_host, port = f"unix:{address.path}", "localhost", ""
     else:
         name = f"{host}:{address.port}" if address.port else host
-        proxy_host = name if address.port not in (0, _DEFAULT_PORT) else host
-        port = str(address.port or _DEFAULT_PORT)
-    target = ProxyPass(url, name, proxy_host, port, address.uri or None, directive.place(0))
+        proxy_host = name if address.port not in (0, default_port) else host
+        port = str(address.port or default_port)
+    target = ProxyPass(url, name, proxy_host, port, address.uri or None, directive.place(0), secure=secure)
     block.set(ProxySettings, "pass_", target)
     block.set(_Pending, "address", address)
     block.set(LocationSettings, "handler", "proxy_pass")
@@ -138,16 +144,23 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
 
 def _close_http(block: Block) -> None:
     """Find the upstream of each `proxy_pass`; make one where an address is meant."""
+    made: dict[ClientTls, ssl.SSLContext] = {}
     for inner in block.walk():
         if inner.kind != "location":
             continue
         target, address = inner[ProxySettings].pass_, inner[_Pending].address
+        if target is not None and target.secure is not False:
+            _secure(inner, made)
         if target is None or address is None:
             continue
         found = None if address.path else find_upstream(block, address.host)
         try:
             if found is None:
-                implicit_upstream(block, target.upstream, address, _DEFAULT_PORT)
+                name = target.upstream
+                if target.secure and not address.port and not address.path:
+                    name = f"{name}:{DEFAULT_PORTS[True]}"  # not the one of http:// to the same host
+                    inner.set(ProxySettings, "pass_", replace(target, upstream=name))
+                implicit_upstream(block, name, address, DEFAULT_PORTS[bool(target.secure)])
             elif address.port:
                 raise ConfigError(f'upstream "{found.name}" may not have port {address.port}', target.position)
             else:
@@ -157,6 +170,14 @@ def _close_http(block: Block) -> None:
             block.loading.errors.append(ConfigError(f'{error} in upstream "{shown}"', target.position))
         except ConfigError as error:
             block.loading.errors.append(error)
+
+
+def _secure(location: Block, made: dict[ClientTls, ssl.SSLContext]) -> None:
+    """Make the TLS context of a location whose peers speak TLS, once for all that say the same."""
+    try:
+        close_peer_tls(location, made)
+    except ConfigError as error:
+        location.loading.errors.append(error)
 
 
 def _set_header(block: Block, directive: Directive) -> None:
@@ -244,6 +265,7 @@ MODULE = Module(
         command("proxy_pass_trailers", _LEVELS, 1, flag(ProxySettings, "pass_trailers")),
         command("proxy_hide_header", _LEVELS, 1, _hide_header),
         command("proxy_redirect", _LEVELS, (1, 2), _redirect),
+        *(one for one in peer_commands(_LEVELS) if one.name != "proxy_ssl"),
         command("proxy_socket_keepalive", _LEVELS, 1, flag(ProxySettings, "socket_keepalive")),
         command("proxy_ignore_client_abort", _LEVELS, 1, flag(ProxySettings, "ignore_client_abort")),
     ),

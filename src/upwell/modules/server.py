@@ -20,7 +20,7 @@ from upwell.proxy.listen import ListenSpec
 
 _LEVELS = "http server"
 _UNSUPPORTED = words(
-    """ssl http2 spdy quic proxy_protocol setfib fastopen rcvbuf sndbuf accept_filter deferred so_keepalive
+    """http2 spdy quic proxy_protocol setfib fastopen rcvbuf sndbuf accept_filter deferred so_keepalive
     multipath"""
 )
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
@@ -28,12 +28,16 @@ _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """One address that a server listens on. `explicit`: socket options were given here (nginx allows that once)."""
+    """One address that a server listens on. `explicit`: socket options were given here (nginx allows that once).
+
+    `ssl`: clients speak TLS there, to every server of the address.
+    """
 
     spec: ListenSpec
     default_server: bool
     explicit: bool
     position: Position
+    ssl: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,14 @@ def _listen(block: Block, directive: Directive) -> None:
         if parameter in ("default_server", "default"):
             default = True
             continue
+        if parameter == "ssl":
+            continue
         explicit = True
         spec = with_listen_parameter(spec, directive, index, _UNSUPPORTED)
     for address in addresses:
-        listen = Listen(replace(spec, address=address), default, explicit, directive.position)
+        listen = Listen(
+            replace(spec, address=address), default, explicit, directive.position, "ssl" in directive.args[1:]
+        )
         if any(other.spec.address == address for other in block.own(ServerSettings).get("listens", ())):
             raise directive.error(f"a duplicate listen {listen.spec.text}", 0)
         block.append(ServerSettings, "listens", listen)

@@ -29,7 +29,7 @@ _VERIFY = {"off": "off", "on": "on", "optional": "optional"}
 
 @dataclass(frozen=True, slots=True)
 class ServerTlsSettings:
-    """ngx_stream_ssl_module (and, for issue 7, ngx_http_ssl_module). `certificates` and `keys` are paths, by pairs;
+    """ngx_stream_ssl_module and ngx_http_ssl_module. `certificates` and `keys` are paths, by pairs;
     `place` is where the last one stands. `context` is there once the server is complete.
     """
 
@@ -44,6 +44,10 @@ class ServerTlsSettings:
     trusted_certificate: str = ""
     handshake_timeout: float = 60.0
     tickets: bool = True
+    crl: str = ""
+    password_file: str = ""
+    dhparam: str = ""
+    ecdh_curve: str = ""
     context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
 
 
@@ -60,6 +64,8 @@ class PeerTlsSettings:
     certificate_key: str = ""
     protocols: frozenset[str] = _DEFAULT
     ciphers: str = "DEFAULT"
+    crl: str = ""
+    password_file: str = ""
     place: Position | None = None
     context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
 
@@ -116,6 +122,15 @@ def _session_reuse(block: Block, directive: Directive) -> None:
     read_flag(directive)
 
 
+def _curve(block: Block, directive: Directive) -> None:
+    """One curve: OpenSSL through Python takes no list of them."""
+    once(block, directive, ServerTlsSettings, "ecdh_curve")
+    curve = directive.args[0]
+    if ":" in curve:
+        raise directive.error('"ssl_ecdh_curve" with several curves is not supported by upwell', 0)
+    block.set(ServerTlsSettings, "ecdh_curve", "" if curve == "auto" else curve)
+
+
 def _proxy_ssl(block: Block, directive: Directive) -> None:
     flag(PeerTlsSettings, "on")(block, directive)
     block.set(PeerTlsSettings, "place", directive.position)
@@ -138,6 +153,10 @@ def server_commands(levels: str) -> tuple[Command, ...]:
         command("ssl_verify_client", levels, 1, choice(settings, "verify_client", _VERIFY)),
         command("ssl_client_certificate", levels, 1, _file(settings, "client_certificate")),
         command("ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
+        command("ssl_crl", levels, 1, _file(settings, "crl")),
+        command("ssl_password_file", levels, 1, _file(settings, "password_file")),
+        command("ssl_dhparam", levels, 1, _file(settings, "dhparam")),
+        command("ssl_ecdh_curve", levels, 1, _curve),
         command("ssl_handshake_timeout", levels, 1, time(settings, "handshake_timeout")),
         command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
         command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
@@ -156,14 +175,20 @@ def peer_commands(levels: str) -> tuple[Command, ...]:
         command("proxy_ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
         command("proxy_ssl_certificate", levels, 1, _file(settings, "certificate")),
         command("proxy_ssl_certificate_key", levels, 1, _file(settings, "certificate_key")),
+        command("proxy_ssl_crl", levels, 1, _file(settings, "crl")),
+        command("proxy_ssl_password_file", levels, 1, _file(settings, "password_file")),
         command("proxy_ssl_protocols", levels, (1, None), words_of(settings, "protocols", _PROTOCOLS)),
         command("proxy_ssl_ciphers", levels, 1, text(settings, "ciphers")),
         command("proxy_ssl_session_reuse", levels, 1, _without_effect(_session_reuse)),
     )
 
 
-def close_server_tls(server: Block) -> None:
-    """Make the context of a server that listens with TLS. Raises ConfigError."""
+def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] = ()) -> None:
+    """Make the context of a server that listens with TLS. Raises ConfigError.
+
+    `ssl_verify_client on` ends a handshake without a certificate if it `insists`, else somebody looks later. `alpn`
+    are the protocols that are offered there (RFC 7301).
+    """
     found = server[ServerTlsSettings]
     place = found.place or server.position
     if any(
@@ -184,9 +209,14 @@ def close_server_tls(server: Block) -> None:
         found.protocols,
         found.ciphers,
         found.prefer_server_ciphers,
-        found.verify_client,
+        "optional" if found.verify_client == "on" and not insists else found.verify_client,
         tuple(path for path in (found.client_certificate, found.trusted_certificate) if path),
         found.tickets,
+        found.crl,
+        found.password_file,
+        found.dhparam,
+        found.ecdh_curve,
+        alpn,
     )
     try:
         server.set(ServerTlsSettings, "context", server_context(spec))
@@ -194,11 +224,10 @@ def close_server_tls(server: Block) -> None:
         raise ConfigError(str(error), place) from None
 
 
-def close_peer_tls(server: Block) -> None:
-    """Make the context of a server whose peers speak TLS. Raises ConfigError."""
+def close_peer_tls(server: Block, made: dict[ClientTls, ssl.SSLContext]) -> None:
+    """Make the context of a block whose peers speak TLS; one in `made` serves all that say the same. Raises
+    ConfigError."""
     found = server[PeerTlsSettings]
-    if not found.on:
-        return
     place = found.place or server.position
     if found.verify and not found.trusted_certificate:
         raise ConfigError("no proxy_ssl_trusted_certificate for proxy_ssl_verify", place)
@@ -211,8 +240,13 @@ def close_peer_tls(server: Block) -> None:
         found.certificate_key,
         found.protocols,
         found.ciphers,
+        found.crl,
+        found.password_file,
     )
     try:
-        server.set(PeerTlsSettings, "context", client_context(spec))
+        context = made.get(spec)
+        if context is None:
+            context = made[spec] = client_context(spec)
+        server.set(PeerTlsSettings, "context", context)
     except TlsError as error:
         raise ConfigError(str(error), place) from None

@@ -85,8 +85,7 @@ UNSUPPORTED = words(
     proxy_pass_error_message
     proxy_ssl_alpn
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache
-    proxy_ssl_conf_command proxy_ssl_crl
-    proxy_ssl_password_file
+    proxy_ssl_conf_command
     proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
     proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
@@ -110,14 +109,14 @@ UNSUPPORTED = words(
     set_rotate set_secure_random_alphanum set_secure_random_lcalpha set_sha1 set_unescape_uri slice smtp_auth
     smtp_capabilities smtp_client_buffer smtp_greeting_delay source_charset spdy_chunk_size spdy_headers_comp
     split_clients srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
-    ssi_silent_errors ssi_types ssi_value_length ssl ssl_buffer_size ssl_certificate_by_lua_block
+    ssi_silent_errors ssi_types ssi_value_length ssl ssl_certificate_by_lua_block
     ssl_certificate_by_lua_file ssl_certificate_compression
-    ssl_client_hello_by_lua_block ssl_client_hello_by_lua_file ssl_crl ssl_dhparam ssl_early_data ssl_ecdh_curve
-    ssl_ech_file ssl_engine ssl_object_cache_inheritable ssl_ocsp ssl_ocsp_cache
-    ssl_ocsp_responder ssl_password_file ssl_preread ssl_psk_by_lua_block
-    ssl_reject_handshake ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
+    ssl_client_hello_by_lua_block ssl_client_hello_by_lua_file
+    ssl_ech_file ssl_engine ssl_object_cache_inheritable ssl_ocsp_cache
+    ssl_ocsp_responder ssl_preread ssl_psk_by_lua_block
+    ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
-    ssl_stapling ssl_stapling_file ssl_stapling_responder ssl_stapling_verify
+    ssl_stapling_file ssl_stapling_responder
     ssl_verify_depth starttls state_path status
     status_zone sticky_cookie_insert stream_lua_package_path stub_status sub_filter
     sub_filter_last_modified sub_filter_once sub_filter_types subrequest_output_buffer_size subs_filter timeout
@@ -152,15 +151,7 @@ UNSUPPORTED = words(
 )
 
 LACKING = {
-    "http": words(
-        """
-        proxy_socket_keepalive proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl_ciphers proxy_ssl_name
-        proxy_ssl_protocols proxy_ssl_server_name proxy_ssl_session_reuse proxy_ssl_trusted_certificate
-        proxy_ssl_verify ssl_certificate ssl_certificate_key ssl_ciphers ssl_client_certificate ssl_handshake_timeout
-        ssl_prefer_server_ciphers ssl_protocols ssl_session_cache ssl_session_tickets ssl_session_timeout
-        ssl_trusted_certificate ssl_verify_client
-        """
-    ),
+    "http": words("ssl_handshake_timeout"),
     "stream": words(
         """
         open_log_file_cache server_name server_names_hash_bucket_size

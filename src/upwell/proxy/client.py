@@ -26,6 +26,8 @@ from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import NEVER, Timers
+from upwell.proxy.tls import words_of_error
+from upwell.proxy.tls_transport import TlsFront, TlsTransport
 
 if TYPE_CHECKING:
     from upwell.proxy.location import Location, Server
@@ -48,7 +50,7 @@ class Endpoint:
 
     `match` finds the server for an exchange by its `host`; `begin` starts an exchange whose server is known;
     `variable` gives $name; `report` logs an exception that a handler let out. `parse` reads heads where `reader` and
-    `limits` are not those of all servers.
+    `limits` are not those of all servers. `tls` is set where connections are in TLS.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Endpoint:
         "reader",
         "report",
         "timers",
+        "tls",
         "variable",
     )
 
@@ -113,6 +116,7 @@ class Endpoint:
         self.on_close: Callable[[], None] | None = None
         self.local: tuple[str, int] | None = None  # unless each connection has to be asked
         self.is_unix = False
+        self.tls: TlsFront | None = None
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.local}>"
@@ -205,6 +209,14 @@ class ClientConnection(Receiver):
     @property
     def local_port(self) -> int:
         return (self._local or self._ask_local())[1]
+
+    @property
+    def tls(self) -> TlsTransport | None:
+        """The connection, if it is in TLS."""
+        if self.endpoint.tls is None:
+            return None
+        transport: object = self.transport
+        return transport if isinstance(transport, TlsTransport) and transport.tls is not None else None
 
     def _ask_local(self) -> tuple[str, int]:
         name = self.transport.get_extra_info("sockname")
@@ -368,6 +380,19 @@ class ClientConnection(Receiver):
         if location.reset_timedout:
             reset_on_close(self.transport)
         self.cut()
+
+    def no_handshake(self, error: OSError) -> None:
+        self._tell_of_tls(f"SSL_do_handshake() failed ({words_of_error(error)}) while SSL handshaking")
+
+    def no_tls(self, error: OSError) -> None:
+        """The bytes are no TLS any more."""
+        self._tell_of_tls(f"SSL failed ({words_of_error(error)})")
+
+    def _tell_of_tls(self, what: str) -> None:
+        log = self.endpoint.log
+        if log.level >= INFO:
+            where = self.local_address if self.endpoint.is_unix else f"{self.local_address}:{self.local_port}"
+            log.write(INFO, f"*{self.number} {what}, client: {self.address}, server: {where}")
 
     # Requests
 

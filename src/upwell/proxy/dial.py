@@ -9,11 +9,20 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+from upwell.proxy.tls import peer_trouble
 
 # Linux: the port is chosen at connect(), when it is known to whom, so that two connections may share one.
+_FAREWELL: Final = 5.0  # seconds that a peer has to answer TLS's farewell
 _BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+
+
+class HandshakeError(OSError):
+    """The peer was reached, and TLS with it failed; the text is nginx's."""
 
 
 class NearError(OSError):
@@ -21,14 +30,38 @@ class NearError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
+class DialTls:
+    """`name` is what the peer's certificate must be for where the context checks that; with `tells` the peer is told
+    it (SNI)."""
+
+    context: ssl.SSLContext
+    name: str
+    tells: bool
+
+    async def begin(
+        self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol], sock: socket.socket
+    ) -> None:
+        """TLS on the connected `sock`; the protocol is told by its callback. Raises HandshakeError."""
+        told = self.name if self.tells or self.context.check_hostname else ""
+        try:
+            await loop.create_connection(
+                make, sock=sock, ssl=self.context, server_hostname=told, ssl_shutdown_timeout=_FAREWELL
+            )
+        except (OSError, ValueError) as error:
+            raise HandshakeError(peer_trouble(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """`near` is the address (and port, 0: any) that connections come from (nginx: proxy_bind), None: the system's
-    choice; the buffers are the kernel's, in bytes, 0: its default (proxy_socket_rcvbuf, proxy_socket_sndbuf).
+    choice; the buffers are the kernel's, in bytes, 0: its default (proxy_socket_rcvbuf, proxy_socket_sndbuf). With
+    `tls` that is spoken on the connection.
     """
 
     near: tuple[str, int] | None = None
     receive_buffer: int = 0
     send_buffer: int = 0
+    tls: DialTls | None = None
 
     async def connect(
         self,
@@ -49,11 +82,12 @@ class Dial:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
             if self.near is not None:
                 _bind(sock, family, self.near)
-            if family == socket.AF_UNIX:
-                await loop.sock_connect(sock, address)
+            await loop.sock_connect(sock, address)
+            if self.tls is not None:
+                await self.tls.begin(loop, make, sock)
+            elif family == socket.AF_UNIX:
                 await loop.create_unix_connection(make, sock=sock)
             else:
-                await loop.sock_connect(sock, address)
                 await loop.create_connection(make, sock=sock)
         except BaseException:
             sock.close()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from upwell.proxy.trailers import Trailers
     from upwell.proxy.upstream import Try, UpstreamConnection
 
-_CLOSING: Final = frozenset((400, 413, 414, 494, 500, 501, 505))
+_CLOSING: Final = frozenset((400, 413, 414, 494, 495, 496, 497, 500, 501, 505))
 _NO_CONTENT: Final = frozenset((204, 304))
 
 
@@ -178,7 +178,7 @@ class Exchange:
 
     @property
     def scheme(self) -> str:
-        return "http"
+        return "http" if self.client.tls is None else "https"
 
     def field(self, name: bytes) -> bytes | None:
         """The value of the request field `name` (lower case); several are joined with ", "."""

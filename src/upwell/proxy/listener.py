@@ -14,6 +14,7 @@ from upwell.log import ALERT, CRIT, ERROR, NOTICE, ErrorLog
 from upwell.proxy.client import Endpoint
 from upwell.proxy.session import Front
 from upwell.proxy.tcp_session import accepted
+from upwell.proxy.tls_transport import TlsTransport
 from upwell.proxy.transport import Poll, Transport, Watched
 
 _MOST_AT_ONCE: Final = 8  # of one turn: the others are for those that came before, and for other workers
@@ -75,7 +76,11 @@ class Listener(Watched):
             os.set_blocking(fd, False)
             endpoint = self._endpoint
             if endpoint is not None:
-                Transport(self._poll, fd, self._family, peer, endpoint.connect()).begin()
+                client = endpoint.connect()
+                if endpoint.tls is None:
+                    Transport(self._poll, fd, self._family, peer, client).begin()
+                else:
+                    TlsTransport(self._poll, fd, self._family, peer, client, endpoint.tls).begin()
             elif self._front is not None:
                 accepted(self._front, fd, peer)
 

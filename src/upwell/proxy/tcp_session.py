@@ -28,6 +28,7 @@ from upwell.proxy.session import (
     TlsFacts,
 )
 from upwell.proxy.splice import EDGE, Side, Step, TlsSide
+from upwell.proxy.tls import peer_trouble, words_of_error
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
@@ -161,7 +162,7 @@ class TcpSession(Session):
                 self._tls = spec.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError as error:  # it has gone
                 self._fd = sock.detach()  # -1: closed already
-                self.tell(INFO, f"{_words(error)}")
+                self.tell(INFO, f"{words_of_error(error)}")
                 self.finish(INTERNAL)
                 return
             self.front.timers.arm(self, spec.handshake_timeout)
@@ -180,7 +181,7 @@ class TcpSession(Session):
         except ssl.SSLWantWriteError:
             self._wait(self._fd, _OUT)
         except (OSError, ValueError) as error:
-            self.tell(INFO, f"SSL_do_handshake() failed ({_words(error)})")
+            self.tell(INFO, f"SSL_do_handshake() failed ({words_of_error(error)})")
             self.finish(INTERNAL)
         else:
             self.tls = TlsFacts.of(tls)
@@ -300,7 +301,7 @@ class TcpSession(Session):
             told = name if spec.tells or spec.context.check_hostname else None
             tls = spec.context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=told)
         except (OSError, ValueError) as error:
-            if self._failed(f"SSL_do_handshake() failed ({_words(error)})"):
+            if self._failed(f"SSL_do_handshake() failed ({words_of_error(error)})"):
                 self._connect()
             return
         self._sock = self._far_tls = tls
@@ -317,7 +318,7 @@ class TcpSession(Session):
         except ssl.SSLWantWriteError:
             self._wait(tls.fileno(), _OUT)
         except (OSError, ValueError) as error:
-            if self._failed(_peer_trouble(error)):
+            if self._failed(peer_trouble(error)):
                 self._connect()
         else:
             self._pass_on(0)
@@ -407,7 +408,9 @@ class TcpSession(Session):
         action = self.action
         self.action = f"proxying and {doing} {'client' if of_client else 'upstream'}"
         call = "recv" if doing.startswith("reading") else "send"
-        words = f"SSL failed ({_words(error)})" if isinstance(error, ssl.SSLError) else f"{call}() {_reason(error)}"
+        words = (
+            f"SSL failed ({words_of_error(error)})" if isinstance(error, ssl.SSLError) else f"{call}() {_reason(error)}"
+        )
         self.tell(INFO if of_client else ERROR, words)
         self.action = action
 
@@ -538,23 +541,3 @@ def _shown(name: object) -> str:
 
 def _reason(error: OSError) -> str:
     return f"failed ({error.errno}: {error.strerror})"
-
-
-def _words(error: Exception) -> str:
-    """What OpenSSL says."""
-    if isinstance(error, ssl.SSLError):
-        reason: object = getattr(error, "reason", None)  # typeshed says str, which a compiled build would insist on
-        return str(reason or error)
-    if isinstance(error, OSError) and error.errno:
-        return f"{error.errno}: {os.strerror(error.errno)}"
-    return str(error)
-
-
-def _peer_trouble(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code in (62, 63, 64):  # X509_V_ERR_HOSTNAME_MISMATCH and its kin
-            return f"upstream SSL certificate does not match: {error.verify_message}"
-        return f"upstream SSL certificate verify error: ({error.verify_code}:{error.verify_message})"
-    if isinstance(error, ssl.SSLEOFError) or not isinstance(error, ssl.SSLError):
-        return f"peer closed connection in SSL handshake ({_words(error)})"
-    return f"SSL_do_handshake() failed ({_words(error)})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +24,8 @@ class TlsError(ValueError):
 @dataclass(frozen=True, slots=True)
 class ServerTls:
     """`certificates` are pairs of paths, certificate and key. `protocols` are nginx's words in lower case. `verify`
-    is "off", "on" or "optional", by the certificates in the files `trusted`."""
+    is "off", "on" or "optional", by the certificates in the files `trusted`. `crl`, `passwords` (one a line, for
+    encrypted keys) and `dhparam` are paths, "" for none."""
 
     certificates: tuple[tuple[str, str], ...]
     protocols: frozenset[str]
@@ -31,11 +34,17 @@ class ServerTls:
     verify: str = "off"
     trusted: tuple[str, ...] = ()
     tickets: bool = True
+    crl: str = ""
+    passwords: str = ""
+    dhparam: str = ""
+    curve: str = ""
+    alpn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """With `verify` a peer's certificate must be for the name that is asked for, by those in the file `trusted`."""
+    """With `verify` a peer's certificate must be for the name that is asked for, by those in the file `trusted`.
+    `crl` and `passwords` as in ServerTls."""
 
     verify: bool
     trusted: str
@@ -43,6 +52,8 @@ class ClientTls:
     key: str
     protocols: frozenset[str]
     ciphers: str
+    crl: str = ""
+    passwords: str = ""
 
 
 def server_context(spec: ServerTls) -> ssl.SSLContext:
@@ -51,7 +62,17 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
     _set_protocols(context, spec.protocols)
     _set_ciphers(context, spec.ciphers)
     for certificate, key in spec.certificates:
-        _load(context, certificate, key)
+        _load(context, certificate, key, spec.passwords)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # nginx refuses it too
+    if spec.dhparam:
+        _take("DH parameters", spec.dhparam, context.load_dh_params)
+    if spec.curve:
+        try:
+            context.set_ecdh_curve(spec.curve)
+        except ValueError:
+            raise TlsError(f'there is no curve "{spec.curve}"') from None
+    if spec.alpn:
+        context.set_alpn_protocols(list(spec.alpn))
     if spec.prefers_own_ciphers:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
@@ -61,6 +82,7 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
         context.num_tickets = 0
     for path in spec.trusted:
         _trust(context, path)
+    _revoke(context, spec.crl)
     context.verify_mode = _VERIFY[spec.verify]
     return context
 
@@ -75,7 +97,8 @@ def client_context(spec: ClientTls) -> ssl.SSLContext:
     if spec.trusted:
         _trust(context, spec.trusted)
     if spec.certificate:
-        _load(context, spec.certificate, spec.key)
+        _load(context, spec.certificate, spec.key, spec.passwords)
+    _revoke(context, spec.crl)
     return context
 
 
@@ -105,25 +128,53 @@ def _no_password() -> str:
     raise TlsError("the key is encrypted")
 
 
-def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def _load(context: ssl.SSLContext, certificate: str, key: str, passwords: str = "") -> None:
+    """A certificate and its key, which one of the lines of the file `passwords` may open."""
     for what, path in (("certificate", certificate), ("certificate key", key)):
         _check_readable(what, path)
+    reason: object = ""
+    tried: list[bytes | None] = [*_lines(passwords)] or [None]
+    for password in tried:
+        try:
+            context.load_cert_chain(certificate, key, _no_password if password is None else password)
+        except ssl.SSLError as error:
+            reason = getattr(error, "reason", None) or error  # typeshed says str; a compiled build would insist
+        except TlsError:
+            raise TlsError(f'cannot load certificate key "{key}": it is encrypted') from None
+        else:
+            return
+    said = str(reason).replace("_", " ").lower()
+    raise TlsError(f'cannot load certificate "{certificate}" with key "{key}": {said}')
+
+
+def _lines(path: str) -> list[bytes]:
+    """The passwords in a file, "" for none (nginx: ssl_password_file)."""
+    if not path:
+        return []
     try:
-        context.load_cert_chain(certificate, key, _no_password)
-    except ssl.SSLError as error:
-        told: object = getattr(error, "reason", None)  # typeshed says str; a compiled build would insist
-        reason = str(told or error).replace("_", " ").lower()
-        raise TlsError(f'cannot load certificate "{certificate}" with key "{key}": {reason}') from None
-    except TlsError:
-        raise TlsError(f'cannot load certificate key "{key}": it is encrypted') from None
+        with open(path, "rb") as file:
+            return [line.rstrip(b"\r\n") for line in file if line.rstrip(b"\r\n")]
+    except OSError as error:
+        raise TlsError(f'cannot load passwords "{path}": open() failed ({error.errno}: {error.strerror})') from None
+
+
+def _revoke(context: ssl.SSLContext, path: str) -> None:
+    """Refuse the certificates that a list names; there has to be one of every authority (ssl_crl)."""
+    if path:
+        _take("certificate revocation list", path, context.load_verify_locations)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def _take(what: str, path: str, load: Callable[[str], None]) -> None:
+    _check_readable(what, path)
+    try:
+        load(path)
+    except (ssl.SSLError, ValueError):
+        raise TlsError(f'cannot load {what} "{path}": there is none in it') from None
 
 
 def _trust(context: ssl.SSLContext, path: str) -> None:
-    _check_readable("certificate", path)
-    try:
-        context.load_verify_locations(path)
-    except ssl.SSLError:
-        raise TlsError(f'cannot load certificate "{path}": there is none in it') from None
+    _take("certificate", path, context.load_verify_locations)
 
 
 def _check_readable(what: str, path: str) -> None:
@@ -132,3 +183,24 @@ def _check_readable(what: str, path: str) -> None:
             file.read(1)
     except OSError as error:
         raise TlsError(f'cannot load {what} "{path}": open() failed ({error.errno}: {error.strerror})') from None
+
+
+def words_of_error(error: Exception) -> str:
+    """What OpenSSL or the system says of it."""
+    if isinstance(error, ssl.SSLError):
+        reason: object = getattr(error, "reason", None)  # typeshed says str, which a compiled build would insist on
+        return str(reason or error)
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.errno}: {os.strerror(error.errno)}"
+    return str(error)
+
+
+def peer_trouble(error: Exception) -> str:
+    """nginx's words for a handshake with a peer that failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in (62, 63, 64):  # X509_V_ERR_HOSTNAME_MISMATCH and its kin
+            return f"upstream SSL certificate does not match: {error.verify_message}"
+        return f"upstream SSL certificate verify error: ({error.verify_code}:{error.verify_message})"
+    if isinstance(error, ssl.SSLEOFError) or not isinstance(error, ssl.SSLError):
+        return f"peer closed connection in SSL handshake ({words_of_error(error)})"
+    return f"SSL_do_handshake() failed ({words_of_error(error)})"

@@ -17,7 +17,7 @@ from upwell.proxy.intake import Receiver
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _FIRST_READ: Final = 16_384
-_MOST_READ: Final = 65_536
+MOST_READ: Final = 65_536
 """How much is read at once: little the first two times and whenever somebody has asked to pause, for he holds what
 comes; more when more goes on to come.
 """
@@ -208,10 +208,14 @@ class Transport(Watched):
         if data:
             if len(data) == self._most:
                 if self._more:
-                    self._most = _MOST_READ
+                    self._most = MOST_READ
                 self._more = True
             self._receiver.data_received(data)
-            return
+        else:
+            self._take_end()
+
+    def _take_end(self) -> None:
+        """The other side has sent all it will."""
         self._at_end = True
         self._reading = False
         keeps = self._receiver.eof_received()

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from upwell.http1.respond import REASONS
+from upwell.proxy import tls_variables
 from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
@@ -384,6 +385,7 @@ VARIABLES: dict[str, Variable] = {
     "time_iso8601": lambda x: x.client.endpoint.clock.iso8601,
     "time_local": lambda x: x.client.endpoint.clock.local,
     "uri": lambda x: x.uri or None,
+    **tls_variables.VARIABLES,
     "upstream_addr": _over_tries(lambda one: one.peer.encode()),
     "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),

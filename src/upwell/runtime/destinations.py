@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from upwell.http1.fields import one_line
 from upwell.log import ERROR, printable
 from upwell.modules.address import Address, format_address, is_ip, parse_address
+from upwell.modules.proxy import DEFAULT_PORTS
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.destination import Destination
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Found = tuple[Upstream, Keepalive]
 
-_DEFAULT_PORT = 80
 _MOST_MADE = 256
 """Upstreams that are made at run time and kept: who may choose the address must not be able to fill the memory."""
 
@@ -63,28 +63,30 @@ class Destinations:
         self._pools: set[Keepalive] = set()
         for name, found in upstreams.items():
             if found[0].spec.implicit:
-                self._by_address[_key(parse_address(name))] = found
+                self._by_address[_key(parse_address(name), DEFAULT_PORTS[False])] = found
             else:
                 self._by_name[name.lower()] = found
 
     def __repr__(self) -> str:
         return f"<Destinations {len(self._by_name) + len(self._by_address)}, {len(self._made)} made>"
 
-    def find(self, address: Address) -> Found | None:
-        """The upstream that `address` means; None when it has a name that is neither an upstream nor an IP address."""
+    def find(self, address: Address, default_port: int) -> Found | None:
+        """The upstream that `address` means, at `default_port` if it says none; None when it has a name that is neither
+        an upstream nor an IP address.
+        """
         if not address.port and not address.path:
             named = self._by_name.get(address.host.lower())
             if named is not None:
                 return named
-        key = _key(address)
+        key = _key(address, default_port)
         found = self._by_address.get(key) or self._made.get(key)
         if found is None and (address.path or is_ip(address.host)):
             found = self._make(key, address)
         return found
 
-    def behind(self, address: Address, names: Directory, places: Sequence[Place]) -> Found:
+    def behind(self, address: Address, default_port: int, names: Directory, places: Sequence[Place]) -> Found:
         """The upstream of a name, which has a peer at each of `places`; another one as soon as these are others."""
-        port = address.port or _DEFAULT_PORT
+        port = address.port or default_port
         key = address.host.lower(), port, names
         peers = tuple(
             PeerSpec(format_address(place.address, port), (place.address, port), server=address.host)
@@ -120,10 +122,10 @@ class Destinations:
             pool.close()
 
     def _make(self, key: tuple[str, int], address: Address) -> Found:
+        port = key[1]
         if address.path:
             peer = PeerSpec(f"unix:{address.path}", address.path)
         else:
-            port = address.port or _DEFAULT_PORT
             peer = PeerSpec(format_address(address.host, port), (address.host, port))
         spec = UpstreamSpec(peer.name, (peer,), implicit=True)
         # A table of its own, of one row: no check and no operator can know of this peer.
@@ -134,10 +136,10 @@ class Destinations:
         return found
 
 
-def _key(address: Address) -> tuple[str, int]:
+def _key(address: Address, default_port: int) -> tuple[str, int]:
     if address.path:
         return f"unix:{address.path}", 0
-    return address.host.lower(), address.port or _DEFAULT_PORT
+    return address.host.lower(), address.port or default_port
 
 
 def keepalive_of(spec: UpstreamSpec, loop: asyncio.AbstractEventLoop, timers: Timers) -> Keepalive:
@@ -146,26 +148,32 @@ def keepalive_of(spec: UpstreamSpec, loop: asyncio.AbstractEventLoop, timers: Ti
 
 
 def forward_by_value(
-    url: Render, destinations: Destinations, choose: Choose, names: Directory | None, abortable: bool
+    url: Render,
+    destinations: Destinations,
+    choose: Mapping[bool, Choose],
+    names: Directory | None,
+    abortable: bool,
 ) -> Content:
-    """The content handler of a location whose `proxy_pass` has variables; `choose` gives the spec for an upstream.
+    """The content handler of a location whose `proxy_pass` has variables; `choose` gives the spec for an upstream, of
+    http:// under False and of https:// under True.
 
     `names` knows the addresses of names; a client that leaves while they are looked up ends it if `abortable`."""
 
     async def content(exchange: Exchange) -> None:
         try:
-            address = _aim(exchange, url(exchange))
+            secure, address = _aim(exchange, url(exchange))
         except ValueError as error:
             exchange.log(ERROR, str(error))
             exchange.respond_error(500)
             return
-        found = destinations.find(address)
+        port = DEFAULT_PORTS[secure]
+        found = destinations.find(address, port)
         if found is None and names is not None:
             exchange.proxying = True
             exchange.abortable = abortable
             places = await names.find(exchange, address.host)
             if places:
-                found = destinations.behind(address, names, places)
+                found = destinations.behind(address, port, names, places)
         elif found is None:
             exchange.log(ERROR, f"no resolver defined to resolve {printable(address.host.encode('latin-1'))}")
         if found is None:
@@ -174,19 +182,22 @@ def forward_by_value(
                 exchange.tries = []  # what answers in the end comes second
             exchange.respond_error(502)
             return
-        await forward(exchange, choose(exchange, *found))
+        await forward(exchange, choose[secure](exchange, *found))
 
     return content
 
 
-def _aim(exchange: Exchange, url: bytes) -> Address:
-    """The address in `url`; what follows from it is left in the exchange. Raises ValueError with nginx's words."""
+def _aim(exchange: Exchange, url: bytes) -> tuple[bool, Address]:
+    """Whether TLS is spoken there, and the address in `url`; what follows from it is left in the exchange. Raises
+    ValueError with nginx's words.
+    """
     scheme = url[:8].lower()
-    if scheme == b"https://" and len(url) > len(scheme):
-        raise ValueError(f'"https://" in proxy_pass "{printable(url)}" is not supported by upwell')
-    if not scheme.startswith(b"http://") or len(url) <= len("http://"):
+    secure = scheme == b"https://"
+    begin = len("https://") if secure else len("http://")
+    if not scheme.startswith((b"http://", b"https://")) or len(url) <= begin:
         raise ValueError(f'invalid URL prefix in "{printable(url)}"')
-    rest = url[len("http://") :]
+    rest = url[begin:]
+    default_port = DEFAULT_PORTS[secure]
     try:
         address = parse_address(rest.decode("latin-1"), with_uri=True)
     except ValueError as error:
@@ -200,8 +211,8 @@ def _aim(exchange: Exchange, url: bytes) -> Address:
         host, port = b"localhost", b""
     else:
         host = (f"[{address.host}]" if address.is_ipv6 else address.host).encode("latin-1")
-        port = b"%d" % (address.port or _DEFAULT_PORT)
-        if address.port not in (0, _DEFAULT_PORT):
+        port = b"%d" % (address.port or default_port)
+        if address.port not in (0, default_port):
             host += b":" + port
     exchange.destination = Destination(one_line(host), port, uri)
-    return address
+    return secure, address

@@ -33,7 +33,7 @@ from upwell.proxy.trailers import passing
 from upwell.proxy.upstream import Limits
 from upwell.runtime.choosing import chooser
 from upwell.runtime.destinations import Destinations, forward_by_value
-from upwell.runtime.dials import by_dial, by_upstream
+from upwell.runtime.dials import by_dial, by_upstream, secured
 from upwell.runtime.render import Render, constant_or_render, render
 from upwell.runtime.ways import Way
 
@@ -114,14 +114,16 @@ def compile_forward(
         return spec_of(upstream, keepalive, choose=way.choose, heard=way.heard, ended=way.ended, queue=way.queue)
 
     sockets = block[ProxySocketSettings]
-    dials = sockets != _USUAL_SOCKETS
-    choose = by_dial(sockets, make, destinations) if dials else by_upstream(make)
+    tls = secured(block)
+    plain = by_dial(sockets, None, make, destinations) if sockets != _USUAL_SOCKETS else by_upstream(make)
+    choose = plain if tls is None else by_dial(sockets, tls, make, destinations)
     if target.template is not None:
         resolver = resolver_of(block)
         names = None if resolver is None else destinations.names[resolver]
-        return forward_by_value(render(target.template), destinations, choose, names, not proxy.ignore_client_abort)
+        ways_to = {False: plain, True: choose}
+        return forward_by_value(render(target.template), destinations, ways_to, names, not proxy.ignore_client_abort)
     found = upstreams[target.upstream]
-    if dials:
+    if sockets != _USUAL_SOCKETS or tls is not None:
         return lambda exchange: forward(exchange, choose(exchange, *found))
     spec = make(*found)
 

@@ -23,6 +23,7 @@ from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
+from upwell.modules.ssl import SslSettings
 from upwell.modules.variables import VariableSettings
 from upwell.peers.peer import STREAM, PeerKey
 from upwell.peers.upstream import Upstream, forget_others, publish_all
@@ -41,6 +42,7 @@ from upwell.runtime.compile import Compiler
 from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
+from upwell.runtime.secured import secure
 from upwell.runtime.servers import Addresses, Names
 from upwell.runtime.streams import Streams
 from upwell.runtime.ways import compile_ways
@@ -268,10 +270,12 @@ class Runtime:
         first: dict[object, Block] = {}
         chosen: set[object] = set()
         heads: dict[Server, HeadSettings] = {}
+        blocks: dict[Server, Block] = {}
         for block in http.of("server"):
             server = self._server(block, compiler)
             settings = block[ServerSettings]
             heads[server] = HeadSettings.of(settings)
+            blocks[server] = block
             for listen in settings.listens:
                 address = listen.spec.address
                 names = by_address.get(address)
@@ -285,7 +289,7 @@ class Runtime:
                 for name in settings.names:
                     names.add(name, server)
         for spec in self._sockets_of_http():
-            self._endpoints.append(self._endpoint(spec, by_address, first, heads))
+            self._endpoints.append(self._endpoint(spec, by_address, first, heads, blocks))
 
     def _sockets_of_http(self) -> dict[ListenSpec, socket.socket]:
         streams = self._streams
@@ -297,6 +301,7 @@ class Runtime:
         by_address: Mapping[object, Names],
         first: Mapping[object, Block],
         heads: Mapping[Server, HeadSettings],
+        blocks: Mapping[Server, Block],
     ) -> Endpoint:
         address = spec.address
         own = by_address[address]
@@ -337,6 +342,8 @@ class Runtime:
             endpoint.local = ("unix:", 0)
         elif address[0] not in _ANY:
             endpoint.local = address
+        if self._http is not None and address in self._http[SslSettings].addresses:
+            secure(endpoint, lambda client, host: addresses.names(client).fitting(host), blocks)
         return endpoint
 
     def _server(self, block: Block, compiler: Compiler) -> Server:

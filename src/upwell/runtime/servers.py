@@ -29,7 +29,7 @@ class Names:
         self._trailing: dict[bytes, Server] = {}
         self._regexes: list[tuple[re.Pattern[bytes], Server]] = []
         self._longest = 0
-        self._remembered: dict[bytes, tuple[Server, re.Match[bytes] | None]] = {}
+        self._remembered: dict[bytes, tuple[Server | None, re.Match[bytes] | None]] = {}
 
     def __repr__(self) -> str:
         return f"<Names {len(self._exact)} exact, default {self.default!r}>"
@@ -64,16 +64,20 @@ class Names:
         server = self._exact.get(host)
         if server is not None:
             return server
-        server, match = self._recall(host)
+        found, match = self._recall(host)
         if match is not None:
             keep_captures(exchange, match)
-        return server
+        return self.default if found is None else found
 
     def named(self, host: bytes) -> Server:
-        """The server that `host` names. Raises pcre.PatternTimeout."""
+        """The server that gets `host`. Raises pcre.PatternTimeout."""
+        return self.fitting(host) or self.default
+
+    def fitting(self, host: bytes) -> Server | None:
+        """The server of which a name fits `host`. Raises pcre.PatternTimeout."""
         return self._exact.get(host) or self._recall(host)[0]
 
-    def _recall(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
+    def _recall(self, host: bytes) -> tuple[Server | None, re.Match[bytes] | None]:
         found = self._remembered.get(host)
         if found is None:
             found = self._search(host)
@@ -82,7 +86,7 @@ class Names:
             self._remembered[host] = found
         return found
 
-    def _search(self, host: bytes) -> tuple[Server, re.Match[bytes] | None]:
+    def _search(self, host: bytes) -> tuple[Server | None, re.Match[bytes] | None]:
         # Only ends and beginnings as long as some name are looked up: a host of a thousand labels costs no more.
         at = host.find(b".", max(len(host) - self._longest - 1, 0)) if self._leading else -1
         while at >= 0:
@@ -100,7 +104,7 @@ class Names:
             match = pcre.search(regex, host)
             if match is not None:
                 return server, match
-        return self.default, None
+        return None, None
 
 
 class Addresses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 
 from upwell.config.command import Module, command
@@ -14,8 +15,9 @@ from upwell.errors import ConfigError
 from upwell.modules.address import format_address, parse_address
 from upwell.modules.proxy_socket import bind
 from upwell.modules.stream.server import StreamServerSettings
-from upwell.modules.tls import close_peer_tls, close_server_tls, peer_commands, server_commands
+from upwell.modules.tls import PeerTlsSettings, close_peer_tls, close_server_tls, peer_commands, server_commands
 from upwell.modules.upstream import find_upstream, implicit_upstream
+from upwell.proxy.tls import ClientTls
 
 _LEVELS = "stream stream_server"
 
@@ -94,6 +96,7 @@ def _buffer_size(block: Block, directive: Directive) -> None:
 
 def _close_stream(stream: Block) -> None:
     """Each server, now that all upstreams are known."""
+    made: dict[ClientTls, ssl.SSLContext] = {}
     for server in stream.of("stream_server"):
         settings = server[StreamProxySettings]
         refused = stream.loading.refused
@@ -108,7 +111,8 @@ def _close_stream(stream: Block) -> None:
                 raise ConfigError("no handler for server", server.position)
             if any(listen.tls for listen in server[StreamServerSettings].listens):
                 close_server_tls(server)
-            close_peer_tls(server)
+            if server[PeerTlsSettings].on:
+                close_peer_tls(server, made)
         except ConfigError as error:
             stream.loading.errors.append(error)
 

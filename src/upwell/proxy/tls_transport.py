@@ -1,0 +1,266 @@
+"""Clients' connections whose bytes are in TLS: a transport that says to its receiver what is inside.
+
+Knows OpenSSL's state machine and records; which server a client means and what that one wants is the `TlsFront`'s.
+Bytes go through OpenSSL's memory, not through its sockets: one read and one write for each turn, as without TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from upwell.errors import MessageError
+from upwell.http1.fields import check_host
+from upwell.pcre import PatternTimeout
+from upwell.proxy.client_hello import Hello
+from upwell.proxy.transport import MOST_READ, Poll, Transport
+
+if TYPE_CHECKING:
+    from upwell.proxy.client import ClientConnection
+    from upwell.proxy.location import Server
+
+_read: Final = os.read
+_RECORD: Final = 16_384  # the most that a TLS record holds
+_HANDSHAKE: Final = 22  # RFC 8446, 5.1: the first byte of who speaks TLS
+_OLD_HELLO: Final = 0x80  # of who would speak SSLv2 too
+_UNRECOGNIZED_NAME: Final = b"\x15\x03\x03\x00\x02\x02\x70"  # RFC 8446, 6.2: a fatal alert
+
+
+class TlsFront:
+    """What the TLS connections of one listening socket share.
+
+    `names(connection, host)` gives the server that a client means by SNI; `default` is that of who means none.
+    `contexts` are those of the servers that have one, and `rejecting` are the servers that reject every handshake
+    (ssl_reject_handshake). `record` is the most of an answer in one record (ssl_buffer_size), in bytes.
+    """
+
+    __slots__ = ("contexts", "default", "names", "record", "rejecting")
+
+    def __init__(
+        self,
+        default: Server,
+        names: Callable[[ClientConnection, bytes], Server | None],
+        contexts: dict[Server, ssl.SSLContext],
+        rejecting: frozenset[Server],
+        record: int = _RECORD,
+    ) -> None:
+        self.default = default
+        self.names = names
+        self.contexts = contexts
+        self.rejecting = rejecting
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<TlsFront {len(self.contexts)}>"
+
+
+class TlsTransport(Transport):
+    """`client` is told of the connection at once, and of bytes once the handshake is over.
+
+    `tls` is None before it begins, and where the client does not speak TLS at all. `server` is the one that the client
+    named by SNI, None for none, and `name` its name, b"" for none.
+    """
+
+    __slots__ = (
+        "_again",
+        "_farewell",
+        "_front",
+        "_hello",
+        "_incoming",
+        "_loop",
+        "_outgoing",
+        "_shaking",
+        "client",
+        "name",
+        "server",
+        "tls",
+    )
+
+    def __init__(
+        self, poll: Poll, fd: int, family: int, peer: object, client: ClientConnection, front: TlsFront
+    ) -> None:
+        super().__init__(poll, fd, family, peer, client)
+        self.client = client
+        self.name = b""
+        self.server: Server | None = None
+        self._front = front
+        self._loop: asyncio.AbstractEventLoop = client.loop
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls: ssl.SSLObject | None = None
+        self._hello: Hello | None = Hello()
+        self._shaking = True
+        self._farewell = False  # said, and OpenSSL reads no more
+        self._again = False
+
+    # What the socket says
+
+    def _receive(self) -> None:
+        try:
+            data = _read(self._fd, MOST_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        tls = self.tls
+        if self._hello is not None:
+            if data:
+                self._greet(self._hello, data)
+            else:
+                self._take_end()
+        elif tls is None or self._farewell:
+            if data:
+                self._receiver.data_received(data)
+            else:
+                self._take_end()
+        elif data:
+            self._incoming.write(data)
+            if not self._shaking or self._shake(tls):
+                self._pass_on(tls)
+        else:
+            if not self._shaking:
+                self._pass_on(tls)  # what a pause has left
+            if self._reading:
+                self._take_end()
+
+    def _greet(self, hello: Hello, data: bytes) -> None:
+        """The beginning of what the client says: with whom it speaks hangs on that."""
+        if not hello.data and data[0] != _HANDSHAKE and not data[0] & _OLD_HELLO:
+            self._hello = None
+            self._receiver.data_received(data)  # who answers sees that this is no TLS
+            return
+        hello.feed(data)
+        if not hello.complete:
+            return
+        self._hello = None
+        front = self._front
+        server = front.default
+        if hello.name:
+            try:
+                host = check_host(hello.name)[0]
+                self.server = front.names(self.client, host)
+                self.name = hello.name
+            except (MessageError, PatternTimeout):
+                self.server = None  # nginx goes on without, too
+            server = self.server or server
+        context = front.contexts.get(server) or front.contexts.get(front.default)
+        if server in front.rejecting or context is None:
+            super().write(_UNRECOGNIZED_NAME)
+            self.close()
+            return
+        tls = self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._incoming.write(hello.data)
+        if self._shake(tls):
+            self._pass_on(tls)
+
+    def _shake(self, tls: ssl.SSLObject) -> bool:
+        """Whether the handshake is over."""
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._put_out()
+            return False
+        except OSError as error:
+            self._put_out()  # the alert
+            self.client.no_handshake(error)
+            self._shaking = False
+            self._farewell = True
+            self.close()
+            return False
+        self._shaking = False
+        self._put_out()
+        return True
+
+    def _pass_on(self, tls: ssl.SSLObject) -> None:
+        """Tell what is inside, until the receiver wants no more or there is no more."""
+        while self._reading:
+            try:
+                data = tls.read(_RECORD)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except OSError as error:
+                self._put_out()
+                self.client.no_tls(error)
+                self._lose(None)
+                return
+            if not data:
+                self._take_end()
+                break
+            self._receiver.data_received(data)
+        if self._outgoing.pending:
+            self._put_out()  # what TLS says by itself: tickets, new keys
+
+    def _put_out(self) -> None:
+        if self._outgoing.pending and not self._closing:
+            super().write(self._outgoing.read())
+
+    def _go_on(self) -> None:
+        self._again = False
+        tls = self.tls
+        if tls is not None and self._reading and not self._ended and not self._farewell:
+            try:
+                self._pass_on(tls)
+            except Exception as error:
+                self._fault(error)
+
+    # What the owner asks for
+
+    def write(self, data: bytes) -> None:
+        tls = self.tls
+        if tls is None:
+            super().write(data)
+            return
+        if self._eof:
+            raise RuntimeError("write() after write_eof()")
+        if self._closing or not data:
+            return
+        record = self._front.record
+        try:
+            if len(data) <= record:
+                tls.write(data)
+            else:
+                view = memoryview(data)
+                at = 0
+                while at < len(data):
+                    at += tls.write(view[at : at + record])
+        except OSError as error:
+            self.client.no_tls(error)
+            self._lose(None)
+            return
+        super().write(self._outgoing.read())
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        tls = self.tls
+        if tls is not None and self._reading and not self._again and (self._incoming.pending or tls.pending()):
+            self._again = True
+            self._loop.call_soon(self._go_on)
+
+    def write_eof(self) -> None:
+        self._say_farewell()
+        super().write_eof()
+
+    def close(self) -> None:
+        self._say_farewell()
+        super().close()
+
+    def _say_farewell(self) -> None:
+        """That nothing more comes (RFC 8446, 6.1), for the other end to know that it has all."""
+        tls = self.tls
+        if tls is None or self._farewell or self._shaking or self._closing or self._eof:
+            return
+        self._farewell = True
+        with contextlib.suppress(OSError, ValueError):  # the other end has not said the same yet
+            tls.unwrap()
+        self._put_out()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Besides what a Transport tells: "ssl_object"."""
+        return self.tls if name == "ssl_object" else super().get_extra_info(name, default)

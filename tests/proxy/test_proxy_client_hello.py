@@ -1,0 +1,119 @@
+"""What a TLS client asks for, read from its first bytes: as OpenSSL reads it, whole or in pieces, never by a guess."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upwell.proxy.client_hello import Hello
+
+TLS = Path(__file__).parents[1] / "check" / "tls"
+
+
+@cache
+def _said(name: str | None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+    """The first bytes of OpenSSL's own client."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+@cache
+def _server() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")
+    return context
+
+
+def _heard(data: bytes) -> str | None:
+    """The name that OpenSSL's server reads in `data`."""
+    names: list[str | None] = []
+    context = _server()
+    context.sni_callback = lambda _tls, name, _context: names.append(name)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming.write(data)
+    server = context.wrap_bio(incoming, outgoing, server_side=True)
+    with pytest.raises(ssl.SSLError):
+        server.do_handshake()
+    return names[0] if names else None
+
+
+def _read(data: bytes) -> Hello:
+    hello = Hello()
+    hello.feed(data)
+    return hello
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", ["a.test", "x" * 60 + ".example", None])
+def test_the_name_is_read(name: str | None, version: ssl.TLSVersion) -> None:
+    hello = _read(_said(name, version))
+    assert hello.complete
+    assert hello.name == (name or "").encode()
+
+
+@given(st.integers(1, 600))
+def test_it_may_come_in_pieces(size: int) -> None:
+    data = _said("pieces.test")
+    hello = Hello()
+    for at in range(0, len(data), size):
+        assert not hello.complete
+        hello.feed(data[at : at + size])
+    assert hello.complete
+    assert hello.name == b"pieces.test"
+    assert hello.data == data
+
+
+@given(st.integers(1, 600))
+def test_it_may_be_in_several_records(size: int) -> None:
+    whole = _said("records.test")
+    message = whole[5:]
+    data = b"".join(
+        b"\x16\x03\x01" + len(message[at : at + size]).to_bytes(2, "big") + message[at : at + size]
+        for at in range(0, len(message), size)
+    )
+    assert _read(data).name == b"records.test"
+
+
+# A name that is not ASCII raises in Python's own callback, where nobody but that warning sees it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@given(st.data())
+def test_a_change_in_one_place_never_gives_another_name_than_openssl_reads(data: st.DataObject) -> None:
+    said = bytearray(_said("changed.test"))
+    said[data.draw(st.integers(0, len(said) - 1))] = data.draw(st.integers(0, 255))
+    hello = _read(bytes(said))
+    heard = _heard(bytes(said))
+    if heard is not None:
+        assert hello.complete
+        assert hello.name in (heard.encode(), b"")
+
+
+@given(st.binary(max_size=200))
+def test_strangers_bytes_raise_nothing(data: bytes) -> None:
+    hello = _read(data)
+    assert hello.name == b"" or hello.complete
+
+
+@given(st.binary(max_size=300))
+def test_nor_do_they_as_extensions(data: bytes) -> None:
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0" + data
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    assert _read(b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message).complete
+
+
+def test_who_never_comes_to_an_end_is_left_to_openssl() -> None:
+    hello = Hello()
+    piece = b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(0x4000 - 4)
+    for _ in range(5):
+        hello.feed(piece)
+    assert hello.complete
+    assert hello.name == b""
