@@ -178,7 +178,7 @@ def test_each_name_is_in_one_table_only() -> None:
     assert not (supported | idle) & UNSUPPORTED
     assert command_table().names == supported | idle
     assert len(UNSUPPORTED) > 700
-    assert {"proxy_cache_path", "root", "ssl_dhparam", "map", "grpc_pass", "balancer_by_lua_block"} <= UNSUPPORTED
+    assert {"proxy_cache_path", "root", "ssl_session_ticket_key", "map", "grpc_pass", "balancer_by_lua_block"} <= UNSUPPORTED
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED)[::40])
@@ -194,7 +194,8 @@ def test_variables_are_in_one_table_only() -> None:
     assert is_known("http_x_y")
     assert is_known("remote_addr")
     assert not is_known("nosuch")
-    assert is_unsupported("ssl_protocol")
+    assert is_unsupported("ssl_curve")
+    assert not is_unsupported("ssl_protocol")
 
 
 def test_configure_arguments_say_what_there_is_and_is_not() -> None:

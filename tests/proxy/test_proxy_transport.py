@@ -210,6 +210,7 @@ def test_a_listener_that_the_kernel_will_not_watch_tries_again(turning: Turning)
     class Door:
         loop = turning.loop
         receiver = Noting()
+        tls = None
 
         def connect(self) -> Noting:
             return self.receiver
@@ -243,6 +244,7 @@ def test_a_reset_leaves_nothing_for_the_collector(turning: Turning) -> None:
             near, peer = server.accept()
         near.setblocking(False)
         receiver = Noting()
+        tls = None
         Transport(turning.poll, near.detach(), socket.AF_INET, peer, receiver).begin()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()

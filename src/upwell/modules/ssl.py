@@ -41,7 +41,8 @@ def _close_http(http: Block) -> None:
         for listen in server[ServerSettings].listens:
             servers.setdefault(listen.spec.address, []).append((server, listen))
     secured = {address: found for address, found in servers.items() if any(listen.ssl for _, listen in found)}
-    http.set(SslSettings, "addresses", frozenset(secured))
+    if secured:
+        http.set(SslSettings, "addresses", frozenset(secured))
     errors = http.loading.errors
     for listen in _mixed(servers, secured):
         what = f"a wildcard and {listen.spec.text} on one port of which only one is ssl are not supported by upwell"

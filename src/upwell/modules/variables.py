@@ -82,7 +82,7 @@ def is_known(name: str) -> bool:
 
 
 def is_unsupported(name: str) -> bool:
-    return name in UNSUPPORTED or name.startswith(UNSUPPORTED_PREFIXES)
+    return name not in SUPPORTED and (name in UNSUPPORTED or name.startswith(UNSUPPORTED_PREFIXES))
 
 
 def _close_http(block: Block) -> None:
