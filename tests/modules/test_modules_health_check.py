@@ -292,7 +292,7 @@ def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path
     ("refused", "message"),
     [
         ("grpc_pass grpc://app;", '"grpc_pass" is not supported by upwell'),
-        ("proxy_pass https://app;", '"proxy_pass" to "https://" is not supported by upwell'),
+        ("proxy_pass https://nosuch.test;", 'host not found in upstream "nosuch.test"'),
     ],
 )
 def test_a_refused_pass_directive_is_one_error(refused: str, message: str, tmp_path: Path) -> None:
@@ -303,6 +303,27 @@ def test_a_refused_pass_directive_is_one_error(refused: str, message: str, tmp_p
     with pytest.raises(ConfigErrors) as caught:
         _load(tmp_path, "", server=f"{server} location /without {{ health_check; }}")
     assert len(caught.value.errors) == 2
+
+
+def test_probes_go_over_tls_where_requests_do(tmp_path: Path) -> None:
+    [plain] = _specs(tmp_path, "health_check;", "proxy_ssl_verify on;")
+    assert (plain.type, plain.host) == ("http", "")
+    tls = Path(__file__).parents[1] / "check" / "tls"
+    settings = f"""proxy_ssl_certificate {tls}/good-test-only.pem; proxy_ssl_certificate_key {tls}/leaf-test-only.key;
+        proxy_ssl_trusted_certificate {tls}/authority-test-only.pem;"""
+
+    def found(more: str) -> CheckSpec:
+        location = f"server_name here.test; location /s {{ proxy_pass https://app; {settings} {more} health_check; }}"
+        [spec] = _specs(tmp_path, "", server=location)
+        assert spec.certificate == f"{tls}/good-test-only.pem"
+        assert spec.ca == f"{tls}/authority-test-only.pem"
+        return spec
+
+    spec = found("")
+    assert (spec.type, spec.verify, spec.host) == ("https", False, "")
+    spec = found("proxy_ssl_server_name on; proxy_ssl_name $server_name.test; proxy_ssl_verify on;")
+    assert (spec.verify, spec.host) == (True, "here.test.test")
+    assert found("proxy_ssl_server_name on;").host == "app"
 
 
 def test_no_more_checks_than_there_is_room_for(tmp_path: Path) -> None:

@@ -178,7 +178,14 @@ def test_each_name_is_in_one_table_only() -> None:
     assert not (supported | idle) & UNSUPPORTED
     assert command_table().names == supported | idle
     assert len(UNSUPPORTED) > 700
-    assert {"proxy_cache_path", "root", "ssl_session_ticket_key", "map", "grpc_pass", "balancer_by_lua_block"} <= UNSUPPORTED
+    assert {
+        "proxy_cache_path",
+        "root",
+        "ssl_session_ticket_key",
+        "map",
+        "grpc_pass",
+        "balancer_by_lua_block",
+    } <= UNSUPPORTED
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED)[::40])

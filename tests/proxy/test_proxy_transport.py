@@ -244,7 +244,6 @@ def test_a_reset_leaves_nothing_for_the_collector(turning: Turning) -> None:
             near, peer = server.accept()
         near.setblocking(False)
         receiver = Noting()
-        tls = None
         Transport(turning.poll, near.detach(), socket.AF_INET, peer, receiver).begin()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from upwell.check.spec import DEFAULT_TIMEOUT, PLUS, CheckSpec
@@ -26,10 +26,20 @@ from upwell.modules.address import is_ip
 from upwell.modules.checks import add_check
 from upwell.modules.core import full_path
 from upwell.modules.function import FUNCTION, check_function
-from upwell.modules.health_request import Asked, ProbeRequest, has_control, is_own, is_token, request_of, shown
+from upwell.modules.health_request import (
+    Asked,
+    ProbeRequest,
+    has_control,
+    is_own,
+    is_token,
+    request_of,
+    shown,
+    value_of,
+)
 from upwell.modules.match import Match, MatchSettings, checked_expression, literal_expression, octets
 from upwell.modules.proxy import ProxyPass, ProxySettings
 from upwell.modules.stream.proxy import StreamProxySettings
+from upwell.modules.tls import PeerTlsSettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.units import parse_time
 
@@ -367,12 +377,33 @@ def _close_http(http: Block) -> None:
                 if target is None or target.upstream not in upstreams:
                     continue  # an error that has been told
                 patience = _patience(location[ProxySettings])
+                if target.secure and "type" not in wish.given:
+                    wish = _over_tls(location, target, wish)
                 spec = _spec(http, location, target.upstream, wish, upstreams[target.upstream].implicit, patience)
                 if spec is not None:
                     _read_files(wish, spec)
                     add_check(http, spec, wish.directive.position)
             except ConfigError as error:
                 http.loading.errors.append(error)
+
+
+def _over_tls(location: Block, target: ProxyPass, wish: _Wish) -> _Wish:
+    """`wish` where requests go over TLS: so do its probes, with what the location says of that (proxy_ssl_*)."""
+    tls = location[PeerTlsSettings]
+    name = ""
+    if tls.server_name or tls.verify:
+        name = (
+            target.host.partition(":")[0] if tls.name is None else value_of(location, target, tls.name, wish.directive)
+        )
+    from_location = {
+        "type": "https",
+        "verify": tls.verify,
+        "ca": tls.trusted_certificate,
+        "certificate": tls.certificate,
+        "certificate_key": tls.certificate_key,
+        "sni": "" if is_ip(name) else name,
+    }
+    return replace(wish, given={**from_location, **wish.given})
 
 
 def _close_stream(stream: Block) -> None:

@@ -102,6 +102,11 @@ def request_of(location: Block, target: ProxyPass, asked: Asked, directive: Dire
     return ProbeRequest(method, host, named, _octets("\r\n".join(lines)) + b"\r\n\r\n" + _octets(body))
 
 
+def value_of(location: Block, target: ProxyPass, template: Template, directive: Directive) -> str:
+    """What `template` comes to in a check without a client. Raises ConfigError as `request_of`."""
+    return _text(template, _values(location, target, Asked()), location, directive)
+
+
 def _values(location: Block, target: ProxyPass, asked: Asked) -> dict[str, str]:
     """The variables that have a value without a client."""
     server = location.around("server")[ServerSettings]
