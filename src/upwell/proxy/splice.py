@@ -461,7 +461,10 @@ class Side(Watched):
         """What a protocol around the bytes says last: that they are all there."""
 
     def finish(self) -> None:
-        _close(self.fd, self.sock)
+        if self.sock is None:
+            os.close(self.fd)
+        else:
+            self.sock.close()
 
 
 class TlsSide(Side):
@@ -639,7 +642,10 @@ class Leaving(Watched):
                 front.on_close()
 
     def finish(self) -> None:
-        _close(self._fd, self._sock)
+        if self._sock is None:
+            os.close(self._fd)
+        else:
+            self._sock.close()
 
 
 def _unsent(fd: int) -> int:
@@ -655,10 +661,3 @@ def _reset(sock: _socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     except OSError:
         return  # of a unix socket, which has no RST
-
-
-def _close(fd: int, sock: _socket.socket | None) -> None:
-    if sock is not None:
-        sock.close()
-    else:
-        os.close(fd)

@@ -49,7 +49,7 @@ def accepted(front: Front, fd: int, peer: object) -> None:
         front = front.specific.get(local, front)
     address, port = ("unix:", 0)
     if isinstance(peer, tuple) and peer:
-        address, port = str(peer[0]), int(peer[1])
+        address, port = peer[0], peer[1]
     if len(front.sessions) * 2 >= front.limit:
         front.log.alert(f"{front.limit} worker_connections are not enough")
         os.close(fd)
@@ -377,17 +377,18 @@ class TcpSession(Session):
         assert far is not None
         if far.waits:
             return  # it tells once that is written
-        if self.spec.returns is not None:
+        spec = self.spec
+        if spec.returns is not None:
             self.finish(OK)
             return
         if side.error is not None:
             self._tell_of(side, side.error, "reading from")
-        if self.spec.half_close and side.error is None and not far.deaf:
+        if spec.half_close and side.error is None and not far.deaf:
             far.end_writing()
             if self.over or not far.at_end or side.waits:
                 return
-        who = "client" if side is self._client else "upstream"
-        if self.spec.error_log.level >= INFO:
+        if spec.error_log.level >= INFO:
+            who = "client" if side is self._client else "upstream"
             self.note(
                 INFO,
                 f"{who} disconnected, bytes from/to client:{self.from_client()}/{self.to_client()}, "

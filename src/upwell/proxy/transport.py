@@ -63,7 +63,8 @@ class Poll:
 
     def watch(self, fd: int, events: int, one: Watched) -> None:
         self._watched[fd] = one
-        self.change(fd, 0, events)
+        if events:
+            self._epoll.register(fd, events)
 
     def change(self, fd: int, before: int, events: int) -> None:
         """Ask for `events` of `fd` instead of `before`; raises OSError when the kernel has no room for it."""
