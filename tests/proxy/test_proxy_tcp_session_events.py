@@ -1,0 +1,145 @@
+"""What the set tells of a peer's connection once only: nothing that has come may be left unread behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from upwell.log import ErrorLog
+from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Upstream
+from upwell.proxy.clock import Clock
+from upwell.proxy.session import Front, SessionSpec
+from upwell.proxy.splice import Pipes, Side
+from upwell.proxy.tcp_session import TcpSession, accepted
+from upwell.proxy.timers import Timers
+from upwell.proxy.transport import Poll
+from upwell.zone.table import PeerTable
+
+Told = Callable[[socket.socket, socket.socket, TcpSession], Awaitable[None]]
+
+
+def _session(told: Told) -> None:
+    """Call `told` with a client, the peer and their session, which has begun to connect and knows nothing of it yet."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        poll, timers = Poll(loop), Timers(loop)
+        log = ErrorLog("")
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client, served = socket.socketpair()
+            client.setblocking(False)
+            served.setblocking(False)
+            served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)  # nothing has to wait for the client
+            address = listening.getsockname()
+            spec = UpstreamSpec("u", (PeerSpec("peer", address),))
+            upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1))
+            front = Front(
+                loop,
+                poll,
+                timers,
+                Clock(),
+                Pipes(),
+                set(),
+                {},
+                log,
+                SessionSpec(upstream, "u", log),
+                "x:1",
+                int(socket.AF_UNIX),
+                ("127.0.0.1", 1),
+            )
+            accepted(front, served.detach(), ("127.0.0.1", 2))
+            (session,) = front.sessions
+            assert isinstance(session, TcpSession)
+            peer = listening.accept()[0]
+            peer.setblocking(False)
+            with client, peer:
+                try:
+                    await asyncio.wait_for(told(client, peer, session), 5)
+                finally:
+                    session.cut()
+                    for leaving in list(front.leaving):
+                        leaving.end()
+                    await asyncio.sleep(0)  # descriptors are closed at the end of a turn
+                    timers.close()
+                    poll.close()
+
+    asyncio.run(run())
+
+
+async def _receive(sock: socket.socket, size: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    while len(data) < size:
+        more = await loop.sock_recv(sock, size)
+        if not more:
+            break
+        data += more
+    return data
+
+
+def test_a_peer_that_speaks_first_is_heard_where_one_event_tells_of_both() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"hello")
+        assert await _receive(client, 5) == b"hello"
+
+    _session(told)
+
+
+def test_an_end_that_comes_with_the_first_bytes_is_an_end() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"hello")
+        peer.close()
+        assert await _receive(client, 6) == b"hello"  # six are awaited, and the end comes
+        assert session.over
+
+    _session(told)
+
+
+def test_what_follows_an_urgent_byte_is_not_left_behind() -> None:
+    """A read ends before such a byte, although more has come."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"1")
+        assert await _receive(client, 1) == b"1"
+        peer.send(b"abc")
+        peer.send(b"!", socket.MSG_OOB)
+        peer.send(b"def")
+        assert await _receive(client, 6) == b"abcdef"
+        peer.send(b"more")
+        assert await _receive(client, 4) == b"more"
+
+    _session(told)
+
+
+def test_more_than_is_read_in_one_turn_comes_without_another_event() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"1")
+        assert await _receive(client, 1) == b"1"
+        far = session._far
+        assert far is not None
+        far.as_socket().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+        data = bytes(range(256)) * 700  # four reads are of 16, 16, 64 and 64 KB
+        assert peer.send(data) == len(data)
+        assert await _receive(client, len(data)) == data
+
+    _session(told)
+
+
+def test_tcp_is_told_not_to_wait_before_the_second_write() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        def prompt() -> int:
+            far: Side | None = session._far
+            assert far is not None
+            return far.as_socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+        client.send(b"one")
+        assert await _receive(peer, 3) == b"one"
+        assert not prompt()
+        client.send(b"two")
+        assert await _receive(peer, 3) == b"two"
+        assert prompt()
+
+    _session(told)
