@@ -271,6 +271,7 @@ class Worker:
         self.checks = Checks()
         self.upstreams = make_upstreams()
         self.exiting = False
+        self.loaded: list[str] = []
         self.locations: dict[bytes, Callable[[Exchange], Any]] = {}
         self.host = LuaHost(
             log=self.log,
@@ -288,6 +289,7 @@ class Worker:
             clock=lambda: self.later.now,
             time=lambda: 1_700_000_000.25 + self.later.now - 1000.0,
             max_run_time=max_run_time,
+            loads_file=self.loaded.append,
         )
         self.vm = Vm(self.host, package_path)
 

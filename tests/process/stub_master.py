@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from upwell.check.named import NamedPeers
@@ -58,6 +58,13 @@ class StubPlan:
     health_check_concurrency: int = 0
     fatal: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def likeness(self) -> object:
+        return None
+
+    def with_upstreams(self, upstreams: tuple[UpstreamSpec, ...]) -> StubPlan:
+        return replace(self, upstreams=upstreams)
 
     @property
     def seats(self) -> int:

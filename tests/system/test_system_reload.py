@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.shop import Shop, await_takers
+from tests.system.shop import BROKEN, Shop, await_line, await_takers, takers
 from tests.system.wire import Client, Origin, Seen, get, response
 from upwell.contrib.processes import Balancer, await_condition, free_ports
 from upwell.contrib.traffic import Traffic, fetch
@@ -56,7 +56,7 @@ http {{
         end
         while held() do end
     }}
-    upstream peers {{ {members} }}
+    upstream peers {{ zone peers 64k; {members} }}
     server {{
         listen 127.0.0.1:{self.front};
         location / {{
@@ -233,3 +233,132 @@ def test_orders_and_reloads_at_once(town: Town) -> None:
         await_condition(lambda: set(file.read_text().splitlines()) == expected, "the list in the file", _SECONDS)
     assert traffic.lost == []
     assert "[error]" not in town.balancer.error_log()
+
+
+IN_PLACE = "reconfigured in place, without new workers: "
+
+
+def _change(town: Town, text: str, words: str) -> None:
+    """HUP with another configuration, of which the log says `words`."""
+
+    def said() -> list[str]:
+        return [line for line in town.balancer.error_log().splitlines() if IN_PLACE in line]
+
+    before = len(said())
+    town.balancer.configure(text)
+    town.balancer.send(signal.SIGHUP)
+    await_condition(lambda: len(said()) == before + 1, "a reload in place", _SECONDS)
+    assert said()[-1].endswith(f"{IN_PLACE}{words}")
+
+
+def test_members_change_in_place(town: Town) -> None:
+    """Nobody is started anew, no connection ends, what is known of others stays, and who comes is probed at once."""
+    one, two, ill = town.shop("one"), town.shop("two"), town.shop("ill", BROKEN)
+    text = town.text(lines(one.port, ill.port), "health_check uri=/health interval=200ms mandatory;")
+    town.start(text)
+    pids = town.pids()
+    town.await_state(ill.port, False)
+    town.await_state(one.port, True)
+    before = town.peers()
+    with Client(town.front) as client, Traffic(town.front, pause=0.001) as traffic:
+        assert client.ask(get("/")).body == b"one"
+        _change(
+            town,
+            text.replace(lines(one.port), lines(one.port, parameters=" weight=3 max_conns=50") + lines(two.port)),
+            'peers of "peers" (1 joined, 1 changed)',
+        )
+        town.await_state(two.port, True)
+        await_takers(town.front, {"one", "two"})
+        after = town.peers()
+        for port in (one.port, ill.port):
+            for field in ("state", "since", "changes"):
+                assert after[port][field] == before[port][field]
+        assert after[one.port]["weight"] == 3
+        _change(town, text.replace(lines(one.port), lines(two.port)), 'peers of "peers" (1 left)')
+        await_takers(town.front, {"two"})
+        _change(town, text.replace(lines(one.port), lines(two.port, one.port)), 'peers of "peers" (1 joined)')
+        town.await_state(one.port, True)
+        down = lines(two.port, parameters=" down") + lines(one.port)
+        _change(town, text.replace(lines(one.port), down), 'peers of "peers" (1 changed)')
+        await_takers(town.front, {"one"})
+        assert client.ask(get("/")).body == b"one"
+    assert traffic.lost == []
+    assert not traffic.answered.keys() - {"one", "two"}
+    assert town.pids() == pids
+    # A worker and a checker that start now have the same list, and so has whoever reloads in full.
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await_condition(lambda: not pids & set(town.balancer.workers), "new processes", _SECONDS)
+    town.pids()
+    assert town.peers().keys() == {one.port, two.port, ill.port}
+    await_takers(town.front, {"one"})
+    since = town.peers()[ill.port]["since"]
+    town.reload()  # nothing is another than it was: whoever asks for new workers has them
+    assert town.peers().keys() == {one.port, two.port, ill.port}
+    assert town.peers()[ill.port]["since"] == since
+    assert takers(town.front) == {"one"}
+
+
+@pytest.mark.parametrize(
+    "broken", ["server 127.0.0.1 weight=a;", "server 127.0.0.1:1; }", "server no-such-name.invalid;"]
+)
+def test_a_broken_list_changes_nothing(town: Town, broken: str) -> None:
+    one = town.shop("one")
+    text = town.text(lines(one.port))
+    town.start(text)
+    pids = town.pids()
+    town.balancer.configure(text.replace(lines(one.port), broken))
+    town.balancer.send(signal.SIGHUP)
+    await_line(town.balancer, "[emerg]")
+    assert takers(town.front) == {"one"}
+    assert town.pids() == pids
+    assert IN_PLACE not in town.balancer.error_log()
+    _change(town, text.replace(lines(one.port), lines(one.port, 1)), 'peers of "peers" (1 joined)')
+
+
+@pytest.mark.parametrize("what", ["setting", "line", "log", "module"])
+def test_what_more_than_members_needs_new_workers(town: Town, what: str) -> None:
+    one, two = town.shop("one"), town.shop("two")
+    module = town.folder / "ours.lua"
+    module.write_text("return 1")
+    text = town.text(lines(one.port))
+    text = text.replace("http {", f'http {{ lua_package_path "{town.folder}/?.lua;;";')
+    text = text.replace("local function held", 'require("ours") local function held')
+    town.start(text)
+    old = town.pids()
+    _change(town, text.replace(lines(one.port), lines(one.port, two.port)), 'peers of "peers" (1 joined)')
+    await_takers(town.front, {"one", "two"})
+    assert town.pids() == old
+    # Now what the members change by comes with something else.
+    if what == "setting":
+        text = text.replace("interval=100ms", "interval=150ms")
+    elif what == "line":
+        text = text.replace("upstream peers {", "resolver 127.0.0.1; upstream peers { server localhost resolve;")
+    elif what == "log":
+        log = town.balancer.prefix / "logs" / "error.log"
+        log.rename(log.with_suffix(".1"))
+    else:
+        module.write_text("return 2 + 2")
+    town.balancer.configure(text)
+    town.reload()
+    town.pids()
+    await_takers(town.front, {"one"})
+
+
+def test_stream_and_http_change_at_once(town: Town) -> None:
+    one, two = town.shop("one"), town.shop("two")
+    (port,) = free_ports(1)
+    server = f"server {{ listen 127.0.0.1:{port}; proxy_pass peers; }}"
+    stream = f"stream {{ upstream peers {{ {lines(one.port)} }} {server} }}"
+    text = town.text(lines(one.port), policy="") + stream
+    town.start(text)
+    pids = town.pids()
+    await_takers(town.front, {"one"})
+    _change(
+        town,
+        text.replace(lines(one.port), lines(two.port)),
+        'peers of "peers" (1 joined, 1 left), "stream/peers" (1 joined, 1 left)',
+    )
+    await_takers(town.front, {"two"})
+    await_takers(port, {"two"})
+    assert town.pids() == pids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Hashable, Iterable
+
 from upwell.config.lexer import Lexer
 from upwell.config.source import Source, Sources
 from upwell.errors import ConfigError, Position
@@ -42,6 +44,21 @@ class Directive:
     def error(self, message: str, index: int | None = None) -> ConfigError:
         """An error at the directive, or at its argument `index`."""
         return ConfigError(message, self.position if index is None else self.place(index))
+
+
+def shape(directives: Iterable[Directive], without: Collection[tuple[str, str]], around: str = "") -> Hashable:
+    """What `directives` say, however it is written: equal for files that differ in comments, spaces, quotes and in how
+    they include each other. `without`: directives that are left out, by the block around them."""
+    return tuple(
+        (
+            one.name,
+            one.args,
+            one.lua,
+            shape(one.children, without, one.name) if one.children is not None else None,
+        )
+        for one in directives
+        if (around, one.name) not in without
+    )
 
 
 def is_lua_block(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -40,6 +41,17 @@ class Load:
     refused: set[tuple[Position, str]] = field(default_factory=set)
     idle: list[tuple[str, Position]] = field(default_factory=list)
     broken: bool = False
+    outside: list[Hashable] = field(default_factory=list)
+    """What was found elsewhere and is part of what the file means: files that it names, addresses that it was told."""
+
+    def depend_on(self, path: str) -> None:
+        """The file at `path` is used as it is now; when it is another one, the same text means something else."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            self.outside.append(path)
+        else:
+            self.outside.append((path, found.st_mtime_ns, found.st_size, found.st_ino))
 
 
 class Block:
@@ -152,7 +164,8 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Config:
     """A loaded configuration. `files` are those read, with their text (`-T`); `warnings` are nginx's `[warn]` lines;
-    `idle` are the directives that change nothing, as written."""
+    `idle` are the directives that change nothing, as written. `shape` is all that it says but for the `server` lines of
+    upstreams, and what it means beyond its own text, in a form to be compared."""
 
     main: Block
     files: tuple[Source, ...]
@@ -160,3 +173,4 @@ class Config:
     prefix: str
     warnings: tuple[ConfigError, ...] = ()
     idle: tuple[tuple[str, Position], ...] = ()
+    shape: Hashable = None

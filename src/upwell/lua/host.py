@@ -41,6 +41,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class LuaHost:
     """Filled by runtime/ once per worker, after the fork.
@@ -50,8 +54,9 @@ class LuaHost:
     worker's loop's; timers and sleeps outside requests use it. `prefix` is nginx's -p with its trailing slash.
     `exiting` tells whether the worker is shutting down. `clock` is the clock of `Upstream.release(now=...)`;
     `time` is wall-clock seconds. `changeable` are the variables that `set` and the like
-    declare: `ngx.var.x = ...` may write them. `max_pending_timers`/`max_running_timers` are nginx's lua_max_*_timers;
-    `max_run_time` is lua_max_run_time in seconds, 0 for no limit.
+    declare: `ngx.var.x = ...` may write them. `loads_file` is told of each file that code is about to come from.
+    `max_pending_timers`/`max_running_timers` are nginx's lua_max_*_timers; `max_run_time` is lua_max_run_time in
+    seconds, 0 for no limit.
     """
 
     log: ErrorLog
@@ -66,6 +71,7 @@ class LuaHost:
     clock: Callable[[], float] = time.monotonic
     time: Callable[[], float] = time.time
     changeable: frozenset[str] = frozenset()
+    loads_file: Callable[[str], object] = _nothing
     max_pending_timers: int = 1024
     max_running_timers: int = 256
     max_run_time: float = 0.0

@@ -96,6 +96,15 @@ local function register(name, callable)
 end
 base.py = py
 
+-- Who serves may be told later which files its code came from.
+local plain_loadfile = loadfile
+local function loadfile(path, ...)
+    if path ~= nil and py.loads_file then
+        py.loads_file(path)
+    end
+    return plain_loadfile(path, ...)
+end
+
 local strict = setmetatable({}, {
     __index = function(_, name) return error("upwell's own Lua code reads the global " .. tostring(name)) end,
     __newindex = function(_, name) return error("upwell's own Lua code writes the global " .. tostring(name)) end,

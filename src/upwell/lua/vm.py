@@ -66,6 +66,7 @@ class Vm:
             "may_wait": self.may_wait,
             "monotonic": host.clock,
             "count_turns": _count_turns,
+            "loads_file": self._loads_file,
         }
         for name, function in core_functions.items():
             register(name.encode(), guarded(function, self._report))
@@ -97,6 +98,9 @@ class Vm:
 
     def __repr__(self) -> str:
         return f"<Vm of worker {self.host.worker_id}>"
+
+    def _loads_file(self, path: bytes) -> None:
+        self.host.loads_file(path.decode("utf-8", "surrogateescape"))
 
     # Running
 

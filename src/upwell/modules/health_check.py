@@ -294,6 +294,7 @@ def _health_check(block: Block, directive: Directive) -> None:
     for name in _FILES:
         if name in given:
             given[name] = full_path(block, given[name])
+            block.loading.depend_on(given[name])
     if "function" in given:
         check_function(block, directive, places["function"], given["function"])
     block.append(_Wishes, "all", wish)

@@ -6,7 +6,7 @@ import os
 from functools import cache
 
 from upwell.config.command import Table, words
-from upwell.config.directive import broken, parse
+from upwell.config.directive import Directive, broken, parse, shape
 from upwell.config.model import Block, Config, Load, Resolve
 from upwell.config.source import Source, Sources
 from upwell.errors import ConfigError, ConfigErrors, Position
@@ -24,6 +24,8 @@ http_upstream_hash_module http_upstream_ip_hash_module http_upstream_least_conn_
 http_upstream_least_time_module http_upstream_keepalive_module http_upstream_zone_module http_upstream_sticky_module
 """)
 
+_MEMBERS = frozenset((("upstream", "server"),))
+
 
 def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve_host) -> Config:
     """Read the file at `path` (relative paths start at `prefix`) and make it into settings.
@@ -38,8 +40,10 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
     table = command_table()
     errors = state.errors
     main = Block("main", Position(full, 0), (), None, state)
+    given: list[Directive] = []
     if overrides:
-        table.apply(main, parse(Source("command line", overrides, numbered=False), sources, errors))
+        given = parse(Source("command line", overrides, numbered=False), sources, errors)
+        table.apply(main, given)
     try:
         directives = parse(sources.read(full), sources, errors)
     except ConfigError as error:
@@ -54,7 +58,8 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
     if errors:
         raise ConfigErrors(_in_order(errors, sources))
     main.seal()
-    return Config(main, sources.all, full, prefix, tuple(state.warnings), tuple(state.idle))
+    said = shape((*given, *directives), _MEMBERS), tuple(state.outside)
+    return Config(main, sources.all, full, prefix, tuple(state.warnings), tuple(state.idle), said)
 
 
 @cache

@@ -106,6 +106,7 @@ def _read(block: Block, directive: Directive, index: int) -> LuaCode:
         source = Path(path).read_text("utf-8", "surrogateescape")
     except OSError as error:
         raise ConfigError(f'open() "{path}" failed ({error.errno}: {error.strerror})', directive.place(index)) from None
+    block.loading.outside.append(source)
     return LuaCode(source, f"@{path}", directive.position)
 
 

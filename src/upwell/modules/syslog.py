@@ -79,4 +79,5 @@ def _address(block: Block, directive: Directive, index: int, server: str) -> tup
         hosts = []
     if not hosts:
         raise directive.error(f'host not found in syslog server "{server}"', index)
+    block.loading.outside.append(hosts[0])
     return hosts[0], address.port or _PORT

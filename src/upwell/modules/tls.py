@@ -78,7 +78,11 @@ def _path(block: Block, directive: Directive) -> str:
     kind, colon, _ = path.partition(":")
     if colon and kind in ("data", "engine", "store"):
         raise directive.error(f'"{directive.name} {kind}:" is not supported by upwell', 0)
-    return full_path(block, path) if path else ""
+    if not path:
+        return ""
+    path = full_path(block, path)
+    block.loading.depend_on(path)
+    return path
 
 
 def _file(settings: type[object], name: str) -> Setter:

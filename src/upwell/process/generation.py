@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from upwell.check.server_lists import keep_lists
 from upwell.errors import ConfigErrors
 from upwell.log import ERROR, ErrorLog
+from upwell.peers.peer import UpstreamSpec
 from upwell.process.child import Identity, describe, resolve_user
 from upwell.process.control import socket_pair
 from upwell.process.journal import Journal, failure, make_folder_of
@@ -37,6 +38,8 @@ class Generation:
     sockets: Sockets
     workers_end: socket.socket
     checker_end: socket.socket
+    upstreams: tuple[UpstreamSpec, ...]
+    """As the configuration has them that was read last: a reload in place has no other plan."""
 
     @property
     def workers(self) -> int:
@@ -145,13 +148,15 @@ def keep_members(generation: Generation, journal: Journal) -> None:
         raise NotPrepared from error
 
 
-def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Generation:
-    """Read the configuration and open what it needs, taking over the `kept` listeners whose address stays.
+def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets, plan: Plan | None = None) -> Generation:
+    """Read the configuration (unless `plan` is what was read) and open what it needs, taking over the `kept` listeners
+    whose address stays.
 
     From the moment that its logs are open, `journal` writes to them; it goes back when anything fails. Raises
     NotPrepared, with nothing left behind.
     """
-    plan = read_plan(parts, journal)
+    if plan is None:
+        plan = read_plan(parts, journal)
     try:
         identity = resolve_user(plan.user)
     except LookupError as error:
@@ -174,7 +179,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
     try:
         sockets = open_sockets(plan.listens, workers, kept, journal)
         table = parts.table(plan.upstreams, plan.seats if plan.master_process else 1)
-        return Generation(plan, table, identity, sockets, *socket_pair())
+        return Generation(plan, table, identity, sockets, *socket_pair(), plan.upstreams)
     except (ListenError, OSError, ValueError) as error:
         if not isinstance(error, ListenError):
             journal.emerg(describe(error))
@@ -187,8 +192,33 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets) -> Ge
 
 def renewed(parts: Parts, old: Generation) -> Generation:
     """Another generation of the same plan, listeners and logs. Raises OSError or ValueError."""
-    table = parts.table(old.plan.upstreams, old.seats)
-    return Generation(old.plan, table, old.identity, old.sockets, *socket_pair())
+    table = parts.table(old.upstreams, old.seats)
+    plan = old.plan.with_upstreams(old.upstreams)
+    return Generation(plan, table, old.identity, old.sockets, *socket_pair(), old.upstreams)
+
+
+def shares_logs(one: Plan, other: Plan) -> bool:
+    """Whether one of the plans was made of the other."""
+    return one.lookups is other.lookups
+
+
+def is_same_user(generation: Generation, plan: Plan) -> bool:
+    """Whether the user that workers run as is who he was."""
+    try:
+        return resolve_user(plan.user) == generation.identity
+    except LookupError:
+        return False
+
+
+def logs_are_current(generation: Generation, boot: ErrorLog) -> bool:
+    """Whether each log file is where its path leads, so that nothing is there to be opened anew."""
+    for log in log_files(generation.plan) or [log for log in (boot,) if log.path != "stderr"]:
+        try:
+            if log.fd >= 0 and not os.path.samestat(os.fstat(log.fd), os.stat(log.path)):
+                return False
+        except OSError:
+            return False
+    return True
 
 
 def log_files(plan: Plan) -> list[LogFile]:

@@ -13,11 +13,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from upwell.check.initial import prepare_checks
 from upwell.check.leftovers import end_leftovers
 from upwell.log import ErrorLog
+from upwell.lua.loaded import list_of, unchanged
 from upwell.peers.membership import carry
 from upwell.process import pidfile
 from upwell.process.actions import (
@@ -38,12 +39,25 @@ from upwell.process.actions import (
 )
 from upwell.process.checker import run_checker
 from upwell.process.child import Birth, describe, forget_signals, name_process, run_child, start_failed
-from upwell.process.generation import Generation, NotPrepared, close_logs, keep_members, prepare, renewed, reopen_logs
+from upwell.process.generation import (
+    Generation,
+    NotPrepared,
+    close_logs,
+    is_same_user,
+    keep_members,
+    logs_are_current,
+    prepare,
+    read_plan,
+    renewed,
+    reopen_logs,
+    shares_logs,
+)
 from upwell.process.handover import Orders
+from upwell.process.in_place import difference
 from upwell.process.inherited import Inherited, inherited, start_successor, unused
 from upwell.process.journal import Journal, failure, make_folder_of
 from upwell.process.listeners import all_of, discard, of_worker
-from upwell.process.parts import Parts
+from upwell.process.parts import Parts, Plan
 from upwell.process.service import Service
 from upwell.process.shared_dir import SharedDir
 from upwell.process.startup import daemonize, greeting, release
@@ -309,12 +323,31 @@ class Master:
         self._note_orders()
         try:
             keep_members(old, self._journal)
-            generation = prepare(self._parts, self._journal, self._boot, kept)
+            plan = read_plan(self._parts, self._journal)
+            if self._load_in_place(old, plan):
+                return
+            generation = prepare(self._parts, self._journal, self._boot, kept, plan)
         except NotPrepared:
             self._perform(self._supervisor.failed())
             self._service.tell("READY=1", "STATUS=the new configuration was refused, the old one goes on")
             return
         self._follow(old, generation)
+
+    def _load_in_place(self, old: Generation, plan: Plan) -> bool:
+        """Have the processes of `old` serve `plan` if it differs in nothing but who belongs to upstreams."""
+        number = self._supervisor.serving or max(self._generations)
+        if not self._supervisor.plain or plan.likeness is None or plan.likeness != old.plan.likeness:
+            return False
+        found = difference(old.plan.upstreams, old.table, old.upstreams, plan.upstreams)
+        if found is None or not logs_are_current(old, self._boot) or not is_same_user(old, plan):
+            return False
+        if not unchanged(list_of(self._shared.path, old.table.configurations)):
+            return False
+        self._orders[number].say(found.orders)
+        self._generations[number] = replace(old, upstreams=plan.upstreams)
+        self._journal.notice(f"reconfigured in place, without new workers: {found.text}")
+        self._service.tell("READY=1", f"STATUS={old.workers} workers serve")
+        return True
 
     def _renew(self, _: Renew) -> None:
         old = self._current()
@@ -335,7 +368,7 @@ class Master:
         """Begin `generation` with all that is known in the `old` one."""
         carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
-        if generation.plan is not old.plan:
+        if not shares_logs(generation.plan, old.plan):
             generation.plan.lookups.adopt(old.plan.lookups)
         self._begin(generation)
 
@@ -421,7 +454,7 @@ class Master:
         del self._orders[action.generation]
         gone = self._generations.pop(action.generation)
         self._discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
-        gone.close(logs=all(other.plan is not gone.plan for other in self._generations.values()))
+        gone.close(logs=not any(shares_logs(other.plan, gone.plan) for other in self._generations.values()))
 
     def _reopen(self, _: Reopen) -> None:
         for generation in self._generations.values():
@@ -475,7 +508,7 @@ class Master:
             sock.close()
         self._journal.direct(generation.logs(self._boot))
         for other in self._generations.values():
-            if other.plan is not generation.plan:
+            if not shares_logs(other.plan, generation.plan):
                 close_logs(other.plan)
         birth = Birth(
             plan=generation.plan,

@@ -170,8 +170,9 @@ class Supervisor:
 
     @property
     def plain(self) -> bool:
-        """Whether the newest generation serves, and nothing is being ended or begun."""
-        return bool(self._serving == self._newest > 0) and not self._stopping and not self._resting
+        """Whether there is one generation that serves, or will, and all is to go on with it."""
+        going = sum(not generation.retired for generation in self._generations.values())
+        return going == 1 and not self._stopping and not self._resting
 
     def is_retired(self, number: int) -> bool:
         """Whether that generation has come to its end, or is about to."""

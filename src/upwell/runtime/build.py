@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
@@ -71,6 +71,24 @@ class Plan:
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
     folders: tuple[str, ...]
+
+    @property
+    def likeness(self) -> object:
+        """What two configurations must have in common for workers of one to serve for the other: all but who belongs to
+        the upstreams."""
+        return (
+            self.config.shape,
+            self.worker_processes,
+            self.listens,
+            self.checks,
+            self.names,
+            self.resolvers,
+            tuple(replace(spec, peers=()) for spec in self.upstreams),
+        )
+
+    def with_upstreams(self, upstreams: tuple[UpstreamSpec, ...]) -> Plan:
+        """The same plan, logs and look-ups with other peers."""
+        return replace(self, upstreams=upstreams)
 
     @property
     def logs(self) -> tuple[AccessLogFile | ErrorLog, ...]:

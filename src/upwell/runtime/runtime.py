@@ -17,6 +17,7 @@ from upwell.log import ALERT, DEBUG, WARN, ErrorLog, ErrorLogs
 from upwell.lua import phase
 from upwell.lua import vm as lua_vm
 from upwell.lua.host import LuaHost
+from upwell.lua.loaded import LoadedFiles, list_of
 from upwell.lua.vm import Vm
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.location import LocationSettings
@@ -105,6 +106,7 @@ class Runtime:
         self._publishing: asyncio.TimerHandle | None = None
         self._table = table
         self._worker = worker
+        self._shared_dir = shared_dir
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
         self._sessions = open_dicts(shared_dir, dict(plan.session_zones), "sticky")
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
@@ -258,6 +260,7 @@ class Runtime:
             clock=self._loop.time,
             time=time.time,
             max_run_time=lua.max_run_time,
+            loads_file=LoadedFiles(list_of(self._shared_dir, self._table.configurations)).add,
         )
         vm = Vm(host, lua.package_path, lua.package_cpath)
         if lua.init is not None:

@@ -135,6 +135,9 @@ MEMBER_WORDS: Final = 2 * SIDE_WORDS
 
 WORD_BYTES: Final = 8
 
+ROOM_OF_MEMBER: Final = (SIDE_WORDS - SIDE_TEXT) * WORD_BYTES
+"""The longest text that says what a member is, in bytes."""
+
 
 class Layout:
     """The offsets for one number of rows (spare ones included), upstreams and workers."""

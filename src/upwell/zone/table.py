@@ -62,6 +62,7 @@ from upwell.zone.layout import (
     RECORD_WORDS,
     RING,
     RING_WORDS,
+    ROOM_OF_MEMBER,
     ROWS,
     SETTLING,
     SIDE_LENGTH,
@@ -437,9 +438,8 @@ class PeerTable:
     def set_member(self, row: int, of: str, text: bytes) -> None:
         """Write who has the row (`of` "": nobody). Raises ValueError when `text` is too long, KeyError for an upstream
         that is not there."""
-        room = (SIDE_WORDS - SIDE_TEXT) * WORD_BYTES
-        if len(text) > room:
-            raise ValueError(f"a peer's description has {len(text)} bytes, {room} are allowed")
+        if len(text) > ROOM_OF_MEMBER:
+            raise ValueError(f"a peer's description has {len(text)} bytes, {ROOM_OF_MEMBER} are allowed")
         words = self.words
         at = self.layout.row(row) + PEER_SERIAL
         serial = words[at] + 1
