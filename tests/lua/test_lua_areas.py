@@ -26,7 +26,7 @@ def test_what_python_gives_is_used(shared_worker: Any, area: ModuleType) -> None
 
 
 def test_what_lua_uses_is_given(shared_worker: Any) -> None:
-    given = {"count_turns", "log_line", "may_wait", "monotonic"}
+    given = {"count_turns", "loads_file", "log_line", "may_wait", "monotonic"}
     for area in api.API:
         given |= set(area.functions(shared_worker.vm))
     for path, text in LUA.items():
