@@ -335,7 +335,7 @@ class Master:
 
     def _load_in_place(self, old: Generation, plan: Plan) -> bool:
         """Have the processes of `old` serve `plan` if it differs in nothing but who belongs to upstreams."""
-        number = self._supervisor.serving or max(self._generations)
+        number = self._current_number
         if not self._supervisor.plain or plan.likeness is None or plan.likeness != old.plan.likeness:
             return False
         found = difference(old.plan.upstreams, old.table, old.upstreams, plan.upstreams)
@@ -362,7 +362,11 @@ class Master:
 
     def _current(self) -> Generation:
         """The generation that serves, or will."""
-        return self._generations[self._supervisor.serving or max(self._generations)]
+        return self._generations[self._current_number]
+
+    @property
+    def _current_number(self) -> int:
+        return self._supervisor.serving or max(self._generations)
 
     def _follow(self, old: Generation, generation: Generation) -> None:
         """Begin `generation` with all that is known in the `old` one."""
@@ -429,14 +433,13 @@ class Master:
             self._journal.emerg(f'open() "{path}" {failure(error)}')
 
     def _note_orders(self) -> None:
-        """A generation is about to be made of the one that serves: whatever is ordered from now on will be repeated to
+        """A generation is about to be made of the current one: whatever is ordered from now on will be repeated to
         it. What was ordered before is news to others that are in the making."""
-        serving = self._supervisor.serving
-        if serving:
-            news = self._orders[serving].news()
-            for number, orders in self._orders.items():
-                if number > serving:
-                    orders.repeat(news)
+        current = self._current_number
+        news = self._orders[current].news()
+        for number, orders in self._orders.items():
+            if number > current:
+                orders.repeat(news)
 
     def _repeat(self, number: int, headless: bool = False) -> None:
         """Have the generation that serves know what a retired one was ordered to do."""
