@@ -545,55 +545,56 @@ class Checker:
                 if isinstance(what, Cycle):
                     what.run()
                     continue
-                if what.at != due:
+                target: Target = what
+                if target.at != due:
                     continue
-                if what.course is not course:
+                if target.course is not course:
                     # All of one check that are due together will be due again and run out of time together.
-                    course = what.course
+                    course = target.course
                     began = self._clock()
                     following = course.following(due)
                     if following <= now:
                         following = 0.0
                     else:
                         again = self._due.at(following)
-                    deadlines = self._deadlines.at(_deadline(began + what.timeout))
-                what.at = 0.0
-                if what.waiting or what.stage >= CONNECTING:
+                    deadlines = self._deadlines.at(_deadline(began + target.timeout))
+                target.at = 0.0
+                if target.waiting or target.stage >= CONNECTING:
                     continue
-                if what.stage == LINGERING and what.hears(now):
+                if target.stage == LINGERING and target.hears(now):
                     # To close a connection on a peer that is still sending would be a reset.
-                    what.at = _deadline(min(now + _PATIENCE, what.deadline))
-                    self._due.add(what.at, what)
+                    target.at = _deadline(min(now + _PATIENCE, target.deadline))
+                    self._due.add(target.at, target)
                     continue
-                if what.gates:
-                    if self._admit(what):
-                        self._launch(what)
-                        began = what.started
+                if target.gates:
+                    if self._admit(target):
+                        self._launch(target)
+                        began = target.started
                     continue
                 began = self._clock()
-                what.lagged = self._lagged
+                target.lagged = self._lagged
                 try:
-                    verdict = what.start(began)
+                    verdict = target.start(began)
                 except NoSocket as error:
-                    self._no_verdict(what, f"failed to {error.doing}: {error.word}", began)
-                    self._continue.append((course, what))
+                    self._no_verdict(target, f"failed to {error.doing}: {error.word}", began)
+                    self._continue.append((course, target))
                     continue
                 except Exception as raised:
-                    verdict = what.broken(raised, began)
+                    verdict = target.broken(raised, began)
                     if verdict is None:
-                        self._not_begun(what, raised, began)
-                        self._continue.append((course, what))
+                        self._not_begun(target, raised, began)
+                        self._continue.append((course, target))
                         continue
                 if verdict is not None:
-                    self._observe(what, verdict, began)
-                    self._continue.append((course, what))
+                    self._observe(target, verdict, began)
+                    self._continue.append((course, target))
                     continue
-                if not what.queued:
-                    what.queued = True
-                    deadlines.append(what)
+                if not target.queued:
+                    target.queued = True
+                    deadlines.append(target)
                 if following:
-                    what.at = following
-                    again.append(what)
+                    target.at = following
+                    again.append(target)
             words[CHECKER_LATENESS] = int(max(began - due, self._crowding.wait) * 1e6)
 
     def _admit(self, target: Target) -> bool:

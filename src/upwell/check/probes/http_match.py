@@ -228,8 +228,7 @@ class HttpMatchProbe:
             if verdict is None:
                 verdict = self._judge(head, data[end:])
             if data is start and verdict.passed and len(data) <= _LARGEST_HEAD:
-                usual = check.usual
-                usual.answer, usual.keep, usual.verdict = data, head.keep, verdict
+                check.usual.learn(data, head.keep, verdict)
             return verdict
         self._buffer = b""
         self.doing = _CONTENT
