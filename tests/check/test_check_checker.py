@@ -7,6 +7,7 @@ import os
 import re
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -1269,3 +1270,45 @@ def test_members_that_cannot_be_are_refused(origin: Origins, bench: Benches) -> 
         b.checker.remove_peer(b.key(0)._replace(role="backup"))
     with pytest.raises(ValueError, match="another"):
         b.checker.change_peer(b.key(0), backup=True)
+
+
+def _ok(content: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content)
+
+
+def test_answers_of_all_lengths_are_read_whole_after_a_usual_one(origin: Origins, bench: Benches) -> None:
+    """What is read at once is measured by the last answer: a longer one, by a byte or by many, is no other answer for
+    that, and its connection is kept."""
+    one = origin(_ok(b"ok"))
+    one.keep = True
+    b = bench(one.spec)
+    b.check(dialect=PLUS, request=b"", keepalive_time=3600.0, fall=1, interval=0.005, statuses=(), timeout=LIMIT)
+    for content in (b"ok", b"okay", b"oka", b"", b"x" * 7000, b"ok", b"y" * 8000, b"z" * 20000, b"ok"):
+        one.answer = _ok(content)
+        passes = b.table.checks(0)[0].passes
+        b.until(lambda passes=passes: b.table.checks(0)[0].passes > passes + 2)  # type: ignore[misc]  # bound at once
+    assert (b.table.checks(0)[0].fails, one.most, one.ends) == (0, 1, 0)
+
+
+def test_a_longer_answer_before_a_reset_is_heard_before_the_reset(bench: Benches) -> None:
+    """The second part of one reading ends in an error: what came before it counts, as in two readings."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        b = bench(PeerSpec("127.0.0.1:1", listener.getsockname()))
+        b.check(dialect=PLUS, request=b"", statuses=(), keepalive_time=3600.0, fall=1, interval=0.02, timeout=LIMIT)
+        listener.settimeout(LIMIT)
+        b.until(lambda: bool(select.select([listener], [], [], 0)[0]))
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(LIMIT)
+            for content, passes in ((b"ok", 1), (b"ok", 2)):
+                b.until(lambda: bool(select.select([peer], [], [], 0)[0]))
+                peer.recv(1000)
+                peer.sendall(_ok(content))
+                b.until(lambda passes=passes: b.table.checks(0)[0].passes == passes)  # type: ignore[misc]  # bound at once
+            b.until(lambda: bool(select.select([peer], [], [], 0)[0]))
+            peer.recv(1000)
+            # A head without its end, longer than the usual answer, and then the reset.
+            peer.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        b.until(lambda: b.table.checks(0)[0].fails == 1)
+        assert "reset" in b.table.record(0, 0).why
