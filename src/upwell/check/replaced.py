@@ -144,20 +144,29 @@ class Replaced:
                 self._changed.wait_for(lambda: self._closing, rest)
                 work = self._work
                 self._work = None
-            try:
-                work()
-            except OSError as error:
-                self._fail(error.strerror or str(error))
+            wrong = _words_of_failure(work)
+            if wrong:
+                self._fail(wrong)
                 with self._changed:
                     if self._work is None and not self._closing:
                         self._work = work
-            else:
-                if self._failing:
-                    self._failing = False
-                    self._say(NOTICE, f"{self._title} is written again")
+            elif self._failing:
+                self._failing = False
+                self._say(NOTICE, f"{self._title} is written again")
             self._written = time.monotonic()
 
     def _fail(self, words: str) -> None:
         if not self._failing:
             self._failing = True
             self._say(ERROR, f"{self._title} cannot be written: {words}")
+
+
+def _words_of_failure(work: Callable[[], None]) -> str:
+    """What went wrong with `work`, whatever it is: the thread is the only one that the file has. "": nothing."""
+    try:
+        work()
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+    except Exception as other:
+        return f"{type(other).__name__}: {other}"
+    return ""
