@@ -314,6 +314,14 @@ def test_what_no_balancer_could_work_with_is_refused(wrong: dict[str, object]) -
     assert group.join(peer("c", weight=2**31 - 1, fail_timeout=0.5)).spec.name == "c"
 
 
+def test_a_row_that_a_killed_checker_was_about_to_give_is_given_clean() -> None:
+    """Else its check, maybe another upstream's that nobody makes here, would hold the peer back for ever."""
+    group = Group(peer("a"), spare=1)
+    group.table.add_check(group.membership.row_for("u"), 7, 1, 0)
+    joined = group.join(peer("b"))
+    assert group.table.checks(joined.row) == []
+
+
 def test_a_row_for_a_peer_that_is_refused_is_given_again_clean() -> None:
     group = Group(peer("a"), spare=1)
     row = group.membership.row_for("u")

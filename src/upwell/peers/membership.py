@@ -79,6 +79,7 @@ class Membership:
         if table.rows_used >= table.layout.row_count:
             spare = table.layout.row_count - table.configured
             raise NoRoom(f'no room for one more peer in upstream "{upstream}": {spare} joined since the last reload')
+        table.clean_row(table.rows_used)  # the one before may have been killed before its peer joined
         return table.rows_used
 
     def key_for(self, upstream: str, spec: PeerSpec) -> PeerKey:
