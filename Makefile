@@ -13,8 +13,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests bench chaos fuzz tools
-	$(BIN)/ruff check src tests bench chaos fuzz tools
+	$(BIN)/ruff format --check src tests bench chaos fuzz soak tools
+	$(BIN)/ruff check src tests bench chaos fuzz soak tools
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
@@ -38,6 +38,12 @@ bench: $(VENV)/.bench
 CHAOS ?= --save
 chaos: $(VENV)/.bench
 	$(BIN)/python -m chaos $(CHAOS)
+
+# Ten minutes of mixed load with reloads and faults: whether memory, descriptors and time grow, as a plot in bench/results.
+# SOAK="--seconds 86400 --every 300 --save" chooses, see `python -m soak -h`. `make test` has a run of seconds.
+SOAK ?= --save
+soak: $(VENV)/.dev
+	$(BIN)/python -m soak $(SOAK)
 
 # Ten minutes for each fuzzer; FUZZ="framing --seconds 3600" chooses, see `python -m fuzz -h`. `make test` has a short run.
 fuzz: $(VENV)/.dev
@@ -64,8 +70,8 @@ audit: $(VENV)/.tools
 	$(VENV)/tools/bin/python tools/audit.py requirements/dev.txt requirements/tools.txt
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests bench chaos fuzz tools
-	$(BIN)/ruff check --fix src tests bench chaos fuzz tools
+	$(BIN)/ruff format src tests bench chaos fuzz soak tools
+	$(BIN)/ruff check --fix src tests bench chaos fuzz soak tools
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -694,6 +694,9 @@ class ClientConnection(Receiver):
         self.exchange = None
         if exchange.body is not None:
             exchange.body.close()
+            # These two know the exchange: let go of them, or all of it stays until a collection, which comes seldom.
+            exchange.body = None
+        exchange.module = None
         if self._lost:
             return
         if self.writable:

@@ -535,6 +535,8 @@ class Exchange:
             if self.capture is not None:
                 self.capture.body = b"".join(self.capture.pieces)
             self.on_done(self)
+            self.body = None
+            self.module = None
         else:
             self.client.exchange_done(self)
 
