@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.balancers.round_robin import RoundRobin
+from upwell.peers.live import Peer
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
 from upwell.zone.table import PeerTable
@@ -154,3 +156,74 @@ def test_the_sequence_is_nginx_s(specs: list[PeerSpec], script: list[tuple[str, 
             other.fails,
             other.conns,
         )
+
+
+moves = st.one_of(
+    st.tuples(st.just("requests"), st.integers(1, 200)),
+    st.tuples(st.sampled_from(["toggle", "toggle", "leave", "join", "session", "weight", "fail"]), st.integers(0, 9)),
+)
+weights = st.sampled_from([1, 4099, 4099, 4099, 5003, 20011])
+
+
+@given(st.lists(weights, min_size=2, max_size=6), st.lists(moves, min_size=15, max_size=60))
+def test_who_comes_and_goes_moves_nobody_else_s_turn(some: list[int], script: list[tuple[str, int]]) -> None:
+    # Rounds as long as these are not written down: the lines stay through what happens.
+    def new(weight: int) -> Peer:
+        return Peer(PeerSpec("p", ("127.0.0.1", 80), weight=weight, max_fails=0), 0, 0)
+
+    balancer = RoundRobin(Method("round_robin"), float)
+    peers = tuple(new(weight) for weight in some)
+    plain = dict.fromkeys(peers, 0)
+    balancer.rebuild(peers, peers)
+
+    def walk(chosen: Peer | None) -> None:
+        for peer in plain:
+            if peer.up:
+                plain[peer] += peer.weight
+        if chosen is not None:
+            plain[chosen] -= sum(peer.weight for peer in plain if peer.up)
+
+    for what, amount in script:
+        peer = peers[amount % len(peers)] if peers else new(1)
+        if what == "requests":
+            for _ in range(amount if any(peer.up for peer in peers) else 0):
+                chosen = balancer.pick(None, (), 1.0)
+                assert chosen is not None
+                walk(None)
+                assert chosen is max([peer for peer in peers if peer.up], key=plain.__getitem__)
+                plain[chosen] -= sum(peer.weight for peer in peers if peer.up)
+        elif what == "toggle":
+            peer.up = not peer.up
+        elif what == "leave":
+            peers = tuple(one for one in peers if one is not peer)
+            plain.pop(peer, None)
+        elif what == "join":
+            peers = (*peers, new(some[amount % len(some)]))
+            plain[peers[-1]] = 0
+        elif what == "session" and peer in peers:
+            balancer.bound(peer, (), 1.0)
+            if plain[peer] > peer.weight - sum(one.weight for one in peers):
+                walk(peer)
+        elif what == "weight":
+            balancer.settle()
+            peer.weight = peer.effective_weight = some[amount % len(some)]
+            peers = (*peers,)
+        elif what == "fail" and not peer.up:
+            # One that comes back with a failure is walked to until it is forgiven.
+            peer.fails = 1 - peer.fails
+        if what != "requests":
+            balancer.rebuild(peers, [peer for peer in peers if peer.up])
+    balancer.settle()
+    assert {peer: peer.current_weight for peer in peers} == {peer: plain[peer] for peer in peers}
+
+
+def test_one_that_comes_back_suspended_is_passed_over_where_rounds_are_long() -> None:
+    peers = [Peer(PeerSpec(f"p{at}", ("127.0.0.1", 80), weight=4099 + at), at, at) for at in range(3)]
+    balancer = RoundRobin(Method("round_robin"), float)
+    balancer.rebuild(peers, peers)
+    balancer.pick(None, (), 100.0)
+    balancer.rebuild(peers, peers[:2])
+    peers[2].fails, peers[2].checked = 1, 100.0
+    balancer.rebuild(peers, peers)
+    assert peers[2] not in [balancer.pick(None, (), 105.0) for _ in range(6)]
+    assert peers[2] in [balancer.pick(None, (), 111.0) for _ in range(6)]

@@ -32,20 +32,28 @@ class Roster:
     Raises KeyError when `table` has no row for a peer of the configuration.
     """
 
-    __slots__ = ("_by_row", "_table", "members", "upstream")
+    __slots__ = ("_by_row", "_members", "_table", "upstream")
 
     def __init__(self, spec: UpstreamSpec, table: PeerTable) -> None:
         self.upstream = spec.name
         self._table = table
-        self._by_row: dict[int, Member] = {}
+        self._by_row: dict[int, Member] = {}  # in the order of the members
         for peer, key in zip(spec.peers, peer_keys(spec), strict=True):
             row = table.row_at_first(key)
             self._by_row[row] = Member(peer, key, row)
-        self.members: tuple[Member, ...] = tuple(self._by_row.values())
+        self._members: tuple[Member, ...] | None = tuple(self._by_row.values())
         self.refresh()
 
     def __repr__(self) -> str:
-        return f"<Roster {self.upstream} {len(self.members)} peers>"
+        return f"<Roster {self.upstream} {len(self._by_row)} peers>"
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All of them in their order."""
+        members = self._members
+        if members is None:
+            members = self._members = tuple(self._by_row.values())
+        return members
 
     def refresh(self, rows: Collection[int] | None = None) -> list[int]:
         """Read again what rows say (`rows`: those that changed, None: all). Returns the rows of this upstream whose
@@ -56,7 +64,6 @@ class Roster:
             rows = range(table.rows_used) if table.members_changed else ()
         joined: list[Member] = []
         found = []
-        stayed = True
         for row in rows:
             before = by_row.get(row)
             if table.member_serial(row) == (before.serial if before is not None else 0):
@@ -64,26 +71,24 @@ class Roster:
             text = table.member(row)
             if text.of == self.upstream:
                 member = _read(text.text, row, text.serial, text.of)
-                by_row[row] = member
                 table.know(row, member.key)
-                if before is None or before.key != member.key:
+                if before is not None and before.key == member.key:
+                    by_row[row] = member
+                else:
+                    if before is not None:
+                        del by_row[row]
                     joined.append(member)
-                if before is not None:
-                    stayed = False
             elif before is not None:
                 del by_row[row]
                 if table.keys[row] == before.key:
                     table.know(row, None)
-                stayed = False
             else:
                 continue
             found.append(row)
-        if not stayed:
-            others = {member.row for member in joined}
-            stay = [by_row[one.row] for one in self.members if one.row in by_row and one.row not in others]
-            self.members = (*stay, *sorted(joined, key=_order))
-        elif joined:
-            self.members += tuple(sorted(joined, key=_order))
+        for member in sorted(joined, key=_order):
+            by_row[member.row] = member
+        if found:
+            self._members = None
         return found
 
     def get(self, row: int) -> Member | None:

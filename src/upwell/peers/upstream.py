@@ -323,25 +323,25 @@ class Upstream:
     def _muster(self, rows: Collection[int]) -> None:
         """Have the peers of `rows` as the roster has them now. One that stays is the same object, whatever changed of
         it. The caller rebuilds the balancers."""
-        if not self.watches:
-            for balancer in self._balancers():
-                balancer.settle()
         by_row = self._by_row
         joining: list[tuple[int, int, Member]] = []
         changed: list[Peer] = []
-        parted = False
+        parted: list[Peer] = []
         for row in rows:
             member, peer = self._roster.get(row), by_row.get(row)
             if peer is not None and (member is None or peer.key != member.key):
                 self._part(peer)
                 del by_row[row]
-                parted = True
+                parted.append(peer)
                 peer = None
             if member is None:
                 continue
             if peer is None:
                 joining.append((member.joined, row, member))
             else:
+                if not self.watches and not changed:
+                    for balancer in self._balancers():
+                        balancer.settle()
                 self._note(peer.spec, -1)
                 peer.change(member.spec, member.serial)
                 self._note(peer.spec, 1)
@@ -352,9 +352,14 @@ class Upstream:
         for peer in joined:
             by_row[peer.row] = peer
         # New objects even if nobody joined or left: balancers keep what they made of the last ones.
-        self.peers = (*[peer for peer in self.peers if not peer.gone], *joined)
-        self._primary = _with(self._primary, [peer for peer in joined if not peer.spec.backup], parted)
-        self._backup = _with(self._backup, [peer for peer in joined if peer.spec.backup], parted)
+        self.peers = (*_without(self.peers, parted), *joined)
+        for backup in (False, True):
+            mine = [peer for peer in joined if peer.spec.backup is backup]
+            others = [peer for peer in parted if peer.spec.backup is backup]
+            if backup:
+                self._backup = _with(self._backup, mine, others)
+            else:
+                self._primary = _with(self._primary, mine, others)
         self.single = len(self.peers) == 1 and not self._backup
         slowly = self._slow_starts > 0 and not self.single
         if slowly != self._slowly:
@@ -591,16 +596,25 @@ class Upstream:
             self._split = self._primary
 
 
-def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: bool) -> tuple[Peer, ...]:
-    """A role's peers without those that are gone (`parted`: there are such) and with those who joined; their ids."""
+def _without(peers: tuple[Peer, ...], parted: Sequence[Peer]) -> tuple[Peer, ...]:
+    if len(parted) > 1:
+        return tuple([peer for peer in peers if not peer.gone])
+    for peer in parted:
+        at = peers.index(peer)
+        return peers[:at] + peers[at + 1 :]
+    return peers
+
+
+def _with(peers: tuple[Peer, ...], joined: Sequence[Peer], parted: Sequence[Peer]) -> tuple[Peer, ...]:
+    """A role's peers without those that are gone (`parted`) and with those who joined; their ids."""
+    first = len(peers)
     if parted:
-        found = [*[peer for peer in peers if not peer.gone], *joined]
-        for number, peer in enumerate(found):
-            peer.id = number
-        return tuple(found)
-    for number, peer in enumerate(joined, len(peers)):
+        first = min([peer.id for peer in parted])
+        peers = _without(peers, parted)
+    found = (*peers, *joined)
+    for number, peer in enumerate(found[first:], first):
         peer.id = number
-    return (*peers, *joined)
+    return found
 
 
 def publish_all(table: PeerTable, worker: int, upstreams: Iterable[Upstream]) -> None:
