@@ -60,8 +60,10 @@ class Ewma:
                 if self._cost(peer, now) < self._cost(first, now):
                     first, peer = peer, first
                 if first.started > 0.0 and first.spec.slow_start > 0.0:
-                    return chosen(self._held_back(first, peer, now), now)
-                return chosen(first, now)
+                    first = self._held_back(first, peer, now)
+                if now - first.checked > first.fail_timeout:
+                    first.checked = now
+                return first
             first = peer
         return self._best(tried, now)
 
@@ -73,8 +75,9 @@ class Ewma:
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
-        header = max(header, 1e-6)
-        passed = max(now - peer.answer_at, 0.0)
+        if header < 1e-6:
+            header = 1e-6
+        passed = now - peer.answer_at
         peer.answer_at = now
         if not well:
             blame(peer, header, self._usual)
@@ -83,7 +86,7 @@ class Ewma:
         self._usual = usual + _SMOOTHING * (header - usual) if usual > 0.0 else header
         known = peer.answer_time
         if header < known:
-            kept = exp(-passed / DECAY)
+            kept = exp(-passed / DECAY) if passed > 0.0 else 1.0
             peer.answer_time = known * kept + header * (1.0 - kept)
         else:
             peer.answer_time = header
@@ -95,13 +98,13 @@ class Ewma:
         first request costs more than any other. One of whom nothing was heard for long gets a request the same way,
         and costs what is usual until it has answered that.
         """
-        under_way = look(peer)
+        under_way = peer.connections if peer.everywhere is None else look(peer)
         known = peer.answer_time
         under = under_way / share(peer, now) if peer.started > 0.0 else float(under_way)
         if known > 0.0:
             time = known * exp((peer.answer_at - now) / DECAY)
             if under_way and time < self._usual:
-                time = min(known, self._usual)
+                time = known if known < self._usual else self._usual
         elif under_way:
             time = _UNMEASURED
         else:

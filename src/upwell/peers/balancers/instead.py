@@ -37,4 +37,5 @@ class Instead:
         return self._turns.pick(None, tried, now)
 
     def settle(self) -> None:
-        self._turns.settle()
+        if self._ready:
+            self._turns.settle()

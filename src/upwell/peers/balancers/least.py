@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush
 from math import floor
+from operator import attrgetter
 from typing import Final
 
 from upwell.peers.balancers.balancer import chosen
 from upwell.peers.live import Peer, look
 from upwell.peers.passive import full, suspended
 from upwell.peers.slow_start import share
+
+_everywhere: Final = attrgetter("everywhere")
 
 # The states of a seat that has no place in a heap; those above 0 are the stamps of their entries.
 _OUT: Final = 0  # not among those that may get requests
@@ -218,35 +221,27 @@ class Least:
     def _follow(self, peers: Sequence[Peer]) -> None:
         """The peers are others, or have other weights."""
         known = self._seat_of
-        fresh: list[Peer] = []
-        last = -1
-        kept = 0
-        for peer in peers:
-            seat = known.get(peer)
-            if seat is None:
-                fresh.append(peer)
-                continue
-            if fresh or seat.order <= last:
-                self._seat_anew(peers)
-                return
-            last = seat.order
-            kept += 1
-            if seat.weight != peer.weight:
-                if seat.state > 0:
-                    self._leave(seat)
-                seat.weight = peer.weight
-                seat.pots = self._pots.setdefault(peer.weight, {})
+        get = known.get
+        # Few things in few steps of the interpreter, as there may be many peers.
+        seats = list(map(get, peers))
+        fresh = [peer for peer, seat in zip(peers, seats, strict=True) if seat is None]
+        orders = [seat.order for seat in seats if seat is not None]
+        if orders != sorted(orders) or None in seats[: len(orders)]:
+            self._seat_anew(peers)
+            return
+        for seat, peer in zip(seats, peers, strict=False):
+            if seat is not None and (seat.weight != peer.weight or peer.max_conns):
+                self._change(seat)
+        for seat in [seat for seat in self._full if seat.state == _FULL]:
             # Its `max_conns` may be another one.
-            if seat.state == _FULL:
-                seat.state = _MOVED
-                self._moved.append(seat)
-            elif seat.state > 0 and peer.max_conns and full(peer):
-                self._leave(seat)
-        if kept < len(known):
+            seat.state = _MOVED
+            self._moved.append(seat)
+        if len(orders) < len(known):
             there = frozenset(peers)
-            for peer in [peer for peer in known if peer not in there]:
+            left = known.keys() - there
+            for peer in left:
                 self._take_out(known.pop(peer))
-            self._here &= there
+            self._here -= left
             if len(self._seats) > 2 * len(peers) + 64:
                 self._seat_anew(peers)
                 return
@@ -255,6 +250,17 @@ class Least:
             self._seats.append(seat)
             known[peer] = seat
         self._consider(peers)
+
+    def _change(self, seat: _Seat) -> None:
+        """Its weight or its `max_conns` may be another one."""
+        peer = seat.peer
+        if seat.weight != peer.weight:
+            if seat.state > 0:
+                self._leave(seat)
+            seat.weight = peer.weight
+            seat.pots = self._pots.setdefault(peer.weight, {})
+        if seat.state > 0 and peer.max_conns and full(peer):
+            self._leave(seat)
 
     def _seat_anew(self, peers: Sequence[Peer]) -> None:
         for seat in self._seats:
@@ -270,7 +276,7 @@ class Least:
         self._consider(peers)
 
     def _consider(self, peers: Sequence[Peer]) -> None:
-        self._shaky = self._restless or any(peer.everywhere is not None for peer in peers)
+        self._shaky = self._restless or any(map(_everywhere, peers))
 
     def _take_out(self, seat: _Seat) -> None:
         if seat.state > 0:
@@ -423,7 +429,10 @@ class Least:
     def _has_moved(self, seat: _Seat, now: float) -> bool:
         """Whether its ratio is another one by now; it is there then."""
         peer = seat.peer
+        before = peer.elsewhere
         look(peer)
+        if peer.elsewhere == before and not (self._restless or self._lapses or peer.max_conns):
+            return False
         if self._ratio(peer, now) == seat.pot.level.ratio and not (peer.max_conns and full(peer)):
             return False
         self._leave(seat)

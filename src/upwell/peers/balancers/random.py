@@ -43,7 +43,7 @@ class Random:
         times = self._times
         if times is not None:
             peer = self._draw(tried, now)
-            if peer is not None:
+            if peer is not None and times.inflight:
                 times.picked(peer, now)
             return peer
         if len(ends) < 2:
@@ -59,7 +59,7 @@ class Random:
 
     def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
         chosen(peer, now)
-        if self._times is not None:
+        if self._times is not None and self._times.inflight:
             self._times.picked(peer, now)
 
     def settle(self) -> None:
@@ -67,7 +67,7 @@ class Random:
 
     def released(self, peer: Peer) -> None:
         self._instead.settle()
-        if self._times is not None:
+        if self._times is not None and self._times.inflight:
             self._times.released(peer)
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:
@@ -76,7 +76,8 @@ class Random:
 
     def _better(self, one: Peer, two: Peer, now: float) -> Peer:
         """The one with fewer requests for its weight or that answers sooner; of equals the later one."""
-        in_one, in_two = look(one), look(two)
+        in_one = one.connections if one.everywhere is None else look(one)
+        in_two = two.connections if two.everywhere is None else look(two)
         if self._times is not None:
             return one if self._times.cost(two, now) > self._times.cost(one, now) else two
         return one if in_two * one.weight > in_one * two.weight else two
@@ -85,15 +86,21 @@ class Random:
         """Draw until there are as many as it takes."""
         if len(self._ends) < 2:
             return self._instead.pick(tried, now)
-        total = self._ends[-1]
+        up, ends, chance = self._up, self._ends, self._chance
+        total = ends[-1]
         first: Peer | None = None
         for _ in range(_MOST_TRIES + 1):
-            peer = self._up[bisect_right(self._ends, int(self._chance() * total))]
-            if peer is first or peer in tried or unfit(peer, now):
+            peer = up[bisect_right(ends, int(chance() * total))]
+            if peer is first or (tried and peer in tried):
                 continue
-            if not self._two:
-                return chosen(peer, now)
-            if first is not None:
-                return chosen(self._better(first, peer, now), now)
-            first = peer
+            if (peer.fails or peer.max_conns) and unfit(peer, now):
+                continue
+            if self._two:
+                if first is None:
+                    first = peer
+                    continue
+                peer = self._better(first, peer, now)
+            if now - peer.checked > peer.fail_timeout:
+                peer.checked = now
+            return peer
         return self._instead.pick(tried, now)

@@ -16,7 +16,7 @@ from bisect import insort
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from math import gcd
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from upwell.peers.balancers.balancer import Chance
@@ -33,6 +33,7 @@ _Entry = tuple[int, int, Peer]
 
 _credit: Final = attrgetter("current_weight")
 _weight: Final = attrgetter("weight")
+_peer: Final = itemgetter(2)
 
 
 class _Line:
@@ -120,13 +121,15 @@ class RoundRobin:
         if left:
             leaving = {peer.weight for peer in left}
             for line in [line for line in lines if line.weight in leaving]:
-                entries = line.entries[line.at :]
-                line.entries = [entry for entry in entries if entry[2] not in left]
+                entries = line.entries
+                del entries[: line.at]
                 line.at = 0
-                for owed, _, peer in entries:
-                    if peer in left:
-                        peer.current_weight = walks * line.weight - (owed if kept is None else kept.pop(peer))
-                        self._total -= line.weight
+                # The others stay the objects they are: compiled, a loop over entries would make each anew.
+                places = [at for at, peer in enumerate(map(_peer, entries)) if peer in left]
+                for at in reversed(places):
+                    owed, _, peer = entries.pop(at)
+                    peer.current_weight = walks * line.weight - (owed if kept is None else kept.pop(peer))
+                    self._total -= line.weight
         if joined:
             by_weight = {line.weight: line for line in lines}
             for peer in joined:
