@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from random import Random
 
 import pytest
 
@@ -39,6 +40,19 @@ def test_a_new_record_says_that_nothing_happened(table: PeerTable) -> None:
     assert record.kind == -1
     assert (record.why, record.streak, record.timed, record.p99, record.history) == ("", 0, 0, 0, ())
     assert record.kinds == (0,) * KINDS_COUNTED
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.6, 2.5])
+@pytest.mark.parametrize("outlier", [None, 0, (1 << 31) - 1, 1 << 31, 1 << 40])
+def test_p99_is_the_largest_but_one_of_the_last_hundred(table: PeerTable, spread: float, outlier: int | None) -> None:
+    at, source = table.record_at(0, table.add_check(0, 7, rise=1, health=1)), Random(1)
+    times = [int(source.lognormvariate(7, spread)) for _ in range(4 * TIMES)]
+    for number in range(3, len(times), 77):
+        times[number] = times[number] if outlier is None else outlier
+    for number, elapsed in enumerate(times, 1):
+        note_time(table.words, table.halves, at, elapsed)
+        last = sorted([min(time, LONGEST) for time in times[max(number - TIMES, 0) : number]])
+        assert table.record(0, 0).p99 == last[-1 if number < TIMES else -2]
 
 
 def _passed(table: PeerTable, row: int, at: int, elapsed: int) -> None:

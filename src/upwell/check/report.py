@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from upwell.check.probe import KINDS
 from upwell.check.spec import CheckSpec
@@ -41,20 +41,37 @@ DOWN: Final = "down"
 CHECKING: Final = "checking"
 
 
-class CheckReport(NamedTuple):
+class CheckReport:
     """One check of one peer. `state` is UP, DOWN, or CHECKING: its first verdict is awaited, and till then there is no
     traffic. `since` is when it turned to that state, 0: it never turned. `at`, `status` and `latency` are the last
     probe's, 0 before the first; whether it passed is the sign of `record.streak`."""
 
-    spec: CheckSpec
-    state: str
-    since: int
-    at: int
-    status: int
-    latency: int
-    passes: int
-    fails: int
-    record: Record
+    __slots__ = ("at", "fails", "latency", "passes", "record", "since", "spec", "state", "status")
+
+    def __init__(
+        self,
+        spec: CheckSpec,
+        state: str,
+        since: int,
+        at: int,
+        status: int,
+        latency: int,
+        passes: int,
+        fails: int,
+        record: Record,
+    ) -> None:
+        self.spec = spec
+        self.state = state
+        self.since = since
+        self.at = at
+        self.status = status
+        self.latency = latency
+        self.passes = passes
+        self.fails = fails
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<CheckReport {self.spec.title} {self.state}>"
 
     @property
     def passed(self) -> bool | None:
@@ -73,20 +90,37 @@ class CheckReport(NamedTuple):
         return KINDS[self.record.kind] if self.record.kind >= 0 else ""
 
 
-class PeerReport(NamedTuple):
+class PeerReport:
     """One peer. `state` is UP when it may get traffic, else DOWN or CHECKING; `why` says what keeps it down. `admin` is
     what an operator said last: "", "down", "up". `since` is when its checks together last changed, 0: never. `label`
     is its name, told apart from others of the same name and role."""
 
-    spec: PeerSpec
-    label: str
-    row: int
-    state: str
-    why: str
-    admin: str
-    since: int
-    changes: int
-    checks: tuple[CheckReport, ...]
+    __slots__ = ("admin", "changes", "checks", "label", "row", "since", "spec", "state", "why")
+
+    def __init__(
+        self,
+        spec: PeerSpec,
+        label: str,
+        row: int,
+        state: str,
+        why: str,
+        admin: str,
+        since: int,
+        changes: int,
+        checks: list[CheckReport],
+    ) -> None:
+        self.spec = spec
+        self.label = label
+        self.row = row
+        self.state = state
+        self.why = why
+        self.admin = admin
+        self.since = since
+        self.changes = changes
+        self.checks = checks
+
+    def __repr__(self) -> str:
+        return f"<PeerReport {self.label} {self.state}>"
 
 
 class Report:
@@ -119,14 +153,13 @@ class Report:
         return {**self._named, **self._sent()}
 
     def peers(
-        self, upstream: UpstreamSpec, checks: Mapping[int, CheckSpec], wanted: Callable[[bool], bool] | None = None
+        self, upstream: UpstreamSpec, checks: dict[int, CheckSpec], wanted: Callable[[bool], bool] | None = None
     ) -> Iterator[PeerReport]:
         """The peers of `upstream` in the order of the configuration, with those of their checks that `checks` has; only
         those of which `wanted` says so, when told whether they may get traffic."""
-        for member in self.members(upstream):
-            spec, row = member.spec, member.row
+        for spec, key, row, _, _ in self.members(upstream):
             if wanted is None or wanted(self.table.is_up(row, spec.down)):
-                yield self._peer(spec, _label(member.key), row, checks)
+                yield self._peer(spec, _label(key), row, checks)
 
     def up(self, upstream: UpstreamSpec) -> Iterator[int]:
         """How many of its peers may get traffic, so far: the last number is that of all. Counting thousands takes
@@ -165,13 +198,13 @@ class Report:
         """What all workers counted for `peer`."""
         return self.table.counts(peer.row)
 
-    def _peer(self, spec: PeerSpec, label: str, row: int, checks: Mapping[int, CheckSpec]) -> PeerReport:
+    def _peer(self, spec: PeerSpec, label: str, row: int, checks: dict[int, CheckSpec]) -> PeerReport:
         table = self.table
         words = table.words
         start = table.layout.row(row)
         head = _ROW(words, start * WORD_BYTES)
         admin, summary, since, changes = head[PEER_ADMIN] & 3, head[PEER_CHECKS], head[PEER_SINCE], head[PEER_CHANGES]
-        found = []
+        found: list[CheckReport] = []
         for slot, identity in enumerate(head[PEER_WORDS:]):
             check = checks.get(identity) if identity else None
             if check is not None:
@@ -191,7 +224,7 @@ class Report:
         else:
             state, why = _why_not(admin, spec, found)
         said = _ADMIN.get(admin, "")
-        return PeerReport(spec, label, row, state, why, said, since, changes, tuple(found))
+        return PeerReport(spec, label, row, state, why, said, since, changes, found)
 
 
 def _label(key: PeerKey) -> str:

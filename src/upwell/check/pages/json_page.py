@@ -137,7 +137,8 @@ class _Texts:
 
 def _peer(view: View, peer: PeerReport, texts: _Texts) -> str:
     """One peer as text: of thousands, putting it together takes a third of what dictionaries and an encoder do."""
-    spec, label, _, state, why, admin, since, changes, checks = peer
+    spec, label, why = peer.spec, peer.label, peer.why
+    admin = _text_or_null(peer.admin)
     connections, requests, fails, (ones, twos, threes, fours, fives), sent, received, until = view.counts(peer)
     name = _text(spec.name)
     server = name if spec.server == spec.name else _text(spec.server)
@@ -148,11 +149,11 @@ def _peer(view: View, peer: PeerReport, texts: _Texts) -> str:
         workers, seconds = view.suspended(counts)
         why = why or (view.suspension(counts) if workers else "")
     more = (', "draining": true' if spec.drain else "") + (f', "tier": {spec.tier}' if spec.tier else "")
-    of_checks = ", ".join([_check(check, texts) for check in checks])
+    of_checks = ", ".join([_check(check, texts) for check in peer.checks])
     return (
         f'{{"name": {name}, "label": {label}, "server": {server}, "role": "{spec.role}"{more}, "weight": {spec.weight},'
-        f' "state": "{state}", "why": {_text(why) if why else "null"}, "admin": {_text(admin) if admin else "null"},'
-        f' "since": {texts.moments[since]}, "changes": {changes}, "connections": {connections},'
+        f' "state": "{peer.state}", "why": {_text(why) if why else "null"}, "admin": {admin},'
+        f' "since": {texts.moments[peer.since]}, "changes": {peer.changes}, "connections": {connections},'
         f' "requests": {requests}, "failed_requests": {fails}, "suspended_workers": {workers},'
         f' "suspended_for": {round(seconds, 3)}, "responses": {{"1xx": {ones},'
         f' "2xx": {twos}, "3xx": {threes}, "4xx": {fours}, "5xx": {fives}}}, "sent": {sent},'
@@ -161,19 +162,21 @@ def _peer(view: View, peer: PeerReport, texts: _Texts) -> str:
 
 
 def _check(check: CheckReport, texts: _Texts) -> str:
-    spec, state, since, at, status, latency, passes, fails, record = check
+    spec, at, record = check.spec, check.at, check.record
     moments, spans = texts.moments, texts.spans
+    streak = record.streak
     last = "null"
     if at:
-        passed = "true" if record.streak > 0 else "false"
-        why = "null" if record.streak > 0 else _text(record.why)
-        last = f'{texts.lasts[at]}{passed}, "why": {why}, "status": {status or "null"}, "time": {spans[latency]}}}'
+        passed = "true" if streak > 0 else "false"
+        why = "null" if streak > 0 else _text(record.why)
+        time = spans[check.latency]
+        last = f'{texts.lasts[at]}{passed}, "why": {why}, "status": {check.status or "null"}, "time": {time}}}'
     failure = void = "null"
     kinds = changes = ""
     if record.kind >= 0:
         failure = f'{{"at": {moments[record.failed_at]}, "kind": "{check.kind}", "why": {_text(record.why)}}}'
         kinds = ", ".join([f'"{kind}": {count}' for kind, count in zip(KINDS, record.kinds, strict=True) if count])
-    if record.history:
+    if record.changes:
         changes = ", ".join(
             [
                 f'{{"at": {moments[change.at]}, "to": "{"up" if change.up else "down"}",'
@@ -189,11 +192,11 @@ def _check(check: CheckReport, texts: _Texts) -> str:
             1:-1
         ]
     return (
-        f'{{{about}, "state": "{state}", "since": {moments[since]}, "last": {last},'
+        f'{{{about}, "state": "{check.state}", "since": {moments[check.since]}, "last": {last},'
         f' "no_verdict": {void}, "last_failure": {failure},'
         f' "time_average": {spans[record.average]}, "time_p99": {spans[record.p99]},'
-        f' "streak": {record.streak}, "rise": {spec.rise}, "fall": {spec.fall}, "passes": {passes},'
-        f' "failures": {fails}, "failures_by_kind": {{{kinds}}}, "next": {moments[record.next]},'
+        f' "streak": {streak}, "rise": {spec.rise}, "fall": {spec.fall}, "passes": {check.passes},'
+        f' "failures": {check.fails}, "failures_by_kind": {{{kinds}}}, "next": {moments[record.next]},'
         f' "changes": {record.changes}, "transitions": [{changes}]}}'
     )
 

@@ -5,8 +5,9 @@ lua-resty's metric is on lua-resty's page, Tengine's are on Tengine's: each wher
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Final
 
 from upwell.check.pages.view import View
@@ -14,6 +15,7 @@ from upwell.check.probe import KINDS
 from upwell.check.report import CHECKING, DOWN, UP, PeerReport
 from upwell.version import VERSION
 from upwell.zone.layout import BUCKETS
+from upwell.zone.records import Record
 from upwell.zone.resolvers import (
     CODES,
     COUNT_AT,
@@ -57,17 +59,20 @@ _CHECK: Final = (
     ("check_duration_seconds", "histogram", "How long answered probes took."),
 )
 
-# What has several lines for each peer or check is filled in with numbers, then with labels: two calls for all of them.
+_RESPONSES: Final = f"{_PREFIX}responses_total{{"
+_FAILURES: Final = f"{_PREFIX}check_failures_total{{"
+_ALWAYS_LISTED: Final = [kind for kind in KINDS if kind in _ALWAYS]
+
 _LABELS: Final = "\0"
-_RESPONSES: Final = "".join(f'{_PREFIX}responses_total{{{_LABELS},class="{digit}xx"}} %d\n' for digit in range(1, 6))
-_NO_FAILURES: Final = "".join(
-    f'{_PREFIX}check_failures_total{{{_LABELS},reason="{kind}"}} 0\n' for kind in KINDS if kind in _ALWAYS
+_NUMBER: Final = "\1"
+_HISTOGRAM: Final = re.split(
+    f"({_LABELS}|{_NUMBER})",
+    "".join(f'{_PREFIX}check_duration_seconds_bucket{{{_LABELS},le="{bound}"}} {_NUMBER}\n' for bound in _BOUNDS)
+    + f"{_PREFIX}check_duration_seconds_sum{{{_LABELS}}} {_NUMBER}\n"
+    + f"{_PREFIX}check_duration_seconds_count{{{_LABELS}}} {_NUMBER}\n",
 )
-_HISTOGRAM: Final = (
-    "".join(f'{_PREFIX}check_duration_seconds_bucket{{{_LABELS},le="{bound}"}} %d\n' for bound in _BOUNDS)
-    + f"{_PREFIX}check_duration_seconds_sum{{{_LABELS}}} %.6f\n"
-    + f"{_PREFIX}check_duration_seconds_count{{{_LABELS}}} %d\n"
-)
+"""The lines of a histogram in parts: text, labels, text, number and so on. As it is most of the page, its parts are put
+into their places and all of them joined at once."""
 
 _RESOLVER: Final = (
     ("lookups_total", "counter", COUNT_LOOKUPS, "Names looked up."),
@@ -98,6 +103,7 @@ def pieces(view: View) -> Iterator[str]:
     of_tiers: list[str] = []
     # Every peer is read once, and has its line in each family; a family is one after the other on the page.
     lines: list[list[str]] = [[] for _ in (*_PEER, *_CHECK)]
+    texts = _Texts(view)
     for upstream in view.upstreams:
         label = f'upstream="{escaped(upstream.name)}"'
         count = dict.fromkeys(_STATES, 0)
@@ -106,9 +112,9 @@ def pieces(view: View) -> Iterator[str]:
             block: list[list[str]] = [[] for _ in lines]
             for peer in some:
                 count[peer.state] += 1
-                _add(block, view, label, peer)
-            for family, texts in zip(lines, block, strict=True):
-                family.append("".join(texts))
+                _add(block, view, texts, label, peer)
+            for family, parts in zip(lines, block, strict=True):
+                family.append("".join(parts))
             yield ""
         states += [f'upwell_upstream_peers{{{label},state="{state}"}} {count[state]}\n' for state in _STATES]
         used = view.report.tiers(upstream)
@@ -125,49 +131,91 @@ def pieces(view: View) -> Iterator[str]:
         yield "".join(of_tiers)
     for (name, kind, words), family in zip((*_PEER, *_CHECK), lines, strict=True):
         yield _family(f"{_PREFIX}{name}", kind, words)
-        yield from family
+        family.reverse()
+        while family:
+            yield family.pop()  # it is tens of megabytes: what is sent need not stay
 
 
-def _add(lines: list[list[str]], view: View, upstream: str, peer: PeerReport) -> None:
+class _Stamps(dict[int, str]):
+    """Moments of the zone in seconds since 1970: of thousands, many are the same."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__({0: "0"})
+        self._view = view
+
+    def __missing__(self, millis: int) -> str:
+        text = self[millis] = repr(round(self._view.unix(millis), 3))
+        return text
+
+
+class _Texts:
+    """What was put into words for one page already."""
+
+    __slots__ = ("checks", "stamps")
+
+    def __init__(self, view: View) -> None:
+        self.checks: dict[int, str] = {}  # by id()
+        self.stamps = _Stamps(view)
+
+
+def _add(lines: list[list[str]], view: View, texts: _Texts, upstream: str, peer: PeerReport) -> None:
     """Append the lines of one peer to each family, in the order of _PEER and _CHECK."""
     (up, turns, connections, requests, failed, suspended, sent, received, responses, *rest) = lines
     labels = f'{upstream},peer="{escaped(peer.label)}",role="{peer.spec.role}"'
     end = f"{{{labels}}} "
-    counts = view.counts(peer)
-    workers = view.suspended(counts)[0] if counts.suspended else 0
+    in_use, asked, fails, (ones, twos, threes, fours, fives), out, into, until = view.counts(peer)
+    workers = view.suspended(view.counts(peer))[0] if until else 0
     up.append(f"{_PREFIX}up{end}{'1' if peer.state == UP else '0'}\n")
     turns.append(f"{_PREFIX}transitions_total{end}{peer.changes}\n")
-    connections.append(f"{_PREFIX}connections{end}{counts.connections}\n")
-    requests.append(f"{_PREFIX}requests_total{end}{counts.requests}\n")
-    failed.append(f"{_PREFIX}failed_requests_total{end}{counts.fails}\n")
+    connections.append(f"{_PREFIX}connections{end}{in_use}\n")
+    requests.append(f"{_PREFIX}requests_total{end}{asked}\n")
+    failed.append(f"{_PREFIX}failed_requests_total{end}{fails}\n")
     suspended.append(f"{_PREFIX}suspended_workers{end}{workers}\n")
-    sent.append(f"{_PREFIX}sent_bytes_total{end}{counts.sent}\n")
-    received.append(f"{_PREFIX}received_bytes_total{end}{counts.received}\n")
-    responses.append((_RESPONSES % counts.responses).replace(_LABELS, labels))
+    sent.append(f"{_PREFIX}sent_bytes_total{end}{out}\n")
+    received.append(f"{_PREFIX}received_bytes_total{end}{into}\n")
+    responses.append(
+        f'{_RESPONSES}{labels},class="1xx"}} {ones}\n{_RESPONSES}{labels},class="2xx"}} {twos}\n'
+        f'{_RESPONSES}{labels},class="3xx"}} {threes}\n{_RESPONSES}{labels},class="4xx"}} {fours}\n'
+        f'{_RESPONSES}{labels},class="5xx"}} {fives}\n'
+    )
     (check_up, passes, stamp, turned, failures, durations) = rest
     for place, check in enumerate(peer.checks):
-        of = _check_labels(labels, peer, place)
+        title = texts.checks.get(id(check.spec)) if not place else None
+        if title is None:
+            title = _check_label(peer, place)
+            if not place:
+                texts.checks[id(check.spec)] = title
+        of = labels + title
         end = f"{{{of}}} "
-        at = round(view.unix(check.at), 3) if check.at else 0
         record = check.record
         check_up.append(f"{_PREFIX}check_up{end}{'1' if check.state == UP else '0'}\n")
         passes.append(f"{_PREFIX}check_passes_total{end}{check.passes}\n")
-        stamp.append(f"{_PREFIX}check_last_timestamp_seconds{end}{at}\n")
+        stamp.append(f"{_PREFIX}check_last_timestamp_seconds{end}{texts.stamps[check.at]}\n")
         turned.append(f"{_PREFIX}check_transitions_total{end}{record.changes}\n")
         if record.kind >= 0:
-            failures.append(
-                "".join(
-                    [
-                        f'{_PREFIX}check_failures_total{{{of},reason="{kind}"}} {count}\n'
-                        for kind, count in zip(KINDS, record.kinds, strict=True)
-                        if count or kind in _ALWAYS
-                    ]
-                )
-            )
+            for kind, count in zip(KINDS, record.kinds, strict=True):
+                if count or kind in _ALWAYS:
+                    failures.append(f'{_FAILURES}{of},reason="{kind}"}} {count}\n')
         else:
-            failures.append(_NO_FAILURES.replace(_LABELS, of))
-        sums = (*accumulate(record.buckets),)
-        durations.append((_HISTOGRAM % (*sums, record.time / 1e6, sums[-1])).replace(_LABELS, of))
+            for kind in _ALWAYS_LISTED:
+                failures.append(f'{_FAILURES}{of},reason="{kind}"}} 0\n')
+        durations += _durations(record, of)
+
+
+def _durations(record: Record, labels: str) -> list[str]:
+    """The histogram of a check's answer times, in parts."""
+    parts = _HISTOGRAM.copy()
+    total, text = 0, "0"
+    numbers = []
+    for count in record.buckets:
+        if count:
+            total += count
+            text = str(total)
+        numbers.append(text)
+    numbers += ("%.6f" % (record.time / 1e6), text)
+    parts[1::4] = [labels] * len(numbers)
+    parts[3::4] = numbers
+    return parts
 
 
 def _resolvers(view: View) -> Iterator[str]:
@@ -193,13 +241,11 @@ def _family(name: str, kind: str, words: str) -> str:
     return f"# HELP {name} {words}\n# TYPE {name} {kind}\n"
 
 
-def _check_labels(labels: str, peer: PeerReport, at: int) -> str:
-    """With the check's title, and its place where two have the same."""
+def _check_label(peer: PeerReport, at: int) -> str:
+    """The check's title, with its place where two have the same."""
     title = peer.checks[at].spec.title
-    if not at:
-        return f'{labels},check="{escaped(title)}"'
-    before = sum(check.spec.title == title for check in peer.checks[:at])
-    return f'{labels},check="{escaped(f"{title} #{before + 1}" if before else title)}"'
+    before = sum([check.spec.title == title for check in peer.checks[:at]])
+    return f',check="{escaped(f"{title} #{before + 1}" if before else title)}"'
 
 
 def escaped(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from operator import not_
 
@@ -35,7 +35,7 @@ class View:
         self.wall = time.time() if wall is None else wall
         self._offset = self.wall - self.now
         self._minutes: dict[int, str] = {}  # most moments are of the last few
-        self.checks: Mapping[int, CheckSpec] = report.checks()
+        self.checks: dict[int, CheckSpec] = report.checks()
 
     @property
     def upstreams(self) -> Iterator[UpstreamSpec]:
