@@ -21,15 +21,17 @@ from upwell.modules.health_policy import HealthPolicySettings
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.resolver import resolver_of
+from upwell.modules.sticky import Sticky, StickySettings
 from upwell.modules.stream.proxy import StreamProxySettings
 from upwell.modules.upstream import UpstreamSettings
 from upwell.peers.panic import FAIL, PANIC
-from upwell.peers.peer import STREAM, PeerSpec, UpstreamSpec
+from upwell.peers.peer import STREAM, Method, PeerSpec, UpstreamSpec
 from upwell.resolve.spec import ResolverSpec
 from upwell.runtime.build import Plan
 
 _SHOWN: Final = 80  # characters of what is sent or awaited
 _MOST_NAMED: Final = 20  # peers
+_KEPT: Final = UpstreamSpec("", ()).keepalive
 _DIALECTS: Final = {
     RESTY: "lua-resty-upstream-healthcheck",
     PLUS: "health_check, as NGINX Plus",
@@ -45,6 +47,7 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     checks: list[tuple[CheckSpec, Position | None]] = []
     places: dict[str, Position] = {}
     used: set[str] | None = set()
+    bound: dict[str, Sticky] = {}
     if http is not None:
         settings = http[ChecksSettings]
         lua = http[LuaSettings].init_worker
@@ -52,6 +55,10 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         checks += zip(settings.specs, settings.places, strict=True)
         places = {block[UpstreamSettings].name: block.position for block in http.of("upstream")}
         used = _used(http)
+        for block in http.of("upstream"):
+            sticky = block[StickySettings].sticky
+            if sticky is not None:
+                bound[block[UpstreamSettings].name] = sticky
     if stream is not None:
         settings = stream[ChecksSettings]
         checks += zip(settings.specs, settings.places, strict=True)
@@ -62,6 +69,9 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         names = [line for line in plan.names if line.upstream == upstream.name]
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
         yield from _upstream(upstream, _place(places.get(upstream.name), folder), own, folder, names)
+        balancing = "" if upstream.implicit else _balancing(upstream, bound.get(upstream.name))
+        if balancing:
+            yield f"  {balancing}"
         if own and upstream.name in plan.notified:
             yield f"  Told of it: {'; '.join(_told(target) for target in plan.notified[upstream.name])}."
         if used is not None and upstream.name not in used:
@@ -86,6 +96,7 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     idle = list(plan.config.idle)
     if http is not None:
         idle += _policies_of_nobody(http, {spec.upstream for spec, _ in checks})
+        idle += _queues_of_nobody(http, plan.upstreams)
     if idle:
         yield "Without effect:"
         for text, position in idle:
@@ -165,6 +176,50 @@ def _upstream(
     tiers = sorted({peer.tier for peer in peers if not peer.backup})
     if len(tiers) > 1:
         yield f"  {_tiers(tiers, upstream.tier_threshold)}"
+
+
+def _queues_of_nobody(http: Block, upstreams: Sequence[UpstreamSpec]) -> Iterator[tuple[str, Position]]:
+    """Queues that nothing can ever wait in: no peer can be full."""
+    blocks = {block[UpstreamSettings].name: block for block in http.of("upstream")}
+    for upstream in upstreams:
+        block = blocks.get(upstream.name)
+        if block is None or not upstream.queue or any(peer.max_conns for peer in (*upstream.peers, *upstream.lines)):
+            continue
+        if not upstream.state:  # a peer that joins may have one
+            yield f"queue {upstream.queue} of upstream {upstream.name}, where no server has max_conns", block.position
+
+
+def _balancing(upstream: UpstreamSpec, sticky: Sticky | None) -> str:
+    """How a peer is chosen and kept, as far as it is not what every upstream does; "" if it is."""
+    said = []
+    if upstream.method != Method():
+        said.append(f"peers are chosen by {_method(upstream.method)}")
+    if sticky is not None:
+        by = ", ".join(f"${name}" for name in sticky.lookup)
+        if sticky.cookie is not None:
+            by = f"the cookie {sticky.cookie.name}, which upwell sets"
+        elif sticky.zone is not None:
+            by += f" (sticky learn, forgotten after {time_of(sticky.zone.timeout)})"
+        said.append(f"sessions stay with a peer by {by}")
+    if upstream.queue:
+        count = "1 request waits" if upstream.queue == 1 else f"{upstream.queue} requests wait"
+        said.append(f"up to {count} for a peer that is not full, {time_of(upstream.queue_timeout)} at most")
+    if upstream.keepalive != _KEPT:
+        kept = count_of(upstream.keepalive, "idle connection")
+        said.append(f"each worker keeps {kept}" if upstream.keepalive else "no connection is kept")
+    return f"{_capital('; '.join(said))}." if said else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _method(method: Method) -> str:
+    """The method as its directive says it."""
+    words = [method.name, method.key, "consistent" if method.consistent else ""]
+    words += [f"bounded={method.bounded:g}" if method.bounded else "", "two" if method.two else ""]
+    words += [method.measure, "inflight" if method.inflight else ""]
+    return " ".join(filter(None, words))
 
 
 def _said(http: Block, folder: str) -> Iterator[str]:
