@@ -348,7 +348,8 @@ def test_more_than_worker_connections_are_turned_away() -> None:
     with working(limit=1) as worker:
         address = worker.listen()
         first = _connected(address)
-        worker.until(lambda: worker.connections)
+        first.send(b"GET / HT")  # one that has asked for nothing would make way
+        worker.until(lambda: any(not one.rests for one in worker.connections))
         assert worker.ask(address) == b""
         assert worker.log.lines == ["1 worker_connections are not enough"]
         first.close()

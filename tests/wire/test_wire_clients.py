@@ -204,13 +204,49 @@ def test_requests_and_time_of_a_connection_are_bounded() -> None:
         assert client.far.closed()
 
 
-def test_more_connections_than_allowed_are_closed_at_once() -> None:
+def test_more_connections_than_allowed_are_closed_at_once_where_all_are_busy() -> None:
     with Joined(endpoint={"limit": 2}) as joined:
-        clients = [joined.client() for _ in range(3)]
-        assert [client.far.closed() for client in clients] == [False, False, True]
-        assert "2 worker_connections are not enough" in "\n".join(joined.log.lines)
-        clients[0].far.finish()
+        clients = [joined.client() for _ in range(2)]
+        clients[0].send(get())
+        clients[1].send(b"GET / HT")
+        late = [joined.client() for _ in range(2)]
+        assert [client.far.closed() for client in (*clients, *late)] == [False, False, True, True]
+        assert "".join(joined.log.lines).count("2 worker_connections are not enough") == 2
+        assert "reusing" not in "".join(joined.log.lines)
+        # Nobody looks again at once; then, who rests makes way.
+        joined.origin.last.send(response(b"x"))
+        assert clients[0].answer().body == b"x"
+        joined.advance(0.1)
+        another = joined.client()
+        assert [client.far.closed() for client in (*clients, another)] == [True, False, False]
+        another.far.finish()
         assert not joined.client().far.closed()
+
+
+def test_connections_that_rest_make_way_the_oldest_first() -> None:
+    with Joined(endpoint={"limit": 3}) as joined:
+        resting = [joined.client() for _ in range(3)]
+        for client in (resting[1], resting[0], resting[2]):
+            joined.advance(1)
+            client.send(get())
+            joined.origin.last.send(response(b"x"))
+            assert client.answer().body == b"x"
+        joined.advance(1)
+        new = [joined.client()]
+        assert [client.far.closed() for client in resting] == [False, True, False]
+        joined.advance(0.5)
+        new.append(joined.client())
+        assert [client.far.closed() for client in resting] == [True, True, False]
+        # A new one that has asked for nothing yet rests too, but not for so long.
+        joined.advance(1)
+        resting[2].send(get())
+        joined.origin.last.send(response(b"x"))
+        resting[2].answer()
+        new.append(joined.client())
+        assert [client.far.closed() for client in (resting[2], *new)] == [False, True, False, False]
+        lines = [line for line in joined.log.lines if "worker_connections" in line]
+        assert len(lines) == 2  # one in a second
+        assert all("3 worker_connections are not enough, reusing connections" in line for line in lines)
 
 
 def test_a_graceful_end_closes_the_idle_and_lets_the_others_finish() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from heapq import nsmallest
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
@@ -16,7 +17,7 @@ from upwell.http1.fields import FieldReader, FieldSection, check_host, check_lin
 from upwell.http1.head import RequestHead, parse_request_head, refused_head
 from upwell.http1.limits import DEFAULT_LIMITS, Counted, HeadLimits
 from upwell.http1.target import Target, parse_target
-from upwell.log import INFO, ErrorLog
+from upwell.log import INFO, WARN, ErrorLog
 from upwell.proxy.body import RequestBody
 from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
@@ -37,6 +38,10 @@ _NOT_ALLOWED: Final = frozenset(
     (b"CONNECT", b"TRACE")
 )  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED: Final = 16_384  # bytes of further requests that are taken in while one is being answered
+_CROWDED: Final = 1e-5
+"""Where no connection rested, nobody looks again for so many seconds times the connections there are: looking at all of
+them takes a thirtieth of it.
+"""
 _IN_LINE: Final = "while reading client request line"
 _IN_HEADERS: Final = "while reading client request headers"
 _connection_numbers = count(1)
@@ -57,6 +62,7 @@ class Endpoint:
         "begin",
         "clock",
         "connections",
+        "crowded_until",
         "default",
         "draining",
         "header_timeout",
@@ -72,6 +78,7 @@ class Endpoint:
         "parse",
         "reader",
         "report",
+        "said_at",
         "timers",
         "tls",
         "variable",
@@ -117,9 +124,30 @@ class Endpoint:
         self.local: tuple[str, int] | None = None  # unless each connection has to be asked
         self.is_unix = False
         self.tls: TlsFront | None = None
+        self.crowded_until: float = 0.0  # nobody rested when somebody looked
+        self.said_at: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.local}>"
+
+    def make_room(self) -> bool:
+        """Close connections that rest, the longest resting first and as many at once as nginx does. False where all are
+        busy: then a new one has no place (nginx: worker_connections).
+        """
+        now = self.loop.time()
+        if now < self.crowded_until:
+            return False
+        resting = [connection for connection in self.connections if connection.rests]
+        if not resting:
+            self.crowded_until = now + _CROWDED * len(self.connections)
+            return False
+        if now >= self.said_at + 1.0:
+            self.said_at = now
+            self.log.write(WARN, f"{self.limit} worker_connections are not enough, reusing connections")
+        for connection in nsmallest(max(1, min(32, len(resting) // 8)), resting, _since):
+            self.connections.discard(connection)
+            connection.make_way()
+        return True
 
     def connect(self) -> ClientConnection:
         """Who is to be told of a new connection."""
@@ -229,7 +257,7 @@ class ClientConnection(Receiver):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         endpoint = self.endpoint
         self.transport = cast("asyncio.Transport", transport)
-        if len(endpoint.connections) >= endpoint.limit:
+        if len(endpoint.connections) >= endpoint.limit and not endpoint.make_room():
             endpoint.log.alert(f"{endpoint.limit} worker_connections are not enough")
             self._lost = True
             transport.close()
@@ -781,6 +809,23 @@ class ClientConnection(Receiver):
             self.transport.close()
             self._watch(location)
 
+    @property
+    def rests(self) -> bool:
+        """Whether it waits for a request of which nothing has come, be it the first."""
+        return (
+            self.exchange is None
+            and self.body is None
+            and not self._in_head
+            and not self._buffer
+            and not self._closing
+            and self._lingering is None
+            and self._resumes is None
+        )
+
+    def make_way(self) -> None:
+        """For a new connection that has no place otherwise: close this one, which rests."""
+        self._close(self.endpoint.default.fallback)
+
     def close_if_idle(self) -> None:
         """For a graceful end: close a connection that rests between two requests. (Of a new one, a request may be on
         its way; client_header_timeout bounds it.)
@@ -791,6 +836,13 @@ class ClientConnection(Receiver):
                 self.endpoint.timers.arm(self, left)
             else:
                 self._close(self.endpoint.default.fallback)
+
+
+def _since(connection: ClientConnection) -> tuple[float, int]:
+    """About when it began to rest: as if all clients might rest as long as by the default server."""
+    if not connection.requests:
+        return connection.opened, connection.number  # of one turn all have the same time
+    return connection.deadline - connection.endpoint.default.fallback.keepalive_timeout, connection.number
 
 
 def _tell_of_ignored(exchange: Exchange, section: FieldSection) -> None:
