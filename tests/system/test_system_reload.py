@@ -8,17 +8,21 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from queue import Queue
 from threading import Event
 from typing import Any
 
 import pytest
 
+from tests.system.conftest import StartBalancer
 from tests.system.shop import BROKEN, Shop, await_line, await_takers, takers
-from tests.system.wire import Client, Origin, Seen, get, response
+from tests.system.wire import Client, Origin, Seen, ask, get, response
 from upwell.contrib.processes import Balancer, await_condition, free_ports
 from upwell.contrib.traffic import Traffic, fetch
 
@@ -364,3 +368,166 @@ def test_stream_and_http_change_at_once(town: Town) -> None:
     await_takers(town.front, {"two"})
     await_takers(port, {"two"})
     assert town.pids() == pids
+
+
+class Slow:
+    """A backend with answers that last as long as the test wants: `/long` and `/events` go on with what is put into
+    their queue, up to None; `/tunnel` speaks a protocol that repeats; uploads are answered with their length."""
+
+    def __init__(self) -> None:
+        self.parts: dict[bytes, Queue[bytes | None]] = {b"/long": Queue(), b"/events": Queue()}
+        self.origin = Origin(self._respond)
+
+    def _respond(self, seen: Seen, connection: socket.socket) -> bytes | None:
+        if seen.target == b"/tunnel":
+            connection.sendall(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: repeated\r\n\r\n")
+            while data := connection.recv(100):
+                connection.sendall(data)
+            return None
+        parts = self.parts.get(seen.target)
+        if parts is None:
+            return response(f"{len(seen.body)}".encode() if seen.body else b"one")
+        length = b"Content-Length: 10\r\n" if seen.target == b"/long" else b"Content-Type: text/event-stream\r\n"
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + length + b"Connection: close\r\n\r\n")
+        while part := parts.get():
+            connection.sendall(part)
+        return None
+
+
+class Posts(threading.Thread):
+    """Uploads, one after the other, until it is told to end."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.over = Event()
+        self.answers: Counter[str] = Counter()
+
+    def run(self) -> None:
+        body = b"x" * 10_000
+        head = b"POST /upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        while not self.over.wait(0.005):
+            try:
+                answer = ask(self.port, head % len(body) + body)
+                self.answers[f"{answer.status} {answer.body.decode()}"] += 1
+            except Exception as error:
+                self.answers[repr(error)] += 1
+
+
+def _long_lived(front: int, port: int, main: str = "") -> str:
+    return f"""
+worker_processes 1;
+{main}
+error_log logs/error.log notice;
+events {{ }}
+http {{
+    access_log off;
+    upstream app {{ zone app 64k; server 127.0.0.1:{port}; server 127.0.0.1:1 down; }}
+    server {{
+        listen 127.0.0.1:{front};
+        location / {{ proxy_pass http://app; health_check uri=/health interval=200ms; }}
+        location /events {{ proxy_pass http://app; proxy_buffering off; }}
+        location /tunnel {{
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $http_connection;
+        }}
+        location = /upwell {{ upwell_status; status_format json; }}
+    }}
+}}
+"""
+
+
+def _until(client: Client, words: bytes) -> bytes:
+    data = b""
+    while words not in data:
+        part = client.socket.recv(4096)
+        assert part, data
+        data += part
+    return data
+
+
+_TUNNEL = b"GET /tunnel HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: repeated\r\n\r\n"
+
+
+def test_ten_reloads_under_load_lose_nothing_and_end_nothing(start: StartBalancer) -> None:
+    """New requests go to new workers; a download, an upload, an event stream and a tunnel live through all of it in the
+    first one."""
+    (front,) = free_ports(1)
+    slow = Slow()
+    with ExitStack() as stack:
+        stack.enter_context(slow.origin)
+        balancer = start(_long_lived(front, slow.origin.port), [front])
+        await_condition(lambda: ask(front, get("/")).body == b"one", "an answer", _SECONDS)
+        download, upload, events, tunnel = (stack.enter_context(Client(front)) for _ in range(4))
+        download.send(get("/long"))
+        upload.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\nx")
+        events.send(get("/events"))
+        tunnel.send(_TUNNEL)
+        _until(tunnel, b"\r\n\r\n")
+        slow.parts[b"/events"].put(b"data: begin\n\n")
+        _until(events, b"data: begin\n\n")
+        await_condition(lambda: len(balancer.workers) == 2, "worker and checker", _SECONDS)
+        for _ in range(20):
+            assert ask(front, get("/")).body == b"one"
+        before = json.loads(fetch(front, "/upwell")[1])["upstreams"][0]["peers"][0]
+        posts = Posts(front)
+        first = set(balancer.workers)
+        with Traffic(front, pause=0.002, keep=False) as traffic, Traffic(front, pause=0.002, keep=False) as other:
+            posts.start()
+            for number in range(10):
+                old = set(balancer.workers) - first
+                balancer.send(signal.SIGHUP)
+
+                def switched(old: set[int] = old) -> bool:
+                    now = set(balancer.workers)
+                    return len(now) == 3 and len(now & first) == 1 and not now & old
+
+                await_condition(switched, f"reload {number + 1}", _SECONDS)
+                slow.parts[b"/long"].put(b"x")
+                upload.send(b"x")
+                slow.parts[b"/events"].put(b"data: %d\n\n" % number)
+                _until(events, b"data: %d\n\n" % number)
+                tunnel.send(b"ping")
+                assert _until(tunnel, b"ping") == b"ping"
+            posts.over.set()
+            posts.join(_SECONDS)
+        assert traffic.lost + other.lost == []
+        assert traffic.answered.keys() == {"one"}
+        assert posts.answers.keys() == {"200 10000"}
+        (last,) = first & set(balancer.workers)
+        assert download.answer().body == b"x" * 10
+        assert upload.answer("POST").body == b"11"
+        after = json.loads(fetch(front, "/upwell")[1])["upstreams"][0]["peers"][0]
+        assert (after["state"], after["since"]) == (before["state"], before["since"])
+        assert after["requests"] >= before["requests"]
+        slow.parts[b"/events"].put(None)
+        tunnel.socket.close()
+        await_condition(lambda: last not in balancer.workers, "the end of the first worker", _SECONDS)
+
+
+def test_after_worker_shutdown_timeout_nothing_lives_on(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    slow = Slow()
+    with ExitStack() as stack:
+        stack.enter_context(slow.origin)
+        balancer = start(_long_lived(front, slow.origin.port, "worker_shutdown_timeout 500ms;"), [front])
+        download, events, tunnel = (stack.enter_context(Client(front)) for _ in range(3))
+        tunnel.send(_TUNNEL)
+        _until(tunnel, b"\r\n\r\n")
+        download.send(get("/long"))
+        slow.parts[b"/long"].put(b"x")
+        events.send(get("/events"))
+        slow.parts[b"/events"].put(b"data: begin\n\n")
+        _until(events, b"data: begin\n\n")
+        _until(download, b"\r\n\r\nx")
+        old = set(balancer.workers)
+        balancer.send(signal.SIGHUP)
+        for client in (download, events, tunnel):
+            while client.socket.recv(4096):
+                pass
+        await_condition(lambda: not old & set(balancer.workers), "the end of the old processes", _SECONDS)
+        assert ask(front, get("/")).body == b"one"
+        for parts in slow.parts.values():
+            parts.put(None)
