@@ -38,7 +38,7 @@ UNSUPPORTED = words(
     fastcgi_pass_request_headers fastcgi_read_timeout fastcgi_request_buffering fastcgi_send_lowat
     fastcgi_send_timeout fastcgi_socket_keepalive fastcgi_socket_rcvbuf fastcgi_socket_sndbuf
     fastcgi_split_path_info fastcgi_store fastcgi_store_access fastcgi_temp_file_write_size fastcgi_temp_path flv
-    form_input geo geoip_city geoip_country geoip_org geoip_proxy geoip_proxy_recursive google_perftools_profiles
+    form_input  geoip_city geoip_country geoip_org geoip_proxy geoip_proxy_recursive google_perftools_profiles
     grpc_bind grpc_buffer_size grpc_connect_timeout grpc_hide_header grpc_ignore_headers grpc_intercept_errors
     grpc_next_upstream grpc_next_upstream_timeout grpc_next_upstream_tries grpc_pass grpc_pass_header
     grpc_read_timeout grpc_send_timeout grpc_set_header grpc_socket_keepalive grpc_socket_rcvbuf grpc_socket_sndbuf
@@ -65,8 +65,8 @@ UNSUPPORTED = words(
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols
-    lua_ssl_trusted_certificate lua_ssl_verify_depth lua_upstream_skip_openssl_default_verify mail map
-    map_hash_bucket_size map_hash_max_size max_ranges memc_pass memcached_bind
+    lua_ssl_trusted_certificate lua_ssl_verify_depth lua_upstream_skip_openssl_default_verify mail
+      max_ranges memc_pass memcached_bind
     memcached_buffer_size memcached_connect_timeout memcached_force_ranges memcached_gzip_flag
     memcached_next_upstream memcached_next_upstream_timeout memcached_next_upstream_tries memcached_pass
     memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth mirror
@@ -108,7 +108,7 @@ UNSUPPORTED = words(
     set_misc_base32_padding set_quote_json_str set_quote_pgsql_str set_quote_sql_str set_random set_real_ip_from
     set_rotate set_secure_random_alphanum set_secure_random_lcalpha set_sha1 set_unescape_uri slice smtp_auth
     smtp_capabilities smtp_client_buffer smtp_greeting_delay source_charset spdy_chunk_size spdy_headers_comp
-    split_clients srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
+     srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
     ssi_silent_errors ssi_types ssi_value_length ssl ssl_certificate_by_lua_block
     ssl_certificate_by_lua_file ssl_certificate_compression
     ssl_client_hello_by_lua_block ssl_client_hello_by_lua_file
@@ -154,8 +154,8 @@ LACKING = {
     "http": words("ssl_handshake_timeout"),
     "stream": words(
         """
-        open_log_file_cache server_name server_names_hash_bucket_size
-        server_names_hash_max_size set
+        geo map map_hash_bucket_size map_hash_max_size open_log_file_cache server_name server_names_hash_bucket_size
+        server_names_hash_max_size set split_clients
         """
     ),
 }

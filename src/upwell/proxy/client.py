@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from heapq import nsmallest
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
@@ -55,12 +55,14 @@ class Endpoint:
 
     `match` finds the server for an exchange by its `host`; `begin` starts an exchange whose server is known;
     `variable` gives $name; `report` logs an exception that a handler let out. `parse` reads heads where `reader` and
-    `limits` are not those of all servers. `tls` is set where connections are in TLS.
+    `limits` are not those of all servers. `tls` is set where connections are in TLS;
+    `computed` are the variables that the configuration has computed when they are read, by name.
     """
 
     __slots__ = (
         "begin",
         "clock",
+        "computed",
         "connections",
         "crowded_until",
         "default",
@@ -126,6 +128,7 @@ class Endpoint:
         self.tls: TlsFront | None = None
         self.crowded_until: float = 0.0  # nobody rested when somebody looked
         self.said_at: float = 0.0
+        self.computed: Mapping[str, Callable[[Exchange], bytes]] = {}
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.local}>"

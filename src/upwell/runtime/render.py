@@ -116,11 +116,22 @@ def _variable(name: str) -> variables.Variable:
         return known
 
     if known is None:
-        return lambda exchange: None if exchange.variables is None else exchange.variables.get(name)
+
+        def made_or_computed(exchange: Exchange) -> bytes | None:
+            made = exchange.variables
+            if made is not None and name in made:
+                return made[name]
+            compute = exchange.client.endpoint.computed.get(name)
+            return None if compute is None else compute(exchange)
+
+        return made_or_computed
 
     def of_configuration(exchange: Exchange) -> bytes | None:
         made = exchange.variables
-        return known(exchange) if made is None or name not in made else made[name]
+        if made is not None and name in made:
+            return made[name]
+        compute = exchange.client.endpoint.computed.get(name)
+        return known(exchange) if compute is None else compute(exchange)
 
     return of_configuration
 

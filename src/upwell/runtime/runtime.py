@@ -40,6 +40,7 @@ from upwell.proxy.transport import Poll
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import LOGGING, Plan
 from upwell.runtime.compile import Compiler
+from upwell.runtime.computed import computed_variables
 from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
 from upwell.runtime.locations import Level, Locations, Place
@@ -130,6 +131,7 @@ class Runtime:
             self._streams = Streams(
                 stream, streamed, self._access_logs, self._error_logs(), self._log, self._connection_closed
             )
+        self._computed = {} if self._http is None else computed_variables(self._http)
         if self._http is not None:
             compiler = Compiler(
                 self._upstreams,
@@ -345,6 +347,7 @@ class Runtime:
             endpoint.local = ("unix:", 0)
         elif address[0] not in _ANY:
             endpoint.local = address
+        endpoint.computed = self._computed
         if self._http is not None and address in self._http[SslSettings].addresses:
             secure(endpoint, lambda client, host: addresses.names(client).fitting(host), blocks)
         return endpoint
@@ -415,6 +418,9 @@ def _uses_lua(http: Block) -> bool:
 
 
 def _variable(exchange: Exchange, name: str) -> bytes | None:
+    compute = exchange.client.endpoint.computed.get(name)
+    if compute is not None:
+        return compute(exchange)
     known = variables.find(name)
     return None if known is None else known(exchange)
 

@@ -1,0 +1,172 @@
+"""Variables that are computed when somebody reads them: `map`, `geo`, `split_clients`, once for each request."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from upwell import pcre
+from upwell.config.model import Block
+from upwell.config.template import Template
+from upwell.modules.geo import Geo, GeoSettings, Network
+from upwell.modules.map import Map, MapSettings
+from upwell.modules.split_clients import Split, SplitSettings
+from upwell.runtime.locations import keep_captures
+from upwell.runtime.render import Render, render
+
+if TYPE_CHECKING:
+    from upwell.proxy.exchange import Exchange
+
+_MOST_REMEMBERED: Final = 4096
+_WORD: Final = 0xFFFFFFFF
+_FACTOR: Final = 0x5BD1E995
+
+
+def computed_variables(http: Block) -> dict[str, Callable[[Exchange], bytes]]:
+    """Each by its name. Where two say the same name, the last one counts, as in nginx."""
+    found: dict[str, Callable[[Exchange], bytes]] = {}
+    for one in http[MapSettings].maps:
+        found[one.name] = _mapped(one) if one.volatile else _once(one.name, _mapped(one))
+    for geo in http[GeoSettings].geos:
+        found[geo.name] = _once(geo.name, _located(geo))
+    for split in http[SplitSettings].splits:
+        found[split.name] = _once(split.name, _split(split))
+    return found
+
+
+def _once(name: str, compute: Callable[[Exchange], bytes]) -> Callable[[Exchange], bytes]:
+    """`compute`, and have the request keep the value. Whoever asks for it while it is computed gets the empty text."""
+
+    def value(exchange: Exchange) -> bytes:
+        if exchange.variables is None:
+            exchange.variables = {}
+        exchange.variables[name] = b""
+        found = compute(exchange)
+        exchange.variables[name] = found
+        return found
+
+    return value
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _table(entries: dict[str, Template]) -> dict[bytes, Render]:
+    return {_octets(key): render(value) for key, value in entries.items()}
+
+
+def _mapped(one: Map) -> Callable[[Exchange], bytes]:
+    source = render(one.source)
+    exact, leading, trailing = _table(one.exact), _table(one.leading), _table(one.trailing)
+    regexes = [(regex, render(value)) for regex, value in one.regexes]
+    default = render(one.default)
+
+    def by_host(key: bytes) -> Render | None:
+        at = key.find(b".")
+        while leading and at >= 0:
+            found = leading.get(key[at + 1 :])
+            if found is not None:
+                return found
+            at = key.find(b".", at + 1)
+        at = key.rfind(b".")
+        while trailing and at >= 0:
+            found = trailing.get(key[:at])
+            if found is not None:
+                return found
+            at = key.rfind(b".", 0, at)
+        return None
+
+    def value(exchange: Exchange) -> bytes:
+        text = source(exchange)
+        key = text.lower()
+        if one.hostnames:
+            key = key.removesuffix(b".")
+        found = exact.get(key)
+        if found is None and one.hostnames:
+            found = by_host(key)
+        if found is not None:
+            return found(exchange)
+        for regex, result in regexes:
+            match = pcre.search(regex, text)
+            if match is not None:
+                keep_captures(exchange, match)
+                return result(exchange)
+        return default(exchange)
+
+    return value
+
+
+def _located(geo: Geo) -> Callable[[Exchange], bytes]:
+    source = render(geo.source)
+    tables: dict[int, list[tuple[int, dict[int, bytes]]]] = {4: [], 6: []}
+    default = _octets(geo.default)
+    for version, sizes in tables.items():
+        of_version = [network for network in geo.networks if network.version == version]
+        for size in sorted({network.prefixlen for network in of_version}, reverse=True):
+            shift = (32 if version == 4 else 128) - size
+            sizes.append((shift, _by_number(of_version, size, shift, geo)))
+    known: dict[bytes, bytes] = {}
+
+    def find(text: bytes) -> bytes:
+        try:
+            address = ipaddress.ip_address(text.decode("ascii"))
+        except ValueError:
+            return default
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        number = int(address)
+        for shift, networks in tables[address.version]:
+            found = networks.get(number >> shift)
+            if found is not None:
+                return found
+        return default
+
+    def value(exchange: Exchange) -> bytes:
+        text = source(exchange)
+        found = known.get(text)
+        if found is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            found = known[text] = find(text)
+        return found
+
+    return value
+
+
+def _by_number(networks: list[Network], size: int, shift: int, geo: Geo) -> dict[int, bytes]:
+    return {
+        int(network.network_address) >> shift: _octets(geo.networks[network])
+        for network in networks
+        if network.prefixlen == size
+    }
+
+
+def _split(split: Split) -> Callable[[Exchange], bytes]:
+    source = render(split.source)
+    parts = [(end, _octets(text.literal or "")) for end, text in split.parts]
+
+    def value(exchange: Exchange) -> bytes:
+        place = murmur_hash2(source(exchange))
+        for end, text in parts:
+            if place < end or not end:
+                return text
+        return b""
+
+    return value
+
+
+def murmur_hash2(data: bytes) -> int:
+    """MurmurHash2 of 32 bits with seed 0, which is what nginx splits by."""
+    size = len(data)
+    value = size & _WORD
+    whole = size & ~3
+    for at in range(0, whole, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * _FACTOR & _WORD
+        word = (word ^ word >> 24) * _FACTOR & _WORD
+        value = (value * _FACTOR & _WORD) ^ word
+    if size > whole:
+        value = (value ^ int.from_bytes(data[whole:], "little")) * _FACTOR & _WORD
+    value = (value ^ value >> 13) * _FACTOR & _WORD
+    return value ^ value >> 15
