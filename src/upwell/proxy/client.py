@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from heapq import nsmallest
 from collections.abc import Callable, Mapping
+from heapq import nsmallest
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
