@@ -6,8 +6,7 @@ can tell from having come a moment earlier.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
 from struct import Struct
 from sys import byteorder
 from typing import Final, NamedTuple
@@ -49,7 +48,6 @@ _ONES: Final = sum([1 << 32 * place for place in range(TIMES)])
 _TOPS: Final = _ONES << 31
 _GUESSES: Final = (8, 5, 14)  # quarters of the average: for p99s of twice it, of little more, of far more
 _FEW: Final = 10
-_FIRST: Final = BUCKETS[0]
 LONGEST: Final = (1 << 32) - 1
 """Microseconds that a word of the last times can hold."""
 _TRIES: Final = 64  # to read what is not being settled meanwhile; a checker that was killed then never ends it
@@ -187,22 +185,28 @@ def settle(words: memoryview, halves: memoryview, slot: int, at: int) -> None:
     words[slot + CHECK_RECENT] = recent - count
 
 
-def _averaged(average: int, timed: int, times: Sequence[int]) -> int:
+def _averaged(average: int, timed: int, times: list[int]) -> int:
     for elapsed in times:
         average = average + ((elapsed - average) >> 3) if timed else elapsed
         timed = 1
     return average
 
 
-def _counted(times: Sequence[int]) -> Iterable[tuple[int, int]]:
+def _counted(times: list[int]) -> list[tuple[int, int]]:
     """Which buckets they are for, and how many."""
-    if max(times) <= _FIRST:
-        return ((0, len(times)),)
-    found: dict[int, int] = {}
-    for elapsed in times:
-        place = bisect_left(BUCKETS, elapsed)
-        found[place] = found.get(place, 0) + 1
-    return found.items()
+    ordered = sorted(times)
+    count = len(ordered)
+    found = []
+    before = 0
+    for place, bound in enumerate(BUCKETS):
+        upto = bisect_right(ordered, bound, before)
+        if upto > before:
+            found.append((place, upto - before))
+            before = upto
+        if upto == count:
+            return found
+    found.append((len(BUCKETS), count - before))
+    return found
 
 
 def note_time(words: memoryview, halves: memoryview, at: int, elapsed: int) -> None:
@@ -268,7 +272,7 @@ def read_record(words: memoryview, phrases: Phrases, slot: int, at: int) -> Reco
     timed, time, buckets = head[RECORD_TIMED], head[RECORD_TIME], head[RECORD_BUCKETS:]
     if 0 < count < SETTLING:
         first = timed % TIMES
-        times = _TIMES(ring)[first : first + count]
+        times = list(_TIMES(ring)[first : first + count])
         following += count * head[RECORD_PERIOD] // 1000
         streak = streak + count if streak > 0 else count
         average = _averaged(average, timed, times)
