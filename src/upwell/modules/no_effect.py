@@ -64,7 +64,6 @@ absolute_redirect =on http server location
 auth_basic =off http server location
 autoindex =off http server location
 charset =off http server location
-expires =off http server location
 gunzip =off http server location
 gzip =off http server location
 gzip_static =off http server location

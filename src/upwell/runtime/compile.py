@@ -19,6 +19,7 @@ from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
+from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
 from upwell.modules.limit_rate import LimitRateSettings, compile_size, set_rate, take_peer_rate, take_rate
 from upwell.modules.location import LocationSettings
@@ -28,6 +29,7 @@ from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
+from upwell.proxy.added import adding, expiring
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.runtime import proxying
@@ -187,6 +189,11 @@ class Compiler:
         code = block[LuaSettings].header_filter
         if code is not None:
             filters.append(phase.header_filter(*self._chunk(code)))
+        headers = block[HeadersSettings]
+        if headers.expires.kind != "off":
+            filters.append(expiring(headers.expires.kind, headers.expires.seconds))
+        if headers.added:
+            filters.append(adding([(one.name.encode(), render(one.value), one.always) for one in headers.added]))
         if compile_size(block[LimitRateSettings].rate, render) is not None:
             filters.append(take_rate)
         of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render)
