@@ -31,7 +31,8 @@ http {{
         }}
         location /peer {{ proxy_pass http://127.0.0.1:{origin}; add_header ETag '"mine"'; add_header Last-Modified "";
             add_header X-Up $upstream_http_x_peer; add_header Cache-Control private; }}
-        location /peer/404 {{ proxy_pass http://127.0.0.1:{origin}; add_header X-Usual u; add_header X-Always a always; }}
+        location /peer/404 {{ proxy_pass http://127.0.0.1:{origin}; add_header X-Usual u;
+            add_header X-Always a always; }}
         location /epoch {{ expires epoch; return 200 "x"; }}
         location /max {{ expires max; return 200 "x"; }}
         location /error/max {{ expires max; return 404 "x"; }}
@@ -73,25 +74,8 @@ def beside(start_shared: StartBalancer) -> Iterator[Beside]:
 
 
 def test_fields_are_nginx_s(beside: Beside) -> None:
-    paths = [
-        "/",
-        "/own",
-        "/own/off",
-        "/error",
-        "/moved",
-        "/several",
-        "/peer",
-        "/peer/404",
-        "/epoch",
-        "/max",
-        "/error/max",
-        "/peer/max",
-        "/peer/modified",
-        "/off",
-        "/off/in",
-        "/in",
-        "/in/in",
-    ]
+    paths = ["/", "/own", "/own/off", "/error", "/moved", "/several", "/peer", "/peer/404", "/epoch", "/max"]
+    paths += ["/error/max", "/peer/max", "/peer/modified", "/off", "/off/in", "/in", "/in/in"]
     requests = [get(path) for path in paths]
     requests += [get(path).replace(b"GET", b"HEAD") for path in ("/own", "/peer")]
     shown: list[str] = []
