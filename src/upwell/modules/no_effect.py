@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from upwell.config.command import Command, Module, command, words
@@ -169,6 +169,14 @@ _KINDS = {
     "size": _read(read_size),
     "time": _read(read_time),
 }
+
+
+def described() -> Iterator[tuple[str, str]]:
+    """Each directive of this file with what it does, in words (tools/compatibility.py)."""
+    for line in _TABLE.split("\n"):
+        if line:
+            name, takes, _ = line.split(maxsplit=2)
+            yield name, f"only `{takes[1:].replace('|', '` or `')}`" if takes.startswith("=") else "no effect"
 
 
 def _command(line: str) -> Command:
