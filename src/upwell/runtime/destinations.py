@@ -14,6 +14,7 @@ from upwell.http1.fields import one_line
 from upwell.log import ERROR, printable
 from upwell.modules.address import Address, format_address, is_ip, parse_address
 from upwell.modules.proxy import DEFAULT_PORTS
+from upwell.peers.membership import Membership, NoRoom
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.destination import Destination
@@ -35,6 +36,46 @@ Found = tuple[Upstream, Keepalive]
 
 _MOST_MADE = 256
 """Upstreams that are made at run time and kept: who may choose the address must not be able to fill the memory."""
+
+_SPARE = 64
+"""How many addresses may come to a name before its upstream is made anew."""
+
+
+class _Named:
+    """The upstream of a name, whose peers change as its addresses do: who stays keeps its idle connections."""
+
+    __slots__ = ("_membership", "_peers", "_table", "found")
+
+    def __init__(self, spec: UpstreamSpec, table: PeerTable, found: Found) -> None:
+        self.found = found
+        self._table = table
+        self._peers = spec.peers
+        self._membership = Membership(table, (spec,))
+        found[0].on_leave = found[1].drop
+
+    def follow(self, peers: tuple[PeerSpec, ...]) -> bool:
+        """Have `peers`; false when that is too much."""
+        if len(self._peers) == len(peers) and set(self._peers) == set(peers):
+            return True
+        membership = self._membership
+        name = self.found[0].name
+        here = {member.spec: member.key for member in membership.members(name)}
+        try:
+            for peer in peers:
+                if peer not in here:
+                    row = membership.row_for(name)
+                    key = here[peer] = membership.key_for(name, peer)
+                    self._table.know(row, key)
+                    membership.join(key, peer, row)
+        except NoRoom:
+            return False
+        wanted = set(peers)
+        for peer, key in here.items():
+            if peer not in wanted:
+                membership.leave(key)
+        self._table.publish()
+        self._peers = peers
+        return True
 
 
 class Destinations:
@@ -59,7 +100,7 @@ class Destinations:
         self._by_name: dict[str, Found] = {}
         self._by_address: dict[tuple[str, int], Found] = {}
         self._made: dict[tuple[str, int], Found] = {}
-        self._named: dict[tuple[str, int, Directory], Found] = {}
+        self._named: dict[tuple[str, int, Directory], _Named] = {}
         self._pools: set[Keepalive] = set()
         for name, found in upstreams.items():
             if found[0].spec.implicit:
@@ -85,24 +126,24 @@ class Destinations:
         return found
 
     def behind(self, address: Address, default_port: int, names: Directory, places: Sequence[Place]) -> Found:
-        """The upstream of a name, which has a peer at each of `places`; another one as soon as these are others."""
+        """The upstream of a name, which has a peer at each of `places`."""
         port = address.port or default_port
         key = address.host.lower(), port, names
         peers = tuple(
             PeerSpec(format_address(place.address, port), (place.address, port), server=address.host)
             for place in places
         )
-        found = self._named.get(key)
-        if found is not None:
-            if len(found[0].spec.peers) == len(peers) and set(found[0].spec.peers) == set(peers):
-                return found
-            self.drop(found[1])
+        named = self._named.get(key)
+        if named is not None:
+            if named.follow(peers):
+                return named.found
+            self.drop(named.found[1])
         elif len(self._named) >= _MOST_MADE:
-            self.drop(self._named.pop(next(iter(self._named)))[1])
+            self.drop(self._named.pop(next(iter(self._named))).found[1])
         spec = UpstreamSpec(f"{address.host}:{port}", peers, implicit=True)
-        made = Upstream(spec, PeerTable.create(peer_keys(spec), 1)), self.pool(spec)
-        self._named[key] = made
-        return made
+        table = PeerTable.create(peer_keys(spec), 1, _SPARE)
+        named = self._named[key] = _Named(spec, table, (Upstream(spec, table), self.pool(spec)))
+        return named.found
 
     def pool(self, spec: UpstreamSpec) -> Keepalive:
         """A pool of connections for an upstream of `spec`."""
