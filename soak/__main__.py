@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -147,10 +147,15 @@ class Run:
         self.upwell.send(signal.SIGUSR1)
 
     def kill_worker(self) -> None:
-        os.kill(self.children("worker")[0], signal.SIGKILL)
+        self._kill("worker")
 
     def kill_checker(self) -> None:
-        os.kill(self.children("checker")[0], signal.SIGKILL)
+        self._kill("checker")
+
+    def _kill(self, role: str) -> None:
+        for pid in self.children(role)[:1]:  # in the middle of a reload there may be none
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stand(self) -> None:
         self._standing = self.peers[0]

@@ -91,7 +91,7 @@ def test_what_is_read(folder: Path, text: str, wanted: NotifySpec) -> None:
 @pytest.mark.parametrize(
     ("spec", "title"),
     [
-        (NotifySpec(url="https://me:secret@[::1]:8443/a/b?secret=c"), "https://[::1]:8443/a/b"),
+        (NotifySpec(url="https://me:secret@[::1]:8443/a/secret?secret=c"), "https://[::1]:8443/..."),
         (NotifySpec(command=("/bin/page", "secret")), "/bin/page"),
         (NotifySpec(function="pager:call"), "pager:call"),
     ],

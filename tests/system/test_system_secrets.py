@@ -55,7 +55,7 @@ error_log logs/error.log debug;
 events {{ }}
 http {{
     access_log logs/access.log;
-    health_check_notify http://operator:{SECRET}@127.0.0.1:{hook}/hook?key={SECRET} retries=0;
+    health_check_notify http://operator:{SECRET}@127.0.0.1:{hook}/hook/{SECRET}?key={SECRET} retries=0;
     health_check_notify exec:{command} --password {SECRET};
     match told {{ status 200; header X-Token = right-{SECRET}; }}
     upstream app {{ server 127.0.0.1:{port}; }}

@@ -144,10 +144,11 @@ class NotifySpec:
 
     @property
     def title(self) -> str:
-        """What logs call it: no user, no password, no query, no arguments, for these may be secret."""
+        """What logs call it: no user, no password, no path, no query, no arguments, for these may be secret (the path
+        of a chat service's webhook is its key)."""
         if self.url:
             parts = urlsplit(self.url)
-            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{'...' if parts.path not in ('', '/') else ''}"
         return self.command[0] if self.command else self.function
 
 
