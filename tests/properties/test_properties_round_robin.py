@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -227,3 +230,77 @@ def test_one_that_comes_back_suspended_is_passed_over_where_rounds_are_long() ->
     balancer.rebuild(peers, peers)
     assert peers[2] not in [balancer.pick(None, (), 105.0) for _ in range(6)]
     assert peers[2] in [balancer.pick(None, (), 111.0) for _ in range(6)]
+
+
+def test_one_that_comes_back_has_its_place_where_a_long_round_became_a_short_one() -> None:
+    peers = [
+        Peer(PeerSpec(f"p{at}", ("127.0.0.1", 80), weight=weight), at, at) for at, weight in enumerate((5000, 1, 1, 2))
+    ]
+    balancer = RoundRobin(Method("round_robin"), float)
+    balancer.rebuild(peers, peers)
+    balancer.pick(None, (), 1.0)
+    balancer.rebuild(peers, peers[1:])
+    for _ in range(5):  # a whole round, and one of the next
+        balancer.pick(None, (), 1.0)
+    balancer.rebuild(peers, peers[2:])
+    balancer.rebuild(peers, peers[1:])
+    assert [balancer.pick(None, (), 1.0) for _ in range(3)] == [peers[1], peers[2], peers[3]]
+
+
+@pytest.mark.parametrize("seed", [511, 1437, 2005, 2097, *range(60)])
+def test_histories_of_short_and_long_rounds_are_nginx_s(seed: int) -> None:
+    rnd = random.Random(seed)
+    lists = (
+        [1, 1, 2, 5000],
+        [1, 2, 3, 5000, 6001],
+        [1, 1, 1, 1, 4999],
+        [3, 5, 4099],
+        [2, 2000, 3000],
+        [1],
+        [1, 2, 5, 7],
+    )
+    some = rnd.choice(lists)
+
+    def new(weight: int) -> Peer:
+        return Peer(PeerSpec("p", ("127.0.0.1", 80), weight=weight, max_fails=0), 0, 0)
+
+    balancer = RoundRobin(Method("round_robin"), float)
+    peers = tuple(new(rnd.choice(some)) for _ in range(rnd.randint(2, 7)))
+    plain = dict.fromkeys(peers, 0)
+    balancer.rebuild(peers, peers)
+
+    def walk(who: list[Peer], chosen: Peer | None = None) -> Peer:
+        for one in who:
+            plain[one] += one.weight
+        best = chosen or max(who, key=plain.__getitem__)
+        plain[best] -= sum(one.weight for one in who)
+        return best
+
+    for _ in range(120):
+        what = rnd.choice(["req", "req", "req", "tog", "tog", "leave", "join", "session", "settle", "tried"])
+        peer = rnd.choice(peers)
+        up = [one for one in peers if one.up]
+        if what in ("req", "tried"):
+            for _ in range(rnd.choice([1, 1, 2, 3, 5, 9, 40])):
+                tried = [one for one in peers if what == "tried" and rnd.random() < 0.3]
+                left = [one for one in up if one not in tried]
+                assert balancer.pick(None, tried, 1.0) is (walk(left) if left else None)
+            continue
+        if what == "session":
+            balancer.bound(peer, (), 1.0)
+            if plain[peer] > peer.weight - sum(one.weight for one in peers):
+                walk(up, peer)
+            continue
+        if what == "settle":
+            balancer.settle()
+            assert plain == {one: one.current_weight for one in peers}
+            continue
+        if what == "tog":
+            peer.up = not peer.up
+        elif what == "join":
+            peers = (*peers, new(rnd.choice(some)))
+            plain[peers[-1]] = 0
+        elif what == "leave" and len(peers) > 1:
+            peers = tuple(one for one in peers if one is not peer)
+            del plain[peer]
+        balancer.rebuild(peers, [one for one in peers if one.up])

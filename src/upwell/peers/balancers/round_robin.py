@@ -148,6 +148,8 @@ class RoundRobin:
                 del line.entries[: line.at]
                 line.at = 0
                 line.entries.sort()
+        self._round = []
+        self._start = []  # nobody knows it: a round that is now short begins anew after it
         self._lines = lines = [line for line in lines if line.entries]
         self._period = self._total // gcd(*[line.weight for line in lines])
         self._peers = tuple(up)
@@ -271,7 +273,10 @@ class RoundRobin:
         """Put the peers into lines, as they stand."""
         peers = self._peers
         places: Iterable[int] = count()
-        if self._period > _MAX_ROUND:
+        if self._period <= _MAX_ROUND:
+            self._here = frozenset()  # places are others than before
+            self._place = {}
+        else:
             if not self._place:
                 self._place = dict(zip(self._all, count(), strict=False))
                 self._next_place = len(self._place)
