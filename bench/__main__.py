@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import balancers, checks, measure, memory, scale, steady, stream, tools
+from bench import balancers, checks, measure, memory, overload, scale, steady, stream, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
@@ -27,6 +27,7 @@ from bench.report import (
     cpu_section,
     idle_section,
     latency_section,
+    overload_section,
     probes_section,
     report,
     scale_section,
@@ -39,7 +40,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream", "overload")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -111,6 +112,7 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "scale": lambda: scale_section(scale.measure_scale(plan, say)),
         "balancers": lambda: balancers_section(balancers.measure_balancers(say)),
         "stream": lambda: stream_section(stream.measure_stream(plan, say)),
+        "overload": lambda: overload_section(overload.measure_overload(plan, say)),
     }
     needs_upwell = {"probes", "checks", "scale"} if "upwell" not in plan.names else set()
     sections = [cpu_section(measure.measure(plan, say))] if plan.cases else []

@@ -12,6 +12,9 @@ from bench.checks import CHECKED_PEERS, STAND_IN, Cost
 from bench.checks import GOALS as CHECK_GOALS
 from bench.measure import PROBED_PEERS, Cell, Figures, Results
 from bench.memory import BULK, Growth, Idle
+from bench.overload import COUNTS as OVERLOADS
+from bench.overload import GOAL as OVERLOAD_GOAL
+from bench.overload import NEW, Overload
 from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, PAGE_GOAL_MS, PAGED, Scale
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 from bench.stream import GOAL as STREAM_GOAL
@@ -136,6 +139,35 @@ def checks_section(found: Mapping[tuple[str, str], Cost | str]) -> Section:
         rows.append([name, way.split()[0], *figures])
     text = f"{table(rows)}\n\nAll at the same time, each in its own process. {STAND_IN}"
     return Section("checks", f"{table(goals)}\n\n{text}" if goals[1:] else text, _data(found))
+
+
+def overload_section(found: Mapping[str, Overload]) -> Section:
+    """Throughput and p99 by connections, and the checks meanwhile."""
+    rows = [["connections", *(f"{name}: requests/s, p99 ms, CPU us/request" for name in found)]]
+    for count in (*map(str, OVERLOADS), NEW):
+        cells = []
+        for one in found.values():
+            load = one.loads[count]
+            cells.append(
+                load.splitlines()[0] if isinstance(load, str) else f"{load.rate:,.0f}, {load.p99:.1f}, {load.cpu:.0f}"
+            )
+        rows.append(["64, a new one for each request" if count == NEW else count, *cells])
+    lines = []
+    for name, one in found.items():
+        loads = [load for load in one.loads.values() if not isinstance(load, str)]
+        rate, capacity = one.kept()
+        kept = (
+            f"- {name}: with {OVERLOADS[-1]} connections {rate:.2f} of its best throughput, by CPU time {capacity:.2f}"
+        )
+        kept += f" (goal {OVERLOAD_GOAL})"
+        if name in _OURS and loads:
+            kept += (
+                f"; at least {min(load.probes for load in loads):.2f} of the probes due were made,"
+                f" {sum(load.fails for load in loads)} failed, {max(load.down for load in loads)} peers were down"
+            )
+        lines.append(kept)
+    data = {name: _data(one.loads) for name, one in found.items()}
+    return Section("overload", f"{table(rows)}\n\n" + "\n".join(lines), data)
 
 
 def scale_section(found: Scale) -> Section:

@@ -24,8 +24,8 @@ _PASSES = frozenset(("closing kept connections at reuse", "half a head", "half a
 """Faults that the guide's checks do not see: their probe has a connection of its own and reads the status line only."""
 
 _TIMES = """
-    proxy_connect_timeout 1s;
-    proxy_read_timeout 1s;
+    proxy_connect_timeout 2s;
+    proxy_read_timeout 2s;
     log_format tries "$status $upstream_addr";
     access_log logs/tries.log tries;
 """
