@@ -431,6 +431,53 @@ def test_a_new_worker_takes_over_no_old_word() -> None:
     assert a.fails == 1
 
 
+def _three() -> tuple[list[Upstream], PeerTable]:
+    spec = UpstreamSpec("u", (peer("a"), peer("b")))
+    table = PeerTable.create(peer_keys(spec), 3)
+    return [Upstream(spec, table, worker) for worker in range(3)], table
+
+
+def _fails(upstream: Upstream, table: PeerTable, now: float) -> None:
+    a = upstream.peers[0]
+    a.connections += 1
+    upstream.release(a, now, failed=True)
+    table.touch(a.row)
+    table.publish()
+
+
+def test_a_worker_that_hears_of_a_suspension_after_its_end_lets_it_be_over() -> None:
+    workers, table = _three()
+    _fails(workers[0], table, 100.0)
+    table.clear(0, 101_000)
+    table.publish()
+    # The one that found it has not looked since, as it had no request.
+    assert "a" in names(workers[1], 2, 101.5)
+    assert "a" in names(workers[0], 2, 101.5)
+    # A new one is another matter.
+    _fails(workers[0], table, 102.0)
+    assert names(workers[1], 2, 102.0) == "bb"
+
+
+def test_what_another_worker_found_ends_by_a_pass_however_its_times_are_rounded() -> None:
+    workers, table = _three()
+    _fails(workers[0], table, 1014.0135)  # 1024.013 - 10 + 10 is less than it
+    assert names(workers[1], 2, 1014.0135) == "bb"
+    table.clear(0, 1_014_013)  # within the same millisecond, and the first worker has not looked yet
+    table.publish()
+    assert "a" in names(workers[1], 2, 1014.5)
+
+
+def test_a_pass_ends_a_relapse_in_no_worker() -> None:
+    workers, table = _three()
+    for now in (100.0, 102.0):
+        _fails(workers[0], table, now)
+        assert names(workers[1], 2, now) == "bb"
+        table.clear(0, int(now * 1000) + 1000)
+        table.publish()
+        expected = 1 if now < 102.0 else 0
+        assert [names(worker, 2, now + 1.0).count("a") for worker in workers[:2]] == [expected, expected]
+
+
 def test_what_one_worker_found_at_fault_all_leave_alone() -> None:
     spec = UpstreamSpec("u", (peer("a", max_fails=2), peer("b"), peer("x", backup=True)))
     table = PeerTable.create(peer_keys(spec), 3)

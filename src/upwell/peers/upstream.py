@@ -501,11 +501,14 @@ class Upstream:
     def _heed_others(self, peer: Peer) -> None:
         """A peer that requests of another worker found at fault is at fault here too (nginx, where there is a zone)."""
         until = self._table.suspended_until(peer.row)
-        if until <= (peer.checked + peer.fail_timeout) * 1000:
-            return
+        begun = until / 1000 - peer.fail_timeout
+        # One millisecond: the same one again, as rounding has it.
+        if begun <= peer.checked + 0.001 or begun <= peer.cleared / 1000:
+            return  # its worker has not heard yet that checks ended it
         if peer.fails < peer.max_fails:
             peer.fails = peer.max_fails
-        peer.accessed = peer.checked = until / 1000 - peer.fail_timeout
+        peer.relapsed = peer.relieved > 0 and begun - peer.relieved <= peer.fail_timeout
+        peer.accessed = peer.checked = begun
         self._balancer_of(peer).settle()
         if self._counted:
             self._table.set_suspended(peer.row, self._worker, until)
