@@ -117,3 +117,16 @@ def test_who_never_comes_to_an_end_is_left_to_openssl() -> None:
         hello.feed(piece)
     assert hello.complete
     assert hello.name == b""
+
+
+def test_bytes_that_come_one_by_one_in_tiny_records_are_read_once() -> None:
+    # Were all records read again for each piece, this would take minutes (and so would a client take the worker's).
+    hello = Hello()
+    head = b"".join(b"\x16\x03\x01\x00\x01" + bytes((byte,)) for byte in b"\x01\x00\xff\xf0")
+    data = (head + b"\x16\x03\x01\x00\x01\x00" * 11_000)[: 1 << 16]
+    for at in range(len(data)):
+        hello.feed(data[at : at + 1])
+    assert not hello.complete
+    hello.feed(b"\x16")
+    assert hello.complete
+    assert (hello.name, len(hello.data)) == (b"", len(data) + 1)

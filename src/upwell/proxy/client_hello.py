@@ -13,6 +13,7 @@ _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
 _HOST_NAME: Final = 0
+_LARGEST_RECORD: Final = 16_384 + 256
 _MOST: Final = 1 << 16
 """More than any client says at first; OpenSSL takes no more than 128 KB."""
 
@@ -20,22 +21,29 @@ _MOST: Final = 1 << 16
 class Hello:
     """What a client has said so far. `complete`: nothing more is needed to say what it asks for."""
 
-    __slots__ = ("complete", "data", "name")
+    __slots__ = ("_at", "_data", "_message", "complete", "name")
 
     def __init__(self) -> None:
-        self.data = b""
+        self._data = bytearray()
+        self._message = bytearray()  # out of the records before `_at`: what was read is not read again for each piece
+        self._at = 0
         self.complete = False
         self.name = b""
 
     def __repr__(self) -> str:
-        return f"<Hello {len(self.data)} bytes, {self.name!r}>"
+        return f"<Hello {len(self._data)} bytes, {self.name!r}>"
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return bytes(self._data)
 
     def feed(self, data: bytes) -> None:
         """`name` is what is asked for, b"" where nothing is, or where what came is no such message."""
-        self.data += data
-        message = _message(self.data)
+        self._data += data
+        message = self._read()
         if message is None:
-            self.complete = len(self.data) > _MOST
+            self.complete = len(self._data) > _MOST
             return
         self.complete = True
         try:
@@ -43,31 +51,30 @@ class Hello:
         except IndexError:
             self.name = b""
 
-
-def _message(data: bytes) -> bytes | None:
-    """The ClientHello out of its records; None where it is not all there, b"" where it is none."""
-    message = b""
-    at = 0
-    while len(data) >= at + 5:
-        if data[at] != _HANDSHAKE or data[at + 1] != 3:
-            return b""
-        size = data[at + 3] << 8 | data[at + 4]
-        if not size:
-            return b""
-        at += 5
-        if len(data) < at + size and len(data) - at + len(message) > _MOST:
-            return b""
-        message += data[at : at + size]
-        at += size
-        if len(message) >= 4:
-            if message[0] != _CLIENT_HELLO:
+    def _read(self) -> bytes | None:
+        """The ClientHello out of its records; None where it is not all there, b"" where it is none."""
+        data, message, at = self._data, self._message, self._at
+        while len(data) >= at + 5:
+            if data[at] != _HANDSHAKE or data[at + 1] != 3:
                 return b""
-            need = 4 + int.from_bytes(message[1:4], "big")
-            if len(message) >= need:
-                return message[4:need]
-            if need > _MOST:
+            size = data[at + 3] << 8 | data[at + 4]
+            if not size or size > _LARGEST_RECORD:
                 return b""
-    return b"" if data and data[0] != _HANDSHAKE else None
+            at += 5
+            if len(data) < at + size:
+                return None
+            message += data[at : at + size]
+            at += size
+            self._at = at
+            if len(message) >= 4:
+                if message[0] != _CLIENT_HELLO:
+                    return b""
+                need = 4 + int.from_bytes(message[1:4], "big")
+                if len(message) >= need:
+                    return bytes(message[4:need])
+                if need > _MOST:
+                    return b""
+        return b"" if len(data) > at and data[at] != _HANDSHAKE else None
 
 
 def _name(message: bytes) -> bytes:
