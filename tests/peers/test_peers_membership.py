@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.peers.membership import Membership, Refused, carry
+from upwell.peers.membership import Membership, NoRoom, Refused, carry
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.roster import Member, Roster
 from upwell.peers.upstream import Peer, Upstream, forget_others, publish_all
-from upwell.zone.layout import ADMIN_DOWN, PEER_ADMIN, RING_WORDS
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, PEER_ADMIN, RING_WORDS
 from upwell.zone.table import PeerTable
 
 
@@ -359,3 +361,82 @@ def test_an_owner_after_one_that_was_killed_announces_what_it_had_written() -> N
     worker.release(worker.peers[0], 1.0, failed=False)
     Membership(group.table, (group.spec,))
     assert [worker.pick((), 1.0) for _ in range(2)] == [worker.peers[1]] * 2
+
+
+def test_what_a_worker_that_died_counted_for_one_that_left_is_not_counted_for_the_next() -> None:
+    group = Group(peer("a"))
+    row = group.join(peer("b")).row
+    worker = group.workers[1]
+    taken = [worker.pick((), 1.0) for _ in range(4)]
+    assert {one.name for one in taken if one is not None} == {"a", "b"}
+    group.leave(PeerKey("u", "primary", "b", 0))
+    group.publish(1)
+    # It dies with requests under way at one that has left, and its successor knows nothing of that one.
+    group.table.vacate(1)
+    group.workers[1] = Upstream(group.spec, group.table, 1)
+    forget_others(group.table, 1, (group.workers[1],))
+    group.publish(0)
+    group.publish(1)
+    assert group.join(peer("c")).row == row
+    assert group.table.counts(row).requests == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_comes_and_goes_under_load_is_counted_right(seed: int) -> None:
+    rnd = random.Random(seed)
+    group = Group(
+        *(peer(name, weight=rnd.choice([1, 5000]), max_conns=rnd.choice([0, 0, 2])) for name in "abc"),
+        workers=3,
+        spare=rnd.choice([3, 10, 100]),
+    )
+    table, now, under_way = group.table, 1000.0, list[tuple[int, Peer]]()
+
+    def members() -> tuple[Member, ...]:
+        return group.membership.members("u")
+
+    for _ in range(300):
+        now += rnd.choice([0.0, 0.5, 3.0])
+        worker = rnd.randrange(3)
+        what = rnd.choice([*["pick"] * 9, *["release"] * 6, "join", "join", "leave", "weight", "toggle", "die", "look"])
+        if what == "pick":
+            found = group.workers[worker].pick((), now)
+            if found is not None:
+                assert not found.gone
+                assert found.key in [member.key for member in members()]
+                under_way.append((worker, found))
+        elif what == "release" and under_way:
+            number, one = under_way.pop(rnd.randrange(len(under_way)))
+            group.workers[number].release(one, now, rnd.random() < 0.15)
+        elif what == "join":
+            with contextlib.suppress(NoRoom):
+                member = group.join(peer(f"n{rnd.randrange(6)}", weight=rnd.choice([1, 2, 5000])))
+                assert table.counts(member.row).requests == table.counts(member.row).connections == 0
+        elif what == "leave" and len(members()) > 1:
+            group.leave(rnd.choice(members()).key)
+        elif what == "weight":
+            group.membership.change(rnd.choice(members()).key, weight=rnd.choice([1, 3, 6000]))
+            table.publish()
+        elif what == "toggle":
+            table.set_admin(rnd.choice(members()).row, rnd.choice([ADMIN_DOWN, ADMIN_UP]))
+            table.publish()
+        elif what == "die":
+            under_way = [(number, one) for number, one in under_way if number != worker]
+            table.vacate(worker)
+            group.workers[worker] = Upstream(group.spec, table, worker)
+            forget_others(table, worker, (group.workers[worker],))
+        elif what == "look":
+            group.publish(worker)
+            assert [one.key for one in group.workers[worker].peers] == [member.key for member in members()]
+            for one in group.workers[worker].peers:
+                counts = table.counts(one.row, worker)
+                assert counts.connections == one.connections == [other for _, other in under_way].count(one)
+                assert counts.requests == one.requests
+    for number, one in under_way:
+        group.workers[number].release(one, now, failed=False)
+    for number in range(3):
+        group.publish(number)
+    rows = {member.row for member in members()}
+    for row in range(table.rows_used):
+        if row != table.row(PeerKey("v", "primary", "z", 0)):
+            assert [table.holds(row, number) for number in range(3)] == [row in rows] * 3
+            assert table.counts(row).connections == 0

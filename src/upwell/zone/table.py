@@ -505,7 +505,8 @@ class PeerTable:
         words, layout = self.words, self.layout
         start = layout.row(row)
         serial = words[start + PEER_SERIAL]
-        for word in range(start, layout.count(row, -1) + COUNT_WORDS):
+        # What workers that died counted for it too: whoever follows them holds no peer that has left.
+        for word in range(start, layout.count(row, self.workers - 1) + COUNT_WORDS):
             words[word] = 0
         words[start + PEER_SERIAL] = serial
 
