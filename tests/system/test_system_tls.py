@@ -319,3 +319,15 @@ def test_why_a_peer_is_not_trusted_is_in_the_log(serving: Serving) -> None:
     _ask(serving, "/checked?name=wrong.test")
     log = serving.balancer.error_log()
     assert re.search(r"\[error\] .*upstream SSL certificate does not match.* while SSL handshaking to upstream", log)
+
+
+@pytest.mark.parametrize(
+    "path", ["/checked?name=", "/secure?host=app.test&name=a..b", "/secure?host=a&name=" + 70 * "a"]
+)
+def test_a_name_that_cannot_be_asked_for_is_not_the_peers_fault(serving: Serving, path: str) -> None:
+    if serving.name == "nginx":
+        pytest.skip("nginx tells peers any name, and takes an empty one for whatever stands behind it in memory")
+    assert _ask(serving, path).status == 500
+    log = serving.balancer.error_log()
+    assert re.search(r"upstream SSL (name|certificate cannot be verified for an empty name)", log)
+    assert "[alert]" not in log

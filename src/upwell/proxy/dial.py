@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from upwell.log import printable
 from upwell.proxy.tls import peer_trouble
 
 # Linux: the port is chosen at connect(), when it is known to whom, so that two connections may share one.
@@ -23,6 +24,10 @@ _BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 
 class HandshakeError(OSError):
     """The peer was reached, and TLS with it failed; the text is nginx's."""
+
+
+class NameFault(OSError):
+    """TLS cannot be spoken with the name that was asked for, whoever the peer is; the text is for the log."""
 
 
 class NearError(OSError):
@@ -41,7 +46,8 @@ class DialTls:
     async def begin(
         self, loop: asyncio.AbstractEventLoop, make: Callable[[], asyncio.BaseProtocol], sock: socket.socket
     ) -> None:
-        """TLS on the connected `sock`; the protocol is told by its callback. Raises HandshakeError."""
+        """TLS on the connected `sock`; the protocol is told by its callback. Raises HandshakeError, NameFault."""
+        self._check_name()
         told = self.name if self.tells or self.context.check_hostname else ""
         try:
             await loop.create_connection(
@@ -49,6 +55,21 @@ class DialTls:
             )
         except (OSError, ValueError) as error:
             raise HandshakeError(peer_trouble(error)) from error
+
+    def _check_name(self) -> None:
+        """Raises NameFault. Clients may have a say in the name ($host): no peer is to be blamed for it."""
+        if not self.name:
+            if self.context.check_hostname:  # of which Python's SSLObject makes nothing: any name would do
+                raise NameFault("upstream SSL certificate cannot be verified for an empty name")
+            return
+        try:
+            self.name.encode("idna")
+        except UnicodeError:
+            raise NameFault(
+                f'invalid upstream SSL name "{printable(self.name.encode("latin-1", "replace"))}"'
+            ) from None
+        if self.name.startswith("."):
+            raise NameFault(f'invalid upstream SSL name "{printable(self.name.encode("latin-1", "replace"))}"')
 
 
 @dataclass(frozen=True, slots=True)

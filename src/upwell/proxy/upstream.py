@@ -20,7 +20,7 @@ from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
 from upwell.log import WARN
-from upwell.proxy.dial import Dial, HandshakeError, NearError
+from upwell.proxy.dial import Dial, HandshakeError, NameFault, NearError
 from upwell.proxy.file_sender import FileSender
 from upwell.proxy.intake import Intake
 from upwell.proxy.stall import Stall
@@ -187,6 +187,9 @@ class UpstreamConnection(Intake):
         if isinstance(error, NearError):
             reason = f"bind({error.filename}) failed {words} while connecting to upstream"
             self._break("internal", reason, sent=False, critical=True)
+            return
+        if isinstance(error, NameFault):
+            self._break("internal", f"{error} while SSL handshaking to upstream", sent=False)
             return
         if isinstance(error, HandshakeError):
             self._break("error", f"{error} while SSL handshaking to upstream", sent=False)
