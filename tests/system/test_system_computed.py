@@ -92,6 +92,8 @@ def test_values_are_nginx_s(beside: Beside) -> None:
         ("map $nosuch $y { a b; }", 'unknown "nosuch" variable'),
         ("map $arg_x $y { a $nosuch; }", 'unknown "nosuch" variable'),
         ("geo $y { x a; }", 'invalid network "x"'),
+        ("geo $y { 10.0.0.0/255.0.0.0 a; }", 'invalid network "10.0.0.0/255.0.0.0"'),
+        ("geo $y { ::1%lo a; }", 'invalid network "::1%lo"'),
         ("geo $y { ranges; }", '"ranges" in "geo" is not supported by upwell'),
         ("split_clients $arg_x $y { 60% a; 50% b; }", "percent total is greater than 100%"),
         ("split_clients $arg_x $y { 0% a; }", 'invalid percent value "0%"'),

@@ -65,7 +65,10 @@ def _geo(block: Block, directive: Directive) -> None:
 
 
 def _network(entry: Directive) -> Network:
+    _, slash, bits = entry.name.partition("/")
     try:
+        if "%" in entry.name or (slash and not (bits.isascii() and bits.isdecimal())):
+            raise ValueError  # Python takes masks (and their inverse) and zones, nginx does not
         network = ipaddress.ip_network(entry.name, strict=False)
     except ValueError:
         raise entry.error(f'invalid network "{entry.name}"') from None

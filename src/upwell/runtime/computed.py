@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
 _MOST_REMEMBERED: Final = 4096
+_LONGEST: Final = 64  # no address is as long
 _WORD: Final = 0xFFFFFFFF
 _FACTOR: Final = 0x5BD1E995
 
@@ -127,6 +128,8 @@ def _located(geo: Geo) -> Callable[[Exchange], bytes]:
         text = source(exchange)
         found = known.get(text)
         if found is None:
+            if len(text) > _LONGEST:
+                return default  # a client may have said it: nothing to keep
             if len(known) >= _MOST_REMEMBERED:
                 known.clear()
             found = known[text] = find(text)
