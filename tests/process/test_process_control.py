@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from upwell.check.spec import CheckSpec, from_message, to_message
+from upwell.peers.membership import Refused
 from upwell.peers.peer import PeerKey, PeerSpec
 from upwell.process.control import Control, Message, apply, receive, socket_pair, to_checker, to_socket
 from upwell.zone.table import PeerTable
@@ -172,6 +173,19 @@ def test_nonsense_is_complained_about_and_passed_over(
     [complaint] = receive(ends[1], recorder)
     assert complaint.startswith("control message could not be used: ")
     assert recorder.told == [SPEC]
+
+
+def test_one_that_has_left_is_suspected_of_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
+    class Left(Recorder):
+        def suspect(self, key: PeerKey) -> None:
+            raise Refused(f'no primary peer "{key.name}"')
+
+    gone = ("app", "primary", "10.0.0.1:80", 0)
+    to_socket(ends[0])({"op": "suspect", "peer": gone})
+    to_socket(ends[0])({"op": "set_down", "peer": gone, "value": True})
+    checker = Left()
+    assert receive(ends[1], checker) == []
+    assert checker.told == [(PeerKey(*gone), True)]
 
 
 def test_a_refused_check_is_complained_about(table: PeerTable, ends: tuple[socket.socket, socket.socket]) -> None:

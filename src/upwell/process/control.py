@@ -6,6 +6,7 @@ The socket pair belongs to the master, so a message sent while the checker is de
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -202,7 +203,8 @@ def apply(message: Mapping[str, Any], checker: Target) -> None:
     elif message["op"] == "set_down":
         checker.set_down(PeerKey(*message["peer"]), message["value"])
     elif message["op"] == "suspect":
-        checker.suspect(PeerKey(*message["peer"]))
+        with contextlib.suppress(Refused):  # it has left since, and the last of its requests failed
+            checker.suspect(PeerKey(*message["peer"]))
     elif message["op"] == "add_peer":
         checker.add_peer(message["upstream"], spec_of(message["peer"]))
     elif message["op"] == "remove_peer":
