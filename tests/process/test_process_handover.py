@@ -165,6 +165,29 @@ def test_what_a_dead_checker_has_not_read_is_said_to_the_next(stack: ExitStack) 
     assert new.table.admin(new.table.row(key(82))) & 3 == ADMIN_DOWN
 
 
+def test_what_an_earlier_configuration_had_written_is_no_news(stack: ExitStack) -> None:
+    """A checker that is slow carries it out, or a dead one leaves it, when a later configuration serves already."""
+    old, new = generations(stack, BACKEND, BACKEND)
+    old.orders.write([settled(key(83), peer(83))])
+    old.hear()
+    assert len(old.orders.news()) == 1
+    old.orders.write([settled(key(81), peer(81, weight=3)), settled(key(84), peer(84))])
+    old.orders.write([settled(key(81), peer(81, weight=4)), settled(key(84), None), settled(key(82), None)])
+    assert old.orders.news() == []
+    old.orders.supersede()
+    old.hear()
+    assert old.orders.news() == []
+    # Whoever orders something else is heard.
+    old.control.remove_peer(key(83))
+    old.control.change_peer(key(81), weight=5)
+    old.hear()
+    new.orders.repeat(old.orders.news())
+    assert new.members() == {key(81): peer(81, weight=5), key(82): peer(82)}
+    old.orders.write([settled(key(85), peer(85))])
+    assert old.orders.unheard() == []
+    assert old.orders.news() == []
+
+
 def test_more_than_the_socket_takes_waits(stack: ExitStack) -> None:
     old, new = generations(stack, BACKEND, BACKEND)
     ports = range(1000, 3000)

@@ -322,6 +322,27 @@ def test_a_broken_list_changes_nothing(town: Town, broken: str) -> None:
     _change(town, text.replace(lines(one.port), lines(one.port, 1)), 'peers of "peers" (1 joined)')
 
 
+def test_members_of_a_configuration_that_is_past_do_not_come_back(town: Town) -> None:
+    """A checker that hangs had not done yet what the configuration before the last one says."""
+    one, two = town.shop("one"), town.shop("two")
+    text = town.text(lines(one.port))
+    town.start(text)
+    old = town.pids()
+    await_takers(town.front, {"one"})
+
+    def checkers() -> list[int]:
+        return [pid for pid in old if Path(f"/proc/{pid}/comm").read_text().startswith("upwell: checker")]
+
+    await_condition(lambda: bool(checkers()), "a checker", _SECONDS)
+    os.kill(checkers()[0], signal.SIGSTOP)
+    _change(town, text.replace(lines(one.port), lines(one.port, two.port)), 'peers of "peers" (1 joined)')
+    town.balancer.configure(text.replace("interval=100ms", "interval=150ms"))
+    town.reload()
+    town.order("change_peer", one.port, fields={"weight": 7})  # when it is heard, so is what was said before
+    await_condition(lambda: town.peers()[one.port]["weight"] == 7, "the order", _SECONDS)
+    assert town.peers().keys() == {one.port}
+
+
 @pytest.mark.parametrize("what", ["setting", "line", "log", "module"])
 def test_what_more_than_members_needs_new_workers(town: Town, what: str) -> None:
     one, two = town.shop("one"), town.shop("two")

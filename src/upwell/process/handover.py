@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
-from upwell.peers.roster import Roster, message_of
+from upwell.peers.roster import Roster, message_of, spec_of
 from upwell.process.control import MAX_MESSAGE, Message, repeated, to_socket
 from upwell.zone.layout import ADMIN_DOWN
 from upwell.zone.table import PeerTable
@@ -32,7 +32,19 @@ class _Standing(NamedTuple):
 class Orders:
     """The orders of one generation. `workers_end` and `checker_end` are its control sockets."""
 
-    __slots__ = ("_checker_end", "_deliver", "_known", "_lines", "_table", "_upstreams", "_waiting", "_workers_end")
+    __slots__ = (
+        "_checker_end",
+        "_deliver",
+        "_known",
+        "_lines",
+        "_outdated",
+        "_superseded",
+        "_table",
+        "_upstreams",
+        "_waiting",
+        "_workers_end",
+        "_written",
+    )
 
     def __init__(
         self,
@@ -48,6 +60,9 @@ class Orders:
         self._checker_end = checker_end
         self._deliver = to_socket(workers_end)
         self._waiting: deque[Message] = deque()
+        self._written: dict[PeerKey, list[PeerSpec | None]] = {}
+        self._outdated: dict[PeerKey, list[PeerSpec | None]] = {}
+        self._superseded = False
         self._known = self._standing()
 
     def __repr__(self) -> str:
@@ -60,6 +75,14 @@ class Orders:
             return []
         before, now = self._known, self._standing()
         self._known = now
+        for key, written in self._outdated.items():
+            current = now.members.get(key)
+            if current not in written:
+                continue
+            if current is None:
+                before.members.pop(key, None)
+            else:
+                before.members[key] = current
         messages: list[Message] = []
         for key, spec in now.members.items():
             named = spec.server in self._lines[key.upstream]
@@ -97,8 +120,9 @@ class Orders:
             if not content:
                 return messages
             message: Any = json.loads(content)
-            if message.get("op") not in ("add_check", "suspect"):
-                messages.append(message)
+            if message.get("op") in ("add_check", "suspect") or (self._superseded and "written" in message):
+                continue
+            messages.append(message)
 
     def repeat(self, messages: Iterable[Message]) -> None:
         """Say what another generation was told; what is about peers that this one does not have means nothing here."""
@@ -108,6 +132,26 @@ class Orders:
         """Have the checker carry out `messages`, this one or the next."""
         self._waiting.extend(messages)
         self.flush()
+
+    def write(self, messages: Iterable[Message]) -> None:
+        """Say what a configuration that was read again has of peers (`settled`). After `news`."""
+        self._written = self._overdue()
+        for message in messages:
+            spec = message["spec"]
+            self._written.setdefault(message["peer"], []).append(spec_of(spec) if spec is not None else None)
+            self._waiting.append({**message, "written": True})
+        self.flush()
+
+    def supersede(self) -> None:
+        """Another generation is made of a later configuration: of what an earlier one had written here, whatever is not
+        carried out by now is no news to anybody any more. After `news`."""
+        self._outdated = self._overdue()
+        self._superseded = True
+
+    def _overdue(self) -> dict[PeerKey, list[PeerSpec | None]]:
+        """What was written of those who are not as it was written last."""
+        members = self._known.members
+        return {key: specs for key, specs in self._written.items() if members.get(key) != specs[-1]}
 
     def flush(self) -> None:
         while self._waiting and self._deliver(self._waiting[0]):

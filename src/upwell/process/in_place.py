@@ -20,7 +20,7 @@ _NAMED = 5  # upstreams in one line of the log
 
 @dataclass(slots=True)
 class Difference:
-    """What to say (`handover.Orders.say`), and how many peers of which upstreams join, leave and change by that."""
+    """What to say (`handover.Orders.write`), and how many peers of which upstreams join, leave and change by that."""
 
     orders: list[Message] = field(default_factory=list)
     counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)

@@ -327,6 +327,7 @@ class Master:
             if self._load_in_place(old, plan):
                 return
             generation = prepare(self._parts, self._journal, self._boot, kept, plan)
+            self._orders[self._current_number].supersede()
         except NotPrepared:
             self._perform(self._supervisor.failed())
             self._service.tell("READY=1", "STATUS=the new configuration was refused, the old one goes on")
@@ -343,7 +344,7 @@ class Master:
             return False
         if not unchanged(list_of(self._shared.path, old.table.configurations)):
             return False
-        self._orders[number].say(found.orders)
+        self._orders[number].write(found.orders)
         self._generations[number] = replace(old, upstreams=plan.upstreams)
         self._journal.notice(f"reconfigured in place, without new workers: {found.text}")
         self._service.tell("READY=1", f"STATUS={old.workers} workers serve")
