@@ -343,14 +343,16 @@ def test_members_of_a_configuration_that_is_past_do_not_come_back(town: Town) ->
     assert town.peers().keys() == {one.port}
 
 
-@pytest.mark.parametrize("what", ["setting", "line", "log", "module"])
+@pytest.mark.parametrize("what", ["setting", "line", "log", "module", "data"])
 def test_what_more_than_members_needs_new_workers(town: Town, what: str) -> None:
     one, two = town.shop("one"), town.shop("two")
     module = town.folder / "ours.lua"
     module.write_text("return 1")
     text = town.text(lines(one.port))
     text = text.replace("http {", f'http {{ lua_package_path "{town.folder}/?.lua;;";')
-    text = text.replace("local function held", 'require("ours") local function held')
+    data = town.folder / "ours.txt"
+    data.write_text("1")
+    text = text.replace("local function held", f'require("ours") io.open("{data}"):close() local function held')
     town.start(text)
     old = town.pids()
     _change(town, text.replace(lines(one.port), lines(one.port, two.port)), 'peers of "peers" (1 joined)')
@@ -364,6 +366,8 @@ def test_what_more_than_members_needs_new_workers(town: Town, what: str) -> None
     elif what == "log":
         log = town.balancer.prefix / "logs" / "error.log"
         log.rename(log.with_suffix(".1"))
+    elif what == "data":
+        data.write_text("22")
     else:
         module.write_text("return 2 + 2")
     town.balancer.configure(text)

@@ -268,8 +268,10 @@ function core.run_global(maker, ...)
     local main = maker()
     setfenv(main, globals)
     local co = create(main)
-    active, turns = co, base.huge
-    return step(co, resume(co, ...))
+    active, turns, base.beginning = co, base.huge, true
+    local outcome = pack(step(co, resume(co, ...)))
+    base.beginning = false
+    return unpack(outcome, 1, outcome.n)
 end
 
 -- Callbacks of timers, by number.

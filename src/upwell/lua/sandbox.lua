@@ -105,6 +105,26 @@ local function loadfile(path, ...)
     return plain_loadfile(path, ...)
 end
 
+-- So is it for the files that code reads while a worker begins (`base.beginning`): a reload would have it read them anew.
+local function note_read(path)
+    if base.beginning and type(path) == "string" and py.loads_file then
+        py.loads_file(path)
+    end
+end
+local io, plain_open, plain_lines = io, io.open, io.lines
+
+function io.open(path, mode, ...)
+    if mode == nil or mode == "r" or mode == "rb" then
+        note_read(path)
+    end
+    return plain_open(path, mode, ...)
+end
+
+function io.lines(...)
+    note_read((...))
+    return plain_lines(...)
+end
+
 local strict = setmetatable({}, {
     __index = function(_, name) return error("upwell's own Lua code reads the global " .. tostring(name)) end,
     __newindex = function(_, name) return error("upwell's own Lua code writes the global " .. tostring(name)) end,
