@@ -351,3 +351,20 @@ def test_a_peer_that_is_slow_to_answer_gets_fewer_sessions(method: str, start: S
                 said.append(read_all(client))
     assert said.count(b"late") == 1
     assert said.count(b"soon") == 11
+
+
+def test_no_peer_is_to_blame_for_a_name_that_tls_cannot_ask_for(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    with Talker(echo) as first, Talker(echo) as second:
+        upstream = f"upstream two {{ server 127.0.0.1:{first.port}; server 127.0.0.1:{second.port}; }}"
+        tls = "proxy_ssl on; proxy_ssl_server_name on; proxy_ssl_name a..b;"
+        server = f"server {{ listen 127.0.0.1:{front}; proxy_pass two; {tls} }}"
+        balancer = start(_configuration(upstream + server), [front])
+        for _ in range(3):
+            with _connect(front) as client:
+                assert read_all(client) == b""
+    log = balancer.error_log()
+    assert log.count("the name for TLS with the peer (proxy_ssl_name) cannot be asked for") >= 3
+    assert "temporarily disabled" not in log
+    lines = (balancer.prefix / "logs" / "stream.log").read_text().splitlines()
+    assert {line.split()[0] for line in lines} == {"500"}

@@ -300,7 +300,11 @@ class TcpSession(Session):
             name = spec.name(self).decode("ascii", "replace")
             told = name if spec.tells or spec.context.check_hostname else None
             tls = spec.context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=told)
-        except (OSError, ValueError) as error:
+        except ValueError:  # the name, in which the client may have a say: no peer is to blame
+            self.tell(ERROR, "the name for TLS with the peer (proxy_ssl_name) cannot be asked for")
+            self.finish(INTERNAL)
+            return
+        except OSError as error:
             if self._failed(f"SSL_do_handshake() failed ({words_of_error(error)})"):
                 self._connect()
             return
