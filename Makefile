@@ -9,8 +9,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 demo: $(VENV)/.run
 	$(BIN)/upwell demo
 
+# Two runs at once, because the tests of whole processes wait most of the time; each has its own ports and folder.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	@folder=$$(mktemp -d /tmp/pytest-others-XXXXXX); trap 'kill $$system 2>/dev/null; rm -rf "$$folder"*' EXIT; \
+	UPWELL_PORTS=10240-21000 $(BIN)/python -m pytest tests/system >"$$folder.txt" 2>&1 & system=$$!; \
+	UPWELL_PORTS=21000-32000 $(BIN)/python -m pytest --ignore=tests/system --basetemp="$$folder/t"; others=$$?; \
+	wait $$system; ended=$$?; cat "$$folder.txt"; exit $$((others + ended))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests bench chaos fuzz soak tools
@@ -22,9 +26,10 @@ check: $(VENV)/.dev
 compiled: $(VENV)/.dev
 	$(BIN)/python tools/compiled.py
 
-# The same tests, with it.
+# The tests of what is compiled, with it: not of those parts that stay Python, nor the longest ones of whole processes.
+NOT_COMPILED = config lua modules process resolve bench system/test_system_chaos.py system/test_system_kills.py
 test-compiled: compiled
-	PYTHONPATH=$(CURDIR)/build/compiled $(BIN)/python -m pytest
+	PYTHONPATH=$(CURDIR)/build/compiled $(BIN)/python -m pytest $(NOT_COMPILED:%=--ignore=tests/%)
 
 # Everything, some 30 minutes, kept in bench/results; BENCH="browser --log off" chooses, see `python -m bench -h`.
 # Needs wrk besides (apt-get install wrk), and says so.

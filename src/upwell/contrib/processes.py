@@ -44,12 +44,16 @@ def free_ports(count: int) -> list[int]:
 
     They lie below the range that the system hands out to connecting sockets: a port from within it could become the
     near end of somebody's connection in the seconds that an app is stopped, and then the app could not come back.
+    UPWELL_PORTS="FIRST-LAST" narrows them, so that two that run at once do not choose the same.
     """
     try:
         low = int(_RANGE_FILE.read_text().split()[0])
     except OSError:
         low = 32768
     first = 10240 if low > 12288 else 1024
+    given = os.environ.get("UPWELL_PORTS")
+    if given:
+        first, low = (int(port) for port in given.split("-"))
     span = low - first
     start = (os.getpid() * 97 + time.monotonic_ns() // 1000) % span
     ports: list[int] = []
