@@ -150,7 +150,10 @@ def test_the_same_requests_go_the_same_ways_through_both(start: StartBalancer, n
     """By way of the wire: keys of variables, `proxy_pass` with one, and a peer that answers 503 to some keys."""
     ports = free_ports(6)
     fronts = free_ports(2)
-    servers = "".join(f"server 127.0.0.1:{port} weight={port % 3 + 1} fail_timeout=1000s;" for port in ports)
+    # Much goes to the first, whose 503s are to be met whatever the ports are.
+    weights = [12, *(port % 3 + 1 for port in ports[1:])]
+    each = zip(ports, weights, strict=True)
+    servers = "".join(f"server 127.0.0.1:{port} weight={weight} fail_timeout=1000s;" for port, weight in each)
     taken = []
     with ExitStack() as stack:
         for port in ports:
