@@ -1,4 +1,5 @@
-"""`make audit`: whether a fault is known of anything in the lock files. Knows pip-audit's report, and trusts no silence.
+"""`make audit`: whether a fault is known of anything in the lock files. Knows pip-audit's report, and trusts no
+silence.
 
 pip-audit ends well where the list of known faults cannot be reached and each package is "skipped". Here that is no good
 end: 0 says that all were looked up and nothing is known, 1 that a fault is known, 2 that somebody has to look again.
@@ -22,8 +23,7 @@ def run(command: Sequence[str], files: Sequence[str]) -> int:
     try:
         done = subprocess.run(
             [*command, "--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json", *asked],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=_PATIENCE,
             check=False,
@@ -48,7 +48,9 @@ def run(command: Sequence[str], files: Sequence[str]) -> int:
 
 
 def _not_audited(why: str, count: int = 0) -> int:
-    print(f"NOT AUDITED: {count or 'the'} packages could not be looked up in the list of known faults.", file=sys.stderr)
+    print(
+        f"NOT AUDITED: {count or 'the'} packages could not be looked up in the list of known faults.", file=sys.stderr
+    )
     print(f"pip-audit says: {why}", file=sys.stderr)
     return NOT_AUDITED
 
