@@ -10,7 +10,6 @@ from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
 from upwell.config.regex import compile_regex
-from upwell.config.slots import number
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.rewrite import variable_name
@@ -43,8 +42,6 @@ class MapSettings:
     """On the http block."""
 
     maps: tuple[Map, ...] = field(default=(), metadata=LOCAL)
-    hash_max_size: int = 2048
-    hash_bucket_size: int = 64
 
 
 class _Entries:
@@ -131,10 +128,6 @@ def _map(block: Block, directive: Directive) -> None:
 
 MODULE = Module(
     "map",
-    (
-        command("map", "http", 2, _map, block=True),
-        command("map_hash_max_size", "http", 1, number(MapSettings, "hash_max_size")),
-        command("map_hash_bucket_size", "http", 1, number(MapSettings, "hash_bucket_size")),
-    ),
+    (command("map", "http", 2, _map, block=True),),
     options=("http_map_module",),
 )

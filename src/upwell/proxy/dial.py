@@ -63,12 +63,10 @@ class DialTls:
                 raise NameFault("upstream SSL certificate cannot be verified for an empty name")
             return
         try:
-            self.name.encode("idna")
+            fit = not self.name.startswith(".") and bool(self.name.encode("idna"))
         except UnicodeError:
-            raise NameFault(
-                f'invalid upstream SSL name "{printable(self.name.encode("latin-1", "replace"))}"'
-            ) from None
-        if self.name.startswith("."):
+            fit = False
+        if not fit:
             raise NameFault(f'invalid upstream SSL name "{printable(self.name.encode("latin-1", "replace"))}"')
 
 
