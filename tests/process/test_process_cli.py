@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from upwell import cli
+from upwell.contrib.processes import free_ports
 from upwell.version import data_plane
 
 GOOD = """\
@@ -30,12 +31,6 @@ def upwell(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def prefix() -> Iterator[Path]:
     """A prefix with a good configuration and no logs folder yet."""
@@ -43,7 +38,7 @@ def prefix() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="upwell-test-"))
     folder.chmod(0o755)
     (folder / "conf").mkdir()
-    (folder / "conf" / "nginx.conf").write_text(GOOD % free_port())
+    (folder / "conf" / "nginx.conf").write_text(GOOD % free_ports(1)[0])
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

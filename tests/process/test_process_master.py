@@ -18,18 +18,20 @@ from typing import Any
 
 import pytest
 
+from upwell.contrib.processes import free_ports
+
 STUB = Path(__file__).with_name("stub_master.py")
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """The first true value of `condition()`; fails, naming `what`, when there is none in time."""
+def eventually(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 10.0) -> Any:
+    """The first true value of `condition()`; fails, naming `what` as it is then, when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}")
+            pytest.fail(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.01)
 
 
@@ -63,9 +65,7 @@ class System:
 
     @staticmethod
     def free_port() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        return free_ports(1)[0]
 
     def configure(self, **settings: Any) -> None:
         """Write the configuration: the given settings over those of a small working one."""
@@ -92,7 +92,10 @@ class System:
         """Start the master in the foreground and wait until it serves; its pid."""
         self.configure(worker_processes=workers, **settings)
         process = self.launch("-f")
-        eventually(lambda: self.ask() and len(self.children("worker")) == workers, f"{workers} workers: {self.log()}")
+        eventually(
+            lambda: self.ask() and len(self.children("worker")) == workers,
+            lambda: f"{workers} workers; ended with {process.poll()}; it says {self.log()}",
+        )
         return process.pid
 
     def log(self) -> str:

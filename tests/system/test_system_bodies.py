@@ -210,8 +210,11 @@ def test_ten_megabytes_to_an_old_client(port: int) -> None:
 
 
 def _memory(balancer: Balancer) -> int:
-    """Resident bytes of the largest process of the balancer."""
-    sizes = [0]
+    """Resident bytes of the largest process of the balancer, whose worker has answered somebody."""
+    with Client(balancer.ports[0]) as client:  # a port accepts connections before there is a worker
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.answer().status == 400
+    sizes = []
     for pid in balancer.workers:
         status = Path(f"/proc/{pid}/status").read_text()
         sizes.append(int(status.partition("VmRSS:")[2].split()[0]) * 1024)
