@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from upwell.modules import MODULES, no_effect
-from upwell.modules.unsupported import LACKING, UNSUPPORTED
+from upwell.modules.unsupported import LACKING, REASONS, UNSUPPORTED
 from upwell.modules.variables import PREFIXES, SUPPORTED, UNSUPPORTED_PREFIXES
 from upwell.modules.variables import UNSUPPORTED as UNSUPPORTED_VARIABLES
 from upwell.proxy.session_variables import VARIABLES as SESSION_VARIABLES
@@ -45,7 +45,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
         where = " ".join(sorted(one.replace("stream_server", "stream-server") for one in contexts))
         yield name, where, idle[name] if owner == no_effect.MODULE.name else f"works (`{owner}`)"
     for name in UNSUPPORTED:
-        yield name, "", "refused"
+        yield name, "", f"refused: {REASONS[name]}" if name in REASONS else "refused"
     for section, names in LACKING.items():
         for name in names:
             yield name, section, "refused there"

@@ -69,6 +69,7 @@ others, and a compiled class cannot be."""
 STAYS_PYTHON = (
     "__init__.py",  # names only
     "dial.py",  # its OSError of its own, and it runs only where proxy_bind and its like are used
+    "tls_depth.py",  # ssl's classes, extended
     "suspension.py",  # a bare `yield` under types.coroutine, which mypyc does not know
 )
 

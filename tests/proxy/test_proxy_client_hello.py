@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.proxy.client_hello import Hello
+from upwell.proxy.client_hello import Hello, Offers
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
 
@@ -130,3 +130,20 @@ def test_bytes_that_come_one_by_one_in_tiny_records_are_read_once() -> None:
     hello.feed(b"\x16")
     assert (before, hello.complete) == (False, True)
     assert (hello.name, len(hello.data)) == (b"", len(data) + 1)
+
+
+def test_what_else_is_offered_is_told_by_number() -> None:
+    offers = Offers(_said("a.test", ssl.TLSVersion.TLSv1_2))
+    assert 0xC02B in offers.ciphers
+    assert 0x1301 not in offers.ciphers
+    assert offers.groups[:2] == [0x1D, 0x17]
+    assert 0x1301 in Offers(_said("a.test")).ciphers
+
+
+@given(st.integers(0, 600), st.integers(0, 600), st.integers(0, 255))
+def test_nonsense_offers_nothing_and_raises_nothing(end: int, at: int, byte: int) -> None:
+    said = bytearray(_said("a.test"))
+    said[at % len(said)] = byte
+    offers = Offers(bytes(said[:end]))
+    assert len(offers.ciphers) < 1000
+    assert len(offers.groups) < 1000

@@ -58,16 +58,22 @@ def command(
 
 
 _NOTHING: Mapping[str, frozenset[str]] = MappingProxyType({})
+_NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 class Table:
     """All commands by context and name, the names known to nginx that upwell lacks (`lacking`: those that it lacks in
-    one section, and has in another), and the closers.
+    one section, and has in another; `reasons`: why), and the closers.
     """
 
     def __init__(
-        self, modules: Iterable[Module], unsupported: frozenset[str], lacking: Mapping[str, frozenset[str]] = _NOTHING
+        self,
+        modules: Iterable[Module],
+        unsupported: frozenset[str],
+        lacking: Mapping[str, frozenset[str]] = _NOTHING,
+        reasons: Mapping[str, str] = _NO_REASONS,
     ) -> None:
+        self.reasons = reasons
         self.unsupported = unsupported
         self.lacking = lacking
         self._commands: dict[tuple[str, str], Command] = {}
@@ -137,7 +143,8 @@ class Table:
             return directive.error(f'"{directive.name}" directive is not allowed here')
         if directive.name in self.unsupported:
             block.loading.forgiven.update(arg[1:] for arg in directive.args if arg.startswith("$"))
-            return directive.error(f'"{directive.name}" is not supported by upwell')
+            why = self.reasons.get(directive.name)
+            return directive.error(f'"{directive.name}" is not supported by upwell{f": {why}" if why else ""}')
         return directive.error(f'unknown directive "{directive.name}"')
 
 

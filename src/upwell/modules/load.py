@@ -12,7 +12,7 @@ from upwell.config.source import Source, Sources
 from upwell.errors import ConfigError, ConfigErrors, Position
 from upwell.modules import MODULES
 from upwell.modules.resolve import resolve_host
-from upwell.modules.unsupported import LACKING, UNSUPPORTED
+from upwell.modules.unsupported import LACKING, REASONS, UNSUPPORTED
 
 # nginx builds these in unless told otherwise (its ./configure --help)
 _BUILT_IN = words("""
@@ -65,7 +65,7 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
 @cache
 def command_table() -> Table:
     """All directives of upwell; built once, at the first load."""
-    return Table(MODULES, UNSUPPORTED, LACKING)
+    return Table(MODULES, UNSUPPORTED, LACKING, REASONS)
 
 
 def configure_arguments() -> list[str]:

@@ -9,6 +9,7 @@ from upwell.config.command import Command, Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.slots import once, read_flag, read_levels, read_number, read_seconds, read_size, read_time
+from upwell.modules.unsupported import REASONS
 
 # One line each: name, what it takes, where it may stand. What it takes is a kind of value (see _KINDS, or levels of a
 # path), a number of arguments of any kind ("1", "1-4", "1+"), or the only values that say what upwell does anyhow
@@ -145,7 +146,8 @@ def _only(values: frozenset[str]) -> Callable[[Block, Directive], None]:
         if values <= {"on", "off"}:
             _check_flag(directive)
         given = f"{directive.name} {directive.args[0]}" if directive.name in _FLAGS else directive.name
-        raise directive.error(f'"{given}" is not supported by upwell', 0)
+        why = REASONS.get(directive.name)
+        raise directive.error(f'"{given}" is not supported by upwell{f": {why}" if why else ""}', 0)
 
     return check
 
@@ -158,7 +160,7 @@ def _check_flag(directive: Directive) -> None:
 
 _FLAGS = words(
     """absolute_redirect tcp_nodelay autoindex gunzip gzip http2 http3 log_subrequest port_in_redirect
-    proxy_force_ranges
+    proxy_force_ranges ssl_early_data ssl_stapling ssl_stapling_verify
     rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""

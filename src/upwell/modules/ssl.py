@@ -26,6 +26,8 @@ class SslSettings:
     reject_handshake: bool = False
     addresses: frozenset[object] = field(default=frozenset(), metadata=LOCAL)
     """On http: where clients speak TLS."""
+    keeps_hello: bool = False
+    """On http: a variable tells what clients offer."""
 
 
 def _buffer_size(block: Block, directive: Directive) -> None:
@@ -41,6 +43,8 @@ def _close_http(http: Block) -> None:
         for listen in server[ServerSettings].listens:
             servers.setdefault(listen.spec.address, []).append((server, listen))
     secured = {address: found for address, found in servers.items() if any(listen.ssl for _, listen in found)}
+    if any(name in ("ssl_ciphers", "ssl_curves") for name, _ in http.loading.uses):
+        http.set(SslSettings, "keeps_hello", True)
     if secured:
         http.set(SslSettings, "addresses", frozenset(secured))
     errors = http.loading.errors

@@ -14,11 +14,12 @@ from upwell.config.command import Command, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, once, read_flag, read_time, text, time, words_of
+from upwell.config.slots import choice, flag, number, once, read_flag, read_time, text, time, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import full_path
 from upwell.proxy.tls import ClientTls, ServerTls, TlsError, client_context, server_context
+from upwell.proxy.tls_commands import CommandError, configure
 
 _PROTOCOLS = ("sslv2", "sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
 _DEFAULT = frozenset(("tlsv1.2", "tlsv1.3"))
@@ -48,6 +49,8 @@ class ServerTlsSettings:
     password_file: str = ""
     dhparam: str = ""
     ecdh_curve: str = ""
+    verify_depth: int = 1
+    commands: tuple[tuple[str, str], ...] = ()
     context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
 
 
@@ -66,6 +69,8 @@ class PeerTlsSettings:
     ciphers: str = "DEFAULT"
     crl: str = ""
     password_file: str = ""
+    verify_depth: int = 1
+    commands: tuple[tuple[str, str], ...] = ()
     place: Position | None = None
     context: ssl.SSLContext | None = field(default=None, metadata=LOCAL)
 
@@ -131,8 +136,34 @@ def _curve(block: Block, directive: Directive) -> None:
     once(block, directive, ServerTlsSettings, "ecdh_curve")
     curve = directive.args[0]
     if ":" in curve:
-        raise directive.error('"ssl_ecdh_curve" with several curves is not supported by upwell', 0)
+        why = "Python's ssl takes one"
+        raise directive.error(f'"ssl_ecdh_curve" with several curves is not supported by upwell: {why}', 0)
     block.set(ServerTlsSettings, "ecdh_curve", "" if curve == "auto" else curve)
+
+
+def _conf_command(settings: type[object]) -> Setter:
+    """A command of OpenSSL's configuration; whether it can be done is seen at once, on a context of its own."""
+
+    def put(block: Block, directive: Directive) -> None:
+        name, value = directive.args
+        side = ssl.PROTOCOL_TLS_SERVER if settings is ServerTlsSettings else ssl.PROTOCOL_TLS_CLIENT
+        if name.lower() == "dhparameters":
+            value = full_path(block, value)
+            block.loading.depend_on(value)
+        try:
+            configure(ssl.SSLContext(side), name, value)
+        except CommandError as error:
+            raise directive.error(f'"{directive.name} {name}" is not supported by upwell: {error}', 0) from None
+        block.append(settings, "commands", (name, value))
+
+    return put
+
+
+def _verify_client(block: Block, directive: Directive) -> None:
+    if directive.args[0].lower() == "optional_no_ca":
+        why = "Python's ssl ends a handshake whose certificate nobody vouches for"
+        raise directive.error(f'"ssl_verify_client optional_no_ca" is not supported by upwell: {why}', 0)
+    choice(ServerTlsSettings, "verify_client", _VERIFY)(block, directive)
 
 
 def _proxy_ssl(block: Block, directive: Directive) -> None:
@@ -154,13 +185,15 @@ def server_commands(levels: str) -> tuple[Command, ...]:
         command("ssl_protocols", levels, (1, None), words_of(settings, "protocols", _PROTOCOLS)),
         command("ssl_ciphers", levels, 1, text(settings, "ciphers")),
         command("ssl_prefer_server_ciphers", levels, 1, flag(settings, "prefer_server_ciphers")),
-        command("ssl_verify_client", levels, 1, choice(settings, "verify_client", _VERIFY)),
+        command("ssl_verify_client", levels, 1, _verify_client),
+        command("ssl_verify_depth", levels, 1, number(settings, "verify_depth")),
         command("ssl_client_certificate", levels, 1, _file(settings, "client_certificate")),
         command("ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
         command("ssl_crl", levels, 1, _file(settings, "crl")),
         command("ssl_password_file", levels, 1, _file(settings, "password_file")),
         command("ssl_dhparam", levels, 1, _file(settings, "dhparam")),
         command("ssl_ecdh_curve", levels, 1, _curve),
+        command("ssl_conf_command", levels, 2, _conf_command(settings)),
         command("ssl_handshake_timeout", levels, 1, time(settings, "handshake_timeout")),
         command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
         command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
@@ -176,6 +209,8 @@ def peer_commands(levels: str) -> tuple[Command, ...]:
         command("proxy_ssl_name", levels, 1, _proxy_ssl_name),
         command("proxy_ssl_server_name", levels, 1, flag(settings, "server_name")),
         command("proxy_ssl_verify", levels, 1, flag(settings, "verify")),
+        command("proxy_ssl_verify_depth", levels, 1, number(settings, "verify_depth")),
+        command("proxy_ssl_conf_command", levels, 2, _conf_command(settings)),
         command("proxy_ssl_trusted_certificate", levels, 1, _file(settings, "trusted_certificate")),
         command("proxy_ssl_certificate", levels, 1, _file(settings, "certificate")),
         command("proxy_ssl_certificate_key", levels, 1, _file(settings, "certificate_key")),
@@ -191,7 +226,8 @@ def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] 
     """Make the context of a server that listens with TLS. Raises ConfigError.
 
     `ssl_verify_client on` ends a handshake without a certificate if it `insists`, else somebody looks later. `alpn`
-    are the protocols that are offered there (RFC 7301).
+    are the protocols that are offered there (RFC 7301). Where it insists, a client's certificate is judged when its
+    session's tickets are out already: there are none then.
     """
     found = server[ServerTlsSettings]
     place = found.place or server.position
@@ -215,12 +251,14 @@ def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] 
         found.prefer_server_ciphers,
         "optional" if found.verify_client == "on" and not insists else found.verify_client,
         tuple(path for path in (found.client_certificate, found.trusted_certificate) if path),
-        found.tickets,
+        found.tickets and (found.verify_client == "off" or not insists),
         found.crl,
         found.password_file,
         found.dhparam,
         found.ecdh_curve,
         alpn,
+        found.verify_depth,
+        found.commands,
     )
     try:
         server.set(ServerTlsSettings, "context", server_context(spec))
@@ -246,6 +284,8 @@ def close_peer_tls(server: Block, made: dict[ClientTls, ssl.SSLContext]) -> None
         found.ciphers,
         found.crl,
         found.password_file,
+        found.verify_depth,
+        found.commands,
     )
     try:
         context = made.get(spec)

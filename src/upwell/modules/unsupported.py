@@ -85,9 +85,8 @@ UNSUPPORTED = words(
     proxy_pass_error_message
     proxy_ssl_alpn
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache
-    proxy_ssl_conf_command
     proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
-    proxy_ssl_verify_depth proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
+    proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
     referer_hash_bucket_size referer_hash_max_size resolver_file rewrite root rtmp
@@ -117,7 +116,7 @@ UNSUPPORTED = words(
     ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
     ssl_stapling_file ssl_stapling_responder
-    ssl_verify_depth starttls state_path status
+    starttls state_path status
     status_zone sticky_cookie_insert stream_lua_package_path stub_status sub_filter
     sub_filter_last_modified sub_filter_once sub_filter_types subrequest_output_buffer_size subs_filter timeout
     try_files tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
@@ -146,7 +145,6 @@ UNSUPPORTED = words(
     zone_sync_ssl_password_file zone_sync_ssl_protocols zone_sync_ssl_server_name zone_sync_ssl_trusted_certificate
     zone_sync_ssl_verify zone_sync_ssl_verify_depth zone_sync_timeout zstd zstd_types
     mqtt mqtt_buffers mqtt_preread mqtt_set_connect pass proxy_session_drop ssl_alpn ssl_certificate_cache
-    ssl_conf_command
     """
 )
 
@@ -160,3 +158,26 @@ LACKING = {
     ),
 }
 """What upwell has in another section only."""
+
+_NO_WORD = "Python's ssl has no word for it"
+_ONE_PROTOCOL = "upwell speaks HTTP/1.1 with its clients"
+
+REASONS = {
+    "http2": _ONE_PROTOCOL,
+    "http3": _ONE_PROTOCOL,
+    "proxy_ssl_alpn": "peers are spoken to in HTTP/1.1, which needs no telling",
+    "ssl_certificate_cache": "certificates with variables are not supported",
+    "ssl_certificate_compression": _NO_WORD,
+    "ssl_early_data": f"{_NO_WORD}, and what it carries may be replayed",
+    "ssl_ech_file": _NO_WORD,
+    "ssl_engine": _NO_WORD,
+    "ssl_ocsp": f"{_NO_WORD}; ssl_crl refuses revoked certificates",
+    "ssl_ocsp_cache": _NO_WORD,
+    "ssl_ocsp_responder": _NO_WORD,
+    "ssl_session_ticket_key": f"{_NO_WORD}; all workers share keys that OpenSSL makes when a configuration is loaded",
+    "ssl_stapling": _NO_WORD,
+    "ssl_stapling_file": _NO_WORD,
+    "ssl_stapling_responder": _NO_WORD,
+    "ssl_stapling_verify": _NO_WORD,
+}
+"""Why something is refused, where that is not just that nobody has made it."""

@@ -17,9 +17,10 @@ SUPPORTED = words(
     request_body request_body_file request_completion request_id request_length request_method request_port
     request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
-    limit_rate ssl_alpn_protocol ssl_cipher ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
+    limit_rate ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
-    ssl_client_v_start ssl_client_verify ssl_protocol ssl_server_name ssl_session_reused upstream_addr
+    ssl_client_v_start ssl_client_verify ssl_curves ssl_protocol ssl_server_name ssl_session_id ssl_session_reused
+    upstream_addr
     upstream_bytes_received upstream_bytes_sent upstream_cache_status upstream_connect_time upstream_header_time
     upstream_queue_time upstream_response_length upstream_response_time upstream_status
     """

@@ -13,15 +13,18 @@ _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
 _HOST_NAME: Final = 0
+_GROUPS: Final = 10
 _LARGEST_RECORD: Final = 16_384 + 256
 _MOST: Final = 1 << 16
 """More than any client says at first; OpenSSL takes no more than 128 KB."""
 
 
 class Hello:
-    """What a client has said so far. `complete`: nothing more is needed to say what it asks for."""
+    """What a client has said so far. `complete`: nothing more is needed to say what it asks for. `message` is the
+    ClientHello then, b"" if it is none.
+    """
 
-    __slots__ = ("_at", "_data", "_message", "complete", "name")
+    __slots__ = ("_at", "_data", "_message", "complete", "message", "name")
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -29,6 +32,7 @@ class Hello:
         self._at = 0
         self.complete = False
         self.name = b""
+        self.message = b""
 
     def __repr__(self) -> str:
         return f"<Hello {len(self._data)} bytes, {self.name!r}>"
@@ -46,6 +50,7 @@ class Hello:
             self.complete = len(self._data) > _MOST
             return
         self.complete = True
+        self.message = message
         try:
             self.name = _name(message)
         except IndexError:
@@ -75,6 +80,44 @@ class Hello:
                 if need > _MOST:
                     return b""
         return b"" if len(data) > at and data[at] != _HANDSHAKE else None
+
+
+class Offers:
+    """What else a ClientHello offers, in the client's order: cipher suites and groups for key exchange, by number."""
+
+    __slots__ = ("ciphers", "groups")
+
+    def __init__(self, data: bytes) -> None:
+        """`data` is what the client said first, with all of the message in it."""
+        self.ciphers: list[int] = []
+        self.groups: list[int] = []
+        hello = Hello()
+        hello.feed(data)
+        try:
+            self._read(hello.message)
+        except IndexError:
+            self.ciphers, self.groups = [], []
+
+    def __repr__(self) -> str:
+        return f"<Offers {self.ciphers} {self.groups}>"
+
+    def _read(self, message: bytes) -> None:
+        at = 34
+        at += 1 + message[at]
+        size = message[at] << 8 | message[at + 1]
+        self.ciphers = _pairs(message[at + 2 : at + 2 + size])
+        at += 2 + size
+        at += 3 + message[at]
+        while at < len(message):
+            kind = message[at] << 8 | message[at + 1]
+            size = message[at + 2] << 8 | message[at + 3]
+            if kind == _GROUPS:
+                self.groups = _pairs(message[at + 6 : at + 4 + size])
+            at += 4 + size
+
+
+def _pairs(data: bytes) -> list[int]:
+    return [data[at] << 8 | data[at + 1] for at in range(0, len(data) - 1, 2)]
 
 
 def _name(message: bytes) -> bytes:

@@ -630,7 +630,7 @@ class Exchange:
         if self.capture is not None:
             tail.append(f', subrequest: "{printable(self.uri)}"')
         if self.tries and self.proxying:
-            tail.append(f', upstream: "http://{self.tries[-1].peer}{printable(self.tries[-1].path(self))}"')
+            tail.append(f', upstream: "{self.tries[-1].url(self)}"')
         host = self.values.get(b"host")
         if host is not None:
             tail.append(f', host: "{printable(host)}"')

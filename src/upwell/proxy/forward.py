@@ -208,7 +208,7 @@ def _note(exchange: Exchange, spec: ForwardSpec, peer: str, started: float) -> T
     """Begin the record of a try, which the log and the $upstream_ variables read; `peer` is its name, or the upstream's
     where no peer could be tried.
     """
-    attempt = Try(peer, spec.request_path, started)
+    attempt = Try(peer, spec, started)
     if exchange.tries is None:
         exchange.tries = [attempt]
     else:

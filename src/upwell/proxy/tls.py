@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from upwell.proxy.tls_commands import CommandError, configure
+from upwell.proxy.tls_depth import CHAIN_TOO_LONG, limit_depth
+
 _VERSIONS: Final = {
     "tlsv1": ssl.TLSVersion.TLSv1,
     "tlsv1.1": ssl.TLSVersion.TLSv1_1,
@@ -25,7 +28,8 @@ class TlsError(ValueError):
 class ServerTls:
     """`certificates` are pairs of paths, certificate and key. `protocols` are nginx's words in lower case. `verify`
     is "off", "on" or "optional", by the certificates in the files `trusted`. `crl`, `passwords` (one a line, for
-    encrypted keys) and `dhparam` are paths, "" for none."""
+    encrypted keys) and `dhparam` are paths, "" for none. So many authorities as `depth` may stand between a client's
+    certificate and a trusted one. `commands` are OpenSSL's, by name and value, and come last."""
 
     certificates: tuple[tuple[str, str], ...]
     protocols: frozenset[str]
@@ -39,12 +43,14 @@ class ServerTls:
     dhparam: str = ""
     curve: str = ""
     alpn: tuple[str, ...] = ()
+    depth: int = 1
+    commands: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
     """With `verify` a peer's certificate must be for the name that is asked for, by those in the file `trusted`.
-    `crl` and `passwords` as in ServerTls."""
+    `crl`, `passwords`, `depth` and `commands` as in ServerTls."""
 
     verify: bool
     trusted: str
@@ -54,6 +60,8 @@ class ClientTls:
     ciphers: str
     crl: str = ""
     passwords: str = ""
+    depth: int = 1
+    commands: tuple[tuple[str, str], ...] = ()
 
 
 def server_context(spec: ServerTls) -> ssl.SSLContext:
@@ -84,6 +92,9 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
         _trust(context, path)
     _revoke(context, spec.crl)
     context.verify_mode = _VERIFY[spec.verify]
+    if spec.verify != "off":
+        limit_depth(context, spec.depth)
+    _command(context, spec.commands)
     return context
 
 
@@ -99,7 +110,18 @@ def client_context(spec: ClientTls) -> ssl.SSLContext:
     if spec.certificate:
         _load(context, spec.certificate, spec.key, spec.passwords)
     _revoke(context, spec.crl)
+    if spec.verify:
+        limit_depth(context, spec.depth)
+    _command(context, spec.commands)
     return context
+
+
+def _command(context: ssl.SSLContext, commands: tuple[tuple[str, str], ...]) -> None:
+    for name, value in commands:
+        try:
+            configure(context, name, value)
+        except CommandError as error:
+            raise TlsError(str(error)) from None
 
 
 def _set_protocols(context: ssl.SSLContext, names: frozenset[str]) -> None:
@@ -187,12 +209,19 @@ def _check_readable(what: str, path: str) -> None:
 
 def words_of_error(error: Exception) -> str:
     """What OpenSSL or the system says of it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify error: ({error.verify_code}:{error.verify_message})"
     if isinstance(error, ssl.SSLError):
         reason: object = getattr(error, "reason", None)  # typeshed says str, which a compiled build would insist on
         return str(reason or error)
     if isinstance(error, OSError) and error.errno:
         return f"{error.errno}: {os.strerror(error.errno)}"
     return str(error)
+
+
+def is_too_deep(error: Exception) -> bool:
+    """Whether the handshake was over and the other's certificate is refused all the same."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code == CHAIN_TOO_LONG
 
 
 def peer_trouble(error: Exception) -> str:

@@ -17,6 +17,7 @@ from upwell.errors import MessageError
 from upwell.http1.fields import check_host
 from upwell.pcre import PatternTimeout
 from upwell.proxy.client_hello import Hello
+from upwell.proxy.tls import is_too_deep
 from upwell.proxy.transport import MOST_READ, Poll, Transport
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ class TlsFront:
 
     `names(connection, host)` gives the server that a client means by SNI; `default` is that of who means none.
     `contexts` are those of the servers that have one, and `rejecting` are the servers that reject every handshake
-    (ssl_reject_handshake). `record` is the most of an answer in one record (ssl_buffer_size), in bytes.
+    (ssl_reject_handshake). `record` is the most of an answer in one record (ssl_buffer_size), in bytes. `keeps_hello`:
+    somebody will ask what the clients have offered.
     """
 
-    __slots__ = ("contexts", "default", "names", "record", "rejecting")
+    __slots__ = ("contexts", "default", "keeps_hello", "names", "record", "rejecting")
 
     def __init__(
         self,
@@ -47,7 +49,9 @@ class TlsFront:
         contexts: dict[Server, ssl.SSLContext],
         rejecting: frozenset[Server],
         record: int = _RECORD,
+        keeps_hello: bool = False,
     ) -> None:
+        self.keeps_hello = keeps_hello
         self.default = default
         self.names = names
         self.contexts = contexts
@@ -62,7 +66,8 @@ class TlsTransport(Transport):
     """`client` is told of the connection at once, and of bytes once the handshake is over.
 
     `tls` is None before it begins, and where the client does not speak TLS at all. `server` is the one that the client
-    named by SNI, None for none, and `name` its name, b"" for none.
+    named by SNI, None for none, and `name` its name, b"" for none. `hello` is what it said first, b"" where nobody
+    asks for it.
     """
 
     __slots__ = (
@@ -75,6 +80,7 @@ class TlsTransport(Transport):
         "_outgoing",
         "_shaking",
         "client",
+        "hello",
         "name",
         "server",
         "tls",
@@ -86,6 +92,7 @@ class TlsTransport(Transport):
         super().__init__(poll, fd, family, peer, client)
         self.client = client
         self.name = b""
+        self.hello = b""
         self.server: Server | None = None
         self._front = front
         self._loop: asyncio.AbstractEventLoop = client.loop
@@ -154,7 +161,10 @@ class TlsTransport(Transport):
             self.close()
             return
         tls = self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._incoming.write(hello.data)
+        data = hello.data
+        if front.keeps_hello:
+            self.hello = data
+        self._incoming.write(data)
         if self._shake(tls):
             self._pass_on(tls)
 
@@ -166,6 +176,8 @@ class TlsTransport(Transport):
             self._put_out()
             return False
         except OSError as error:
+            if is_too_deep(error):
+                self._outgoing.read()  # tickets, by which a session could be resumed
             self._put_out()  # the alert
             self.client.no_handshake(error)
             self._shaking = False

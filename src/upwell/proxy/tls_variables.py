@@ -9,8 +9,11 @@ import hashlib
 import ssl
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
+
+from upwell.proxy.client_hello import Offers
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -31,6 +34,24 @@ _SHORT: Final = {
     "userId": "UID",
 }
 """RFC 4514, 3, and OpenSSL's names for what has none there."""
+_GROUPS: Final = {
+    0x0015: "secp224r1",
+    0x0016: "secp256k1",
+    0x0017: "prime256v1",
+    0x0018: "secp384r1",
+    0x0019: "secp521r1",
+    0x001A: "brainpoolP256r1",
+    0x001B: "brainpoolP384r1",
+    0x001C: "brainpoolP512r1",
+    0x001D: "X25519",
+    0x001E: "X448",
+    0x0100: "ffdhe2048",
+    0x0101: "ffdhe3072",
+    0x0102: "ffdhe4096",
+    0x0103: "ffdhe6144",
+    0x0104: "ffdhe8192",
+}
+"""OpenSSL's names of groups by number (RFC 8446, 4.2.7)."""
 _ESCAPED: Final = frozenset('"+,;<>\\')
 
 
@@ -55,8 +76,45 @@ def _cipher(tls: ssl.SSLObject) -> str | None:
     return None if cipher is None else cipher[0]
 
 
+def _offers(exchange: Exchange) -> Offers | None:
+    transport = exchange.client.tls
+    if transport is None or transport.tls is None or not transport.hello:
+        return None
+    return Offers(transport.hello)
+
+
+@cache
+def _cipher_names() -> dict[int, str]:
+    """OpenSSL's names of all that it knows, by number (RFC 8446, B.4)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    return {one["id"] & 0xFFFF: one["name"] for one in context.get_ciphers()} | {
+        0x00FF: "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"
+    }
+
+
+def _ciphers(exchange: Exchange) -> bytes | None:
+    offers = _offers(exchange)
+    if offers is None:
+        return None
+    names = _cipher_names()
+    return ":".join(names.get(one, f"0x{one:04x}") for one in offers.ciphers).encode() or None
+
+
+def _curves(exchange: Exchange) -> bytes | None:
+    offers = _offers(exchange)
+    if offers is None:
+        return None
+    return ":".join(_GROUPS.get(one, f"0x{one:04x}") for one in offers.groups).encode() or None
+
+
 def _der(tls: ssl.SSLObject) -> bytes | None:
     return tls.getpeercert(binary_form=True)
+
+
+def _session_id(tls: ssl.SSLObject) -> str | None:
+    session = tls.session
+    return None if session is None else session.id.hex()
 
 
 def _verified(tls: ssl.SSLObject) -> str:
@@ -135,6 +193,7 @@ def _remaining(tls: ssl.SSLObject) -> str | None:
 VARIABLES: dict[str, TlsVariable] = {
     "ssl_alpn_protocol": _of(lambda tls: tls.selected_alpn_protocol()),
     "ssl_cipher": _of(_cipher),
+    "ssl_ciphers": _ciphers,
     "ssl_client_cert": _of(_indented),
     "ssl_client_escaped_cert": _of(_escaped),
     "ssl_client_fingerprint": _of(_fingerprint),
@@ -146,7 +205,9 @@ VARIABLES: dict[str, TlsVariable] = {
     "ssl_client_v_remain": _of(_remaining),
     "ssl_client_v_start": _of(_field("notBefore")),
     "ssl_client_verify": _of(_verified),
+    "ssl_curves": _curves,
     "ssl_protocol": _of(lambda tls: tls.version()),
     "ssl_server_name": _server_name,
+    "ssl_session_id": _of(_session_id),
     "ssl_session_reused": _of(lambda tls: "r" if tls.session_reused else "."),
 }

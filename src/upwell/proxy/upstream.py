@@ -19,7 +19,7 @@ from upwell.errors import MessageError, UpstreamError
 from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
-from upwell.log import WARN
+from upwell.log import WARN, printable
 from upwell.proxy.dial import Dial, HandshakeError, NameFault, NearError
 from upwell.proxy.file_sender import FileSender
 from upwell.proxy.intake import Intake
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from upwell.peers.upstream import Peer
     from upwell.proxy.body_file import BodyFile
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.forward import ForwardSpec
     from upwell.proxy.keepalive import Keepalive
 
 _CONNECTING: Final = 0
@@ -72,15 +73,15 @@ _BAD_CHUNKS: Final = "upstream sent invalid chunked response while reading upstr
 class Try:
     """One try at a peer, for the log: times in seconds of the loop's clock, 0.0 for what did not happen.
 
-    `peer` is the peer's name, `path` gives the target that was asked for. `sent` and `received` are bytes on the
+    `peer` is the peer's name, `spec` says how it was asked. `sent` and `received` are bytes on the
     connection, `length` those of the response's content with its framing.
     """
 
-    __slots__ = ("connected", "ended", "header", "length", "path", "peer", "received", "sent", "started", "status")
+    __slots__ = ("connected", "ended", "header", "length", "peer", "received", "sent", "spec", "started", "status")
 
-    def __init__(self, peer: str, path: Callable[[Exchange], bytes], started: float) -> None:
+    def __init__(self, peer: str, spec: ForwardSpec | None, started: float) -> None:
         self.peer: str = peer
-        self.path: Callable[[Exchange], bytes] = path
+        self.spec: ForwardSpec | None = spec
         self.started: float = started
         self.connected: float = 0.0
         self.header: float = 0.0
@@ -89,6 +90,15 @@ class Try:
         self.sent: int = 0
         self.received: int = 0
         self.length: int = 0
+
+    def url(self, exchange: Exchange) -> str:
+        """What was asked, for the log."""
+        spec = self.spec
+        if spec is None:
+            return self.peer
+        dial = spec.limits.dial
+        scheme = "http" if dial is None or dial.tls is None else "https"
+        return f"{scheme}://{self.peer}{printable(spec.request_path(exchange))}"
 
 
 class UpstreamConnection(Intake):

@@ -157,7 +157,7 @@ PREFIXES: dict[str, Callable[[str], Variable]] = {
     "arg_": _argument,
 }
 
-_NOBODY: Final = Try("", lambda _: b"", 0.0)
+_NOBODY: Final = Try("", None, 0.0)
 """What stands for an upstream in which no peer was found, where another one answered later."""
 
 # Single ones

@@ -34,6 +34,7 @@ def secure(
         {server: context for server, context in contexts.items() if context is not None},
         frozenset(server for server, block in blocks.items() if block[SslSettings].reject_handshake),
         min(settings.buffer_size, _LARGEST_RECORD),
+        settings.keeps_hello,
     )
     verify = {server: block[ServerTlsSettings].verify_client for server, block in blocks.items()}
     endpoint.begin = secured(endpoint.begin, {server: value for server, value in verify.items() if value != "off"})
