@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _STATE = "lua"
 _OK, _ERROR, _DECLINED = 0, -1, -5
 _CLOSE = (408, 444, 499)
+_REFUSALS = (401, 403)
 
 Handler = Callable[["Exchange"], Awaitable[None]]
 Decision = Callable[["Exchange"], "Awaitable[int | None]"]
@@ -73,9 +74,13 @@ def content_handler(vm: Vm, chunk: Chunk) -> Handler:
     return handle
 
 
-def access_handler(vm: Vm, chunk: Chunk) -> Decision:
-    """access_by_lua*: None lets the request pass; afterwards `exchange.finished` says that it was answered here."""
-    return _deciding(vm, chunk, ACCESS)
+def access_handler(vm: Vm, chunk: Chunk, passes: int | None = None, decides: bool = False) -> Decision:
+    """access_by_lua*: None lets the request pass; afterwards `exchange.finished` says that it was answered here.
+
+    `passes` is what it says of a request that it lets in, None of one that it leaves to others. `decides`: 401 and 403
+    are for the caller to answer with.
+    """
+    return _deciding(vm, chunk, ACCESS, passes, decides)
 
 
 def rewrite_handler(vm: Vm, chunk: Chunk) -> Decision:
@@ -83,7 +88,7 @@ def rewrite_handler(vm: Vm, chunk: Chunk) -> Decision:
     return _deciding(vm, chunk, REWRITE)
 
 
-def _deciding(vm: Vm, chunk: Chunk, phase: int) -> Decision:
+def _deciding(vm: Vm, chunk: Chunk, phase: int, passes: int | None = None, decides: bool = False) -> Decision:
     async def handle(exchange: Exchange) -> int | None:
         run = run_of(vm, exchange)
         run.phase = phase
@@ -91,13 +96,19 @@ def _deciding(vm: Vm, chunk: Chunk, phase: int) -> Decision:
             await drive(vm, run, chunk)
         except Exit as ended:
             if ended.status in (_OK, _DECLINED):
-                return None
+                return passes if ended.status == _OK else None
+            if decides and ended.status in _REFUSALS and not (run.said or run.parts or exchange.head_sent):
+                exchange.keep([field for field in exchange.out if field[0] != b"Location"])
+                exchange.out = []
+                return ended.status
             _leave(run, exchange, ended.status)
         except Aborted:
             _fail(run, exchange)
         else:
             if run.said or run.parts or exchange.head_sent:
                 _complete(run, exchange)
+            else:
+                return passes
         return None
 
     return handle

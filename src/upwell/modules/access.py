@@ -12,11 +12,12 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.log import ERROR
+from upwell.modules.satisfy import PASSES
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-_LEVELS = "http server location stream stream_server"
+_LEVELS = "http server location limit_except stream stream_server"
 _FORBIDDEN = 403
 _REMEMBERED = 4096
 
@@ -51,6 +52,11 @@ _LOCAL = AccessSettings(
 
 def is_allowed(settings: AccessSettings, address: str) -> bool:
     """Whether the client at `address` ("127.0.0.1", "::1", "unix:") may pass."""
+    return verdict(settings, address) is not False
+
+
+def verdict(settings: AccessSettings, address: str) -> bool | None:
+    """What the first rule says that fits; None if none does."""
     unix = address.startswith("unix:")
     peer: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     if not unix:
@@ -64,12 +70,27 @@ def is_allowed(settings: AccessSettings, address: str) -> bool:
                 return rule.allow
         elif peer is not None and peer.version == rule.network.version and peer in rule.network:
             return rule.allow
-    return True
+    return None
 
 
 def compile_access(settings: AccessSettings) -> Callable[[Exchange], int | None] | None:
     """The access handler for `settings`: None lets the request pass, 403 does not. None when there are no rules."""
     return _handler(settings, "access forbidden by rule") if settings.rules else None
+
+
+def compile_gate(settings: AccessSettings) -> Callable[[Exchange], int | None] | None:
+    """The same where it is one of several that may let the request in (`satisfy any`): PASSES, 403, or None where no
+    rule fits.
+    """
+    if not settings.rules:
+        return None
+    decide = lru_cache(_REMEMBERED)(lambda address: verdict(settings, address))
+
+    def gate(exchange: Exchange) -> int | None:
+        allowed = decide(exchange.client.address)
+        return None if allowed is None else PASSES if allowed else _FORBIDDEN
+
+    return gate
 
 
 def only_local(directive: str) -> Callable[[Exchange], int | None]:

@@ -64,7 +64,6 @@ variables_hash_max_size number http stream
 
 tcp_nodelay =on stream stream_server
 absolute_redirect =on http server location
-auth_basic =off http server location
 autoindex =off http server location
 charset =off http server location
 gunzip =off http server location
@@ -78,7 +77,6 @@ proxy_cache =off http server location
 proxy_force_ranges =off http server location
 proxy_store =off http server location
 rewrite_log =off http server location
-satisfy =all http server location
 server_name_in_redirect =off http server location
 ssi =off http server location
 ssl_early_data =off http server

@@ -6,8 +6,6 @@ is parsed here at request time but what the variable itself says.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import secrets
@@ -20,6 +18,7 @@ from upwell.http1.respond import REASONS
 from upwell.proxy import tls_variables
 from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
+from upwell.proxy.credentials import credentials
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
 from upwell.proxy.upstream import Try
 from upwell.version import NGINX_VERSION
@@ -164,15 +163,8 @@ _NOBODY: Final = Try("", None, 0.0)
 
 
 def _remote_user(exchange: Exchange) -> bytes | None:
-    field = exchange.values.get(b"authorization")
-    if field is None or field[:6].lower() != b"basic ":
-        return None
-    coded = field[6:].strip(b" ").partition(b"=")[0]  # nginx asks for no padding
-    try:
-        user, colon, _ = base64.b64decode(coded + b"=" * (-len(coded) % 4), validate=True).partition(b":")
-    except binascii.Error:
-        return None
-    return user if user and colon else None
+    given = credentials(exchange)
+    return None if given is None else given[0]
 
 
 def _request_uri(exchange: Exchange) -> bytes | None:

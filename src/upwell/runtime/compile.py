@@ -12,8 +12,9 @@ from upwell.http1.respond import SERVER, SERVER_WITHOUT_VERSION
 from upwell.http1.target import escape_uri
 from upwell.log import ErrorLog
 from upwell.lua import phase
-from upwell.modules.access import AccessSettings, compile_access, only_local
+from upwell.modules.access import AccessSettings, compile_access, compile_gate, only_local
 from upwell.modules.access_log import AccessLogSettings
+from upwell.modules.auth_basic import AuthBasicSettings, UserChecks, compile_auth_basic
 from upwell.modules.check_status import CheckStatusSettings, compile_check_status
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
@@ -28,6 +29,7 @@ from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
+from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.added import adding, expiring
 from upwell.proxy.keepalive import Keepalive
@@ -58,6 +60,7 @@ class Compiler:
         "_prefix",
         "_report",
         "_upstreams",
+        "_user_checks",
         "_vm",
         "_ways",
     )
@@ -74,6 +77,7 @@ class Compiler:
         call_soon: Callable[[Callable[[], object]], object],
         ways: Mapping[Upstream, Way],
     ) -> None:
+        self._user_checks: UserChecks | None = None
         self._ways = ways
         self._call_soon = call_soon
         self._report = report
@@ -172,17 +176,26 @@ class Compiler:
         return tuple(steps)
 
     def _access(self, block: Block) -> tuple[Access, ...]:
-        handlers: list[Access] = []
-        rules = compile_access(block[AccessSettings])
+        """The gates in nginx's order, Lua code last as in OpenResty."""
+        together = block[SatisfySettings]
+        passes = PASSES if together.any else None
+        gates: list[Access] = []
+        rules = (compile_gate if together.any else compile_access)(block[AccessSettings])
         if rules is not None:
-            handlers.append(rules)
+            gates.append(rules)
+        basic = block[AuthBasicSettings]
+        if basic.asks:
+            if self._user_checks is None:
+                self._user_checks = UserChecks()
+            gates.append(compile_auth_basic(basic, render, self._user_checks, passes))
         code = block[LuaSettings].access
         page = block[LocationSettings].handler
-        if rules is None and code is None and page in _PAGES:
-            handlers.append(only_local(page))
+        if not gates and code is None and page in _PAGES:
+            gates.append(only_local(page))
         if code is not None:
-            handlers.append(phase.access_handler(*self._chunk(code)))
-        return tuple(handlers)
+            decides = together.any or together.delay > 0
+            gates.append(phase.access_handler(*self._chunk(code), passes, decides))
+        return join_gates(together, gates)
 
     def _header_filters(self, block: Block) -> tuple[Filter, ...]:
         filters: list[Filter] = []

@@ -1,0 +1,237 @@
+"""Who gets in, held beside nginx: passwords, other apps that decide, rules, and what the error log says of each."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.system.beside import Outcome, outcome
+from tests.system.conftest import StartBalancer
+from tests.system.wire import Origin, Seen, get, post, response
+from upwell.contrib.processes import UPWELL, Balancer, free_ports
+
+USERS = """# a remark
+\r
+plain:{PLAIN}secret
+sha:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=
+ssha:{SSHA}gVK8WC9YyFT1gMsQHTGCgT3sSv5zYWx0
+apr1:$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0:a remark
+md5:$1$saltsalt$9xy1btjgzLYfb7hivXtC//
+sha256:$5$saltsalt$0IyaXrmV7.sGNS6tirgqHLqX/G.FBvgkYA.lpPdS5sA
+sha512:$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1
+bcrypt:$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW
+des:abNANd1rDfiNc
+bare:secret
+badssha:{SSHA}???
+shortssha:{SSHA}c2hvcnQ=
+empty:
+none
+twice:{PLAIN}first
+twice:{PLAIN}second
+crlf:{PLAIN}secret\r
+\xfcml:{PLAIN}secret
+last:{PLAIN}secret"""
+
+LOCATIONS = """
+        location / { proxy_pass http://peers; }
+        location /after { return 204; }
+        location /basic/ { auth_basic "the realm"; proxy_pass http://peers; }
+        location /basic/open/ { auth_basic off; proxy_pass http://peers; }
+        location /basic/unless/ { auth_basic $arg_realm; proxy_pass http://peers; }
+        location /basic/by/ { auth_basic "r"; auth_basic_user_file $arg_file; proxy_pass http://peers; }
+        location /basic/shown/ { auth_basic "r"; error_page 401 /shown; proxy_pass http://peers; }
+        location = /shown { auth_basic off; return 200 "show yourself"; }
+        location /file-only/ { proxy_pass http://peers; }
+        location /who/ { auth_basic "r"; proxy_pass http://peers;
+                         proxy_set_header X-User $remote_user; }
+        location /all/denied/ { auth_basic "r"; deny all; proxy_pass http://peers; }
+        location /all/allowed/ { auth_basic "r"; allow all; proxy_pass http://peers; }
+        location /any/denied/ { satisfy any; auth_basic "r"; deny all;
+                                proxy_pass http://peers; }
+        location /any/allowed/ { satisfy any; auth_basic "r"; allow all;
+                                 proxy_pass http://peers; }
+        location /any/no-rule/ { satisfy any; auth_basic "r"; allow 192.0.2.1;
+                                 proxy_pass http://peers; }
+        location /any/rules/ { satisfy any; deny all; proxy_pass http://peers; }
+        location /any/none/ { satisfy any; proxy_pass http://peers; }
+        location /delayed/ { auth_delay 1ms; auth_basic "r"; proxy_pass http://peers; }
+        location /any/delayed/ { satisfy any; deny all; auth_delay 1ms; auth_basic "r";
+                                 proxy_pass http://peers; }
+"""
+
+
+def _configuration(front: int, peer: int) -> str:
+    return f"""
+error_log logs/error.log info;
+events {{ }}
+http {{
+    upstream peers {{ server 127.0.0.1:{peer}; }}
+    server {{
+        listen 127.0.0.1:{front};
+        server_name localhost;
+        auth_basic_user_file users;
+{LOCATIONS}
+    }}
+}}
+"""
+
+
+def basic(user: str, password: str = "secret") -> str:
+    return "Authorization: Basic " + b64encode(f"{user}:{password}".encode("latin-1")).decode()
+
+
+    **{f"{user}, {word}": get("/basic/", basic(user, word)) for user in _NAMES for word in _WORDS},
+    "plain",
+    "sha",
+    "ssha",
+    "apr1",
+    "md5",
+    "sha256",
+    "sha512",
+    "bcrypt",
+    "des",
+    "bare",
+    "badssha",
+    "shortssha",
+    "none",
+    "crlf",
+    "last",
+]
+
+REQUESTS = {
+    "nothing": get("/basic/"),
+    **{f"{user}, {word}": get("/basic/", basic(user, word)) for user in _NAMES for word in ("secret", "Secret")},
+    "a name in Latin-1": get("/basic/", basic("\xfcml")),
+    "a password of nothing": get("/basic/", basic("empty", "")),
+    "the first line counts": get("/basic/", basic("twice", "first")),
+    "the second line does not": get("/basic/", basic("twice", "second")),
+    "a password with a colon": get("/basic/", basic("plain", "secret:")),
+    "nobody": get("/basic/", basic("nobody")),
+    "part of a name": get("/basic/", basic("plai")),
+    "a remark": get("/basic/", basic("# a remark", "")),
+    "no name": get("/basic/", basic("")),
+    "no colon": get("/basic/", "Authorization: Basic cGxhaW4="),
+    "no base64": get("/basic/", "Authorization: Basic !!!!"),
+    "no padding": get("/basic/", basic("plain").rstrip("=")),
+    "spaces": get("/basic/", basic("plain").replace("Basic ", "basic    ")),
+    "another scheme": get("/basic/", "Authorization: Bearer abc"),
+    "only a scheme": get("/basic/", "Authorization: Basic"),
+    "HEAD": get("/basic/").replace(b"GET", b"HEAD"),
+    "POST": post(b"content", "/basic/"),
+    "POST let in": post(b"content", "/basic/", basic("plain")),
+    "off within": get("/basic/open/"),
+    "off by a variable": get("/basic/unless/?realm=off"),
+    "asked by a variable": get("/basic/unless/?realm=a'b"),
+    "asked without a realm": get("/basic/unless/"),
+    "a file by a variable": get("/basic/by/?file=users", basic("plain")),
+    "another file": get("/basic/by/?file=others", basic("plain")),
+    "another file's": get("/basic/by/?file=others", basic("other")),
+    "no file": get("/basic/by/?file=missing", basic("plain")),
+    "no file and nobody": get("/basic/by/?file=missing"),
+    "a folder": get("/basic/by/?file=folder", basic("plain")),
+    "behind a file": get("/basic/by/?file=users/x", basic("plain")),
+    "an error page": get("/basic/shown/"),
+    "an error page not needed": get("/basic/shown/", basic("plain")),
+    "no realm": get("/file-only/"),
+    "the name as a variable": get("/who/", basic("plain")),
+    "all: denied, right": get("/all/denied/", basic("plain")),
+    "all: denied, nothing": get("/all/denied/"),
+    "all: allowed, right": get("/all/allowed/", basic("plain")),
+    "all: allowed, nothing": get("/all/allowed/"),
+    "any: denied, right": get("/any/denied/", basic("plain")),
+    "any: denied, slowly right": get("/any/denied/", basic("bcrypt")),
+    "any: denied, wrong": get("/any/denied/", basic("plain", "x")),
+    "any: denied, nothing": get("/any/denied/"),
+    "any: allowed, nothing": get("/any/allowed/"),
+    "any: allowed, wrong": get("/any/allowed/", basic("plain", "x")),
+    "any: no rule, right": get("/any/no-rule/", basic("plain")),
+    "any: no rule, nothing": get("/any/no-rule/"),
+    "any: only rules": get("/any/rules/"),
+    "any: nothing to satisfy": get("/any/none/"),
+    "delayed": get("/delayed/"),
+    "not delayed": get("/delayed/", basic("plain")),
+    "any: delayed": get("/any/delayed/"),
+    "any: not delayed": get("/any/delayed/", basic("plain")),
+}
+
+_ABOUT = re.compile(r"user|password|forbidden|delaying|failed \(|auth request")
+
+
+@dataclass
+class _Side:
+    port: int
+    balancer: Balancer
+
+    def ask(self, request: bytes, origin: Origin) -> tuple[Outcome, list[str]]:
+        """What comes of it, and what the error log says of it."""
+        before = len(self.balancer.error_log())
+        found = outcome(self.port, request, origin)
+        lines = self.balancer.error_log()[before:].splitlines()
+        said = [re.sub(r"^.*?\[(\w+)\] \d+#\d+: (?:\*\d+ )?", r"[\1] ", line) for line in lines if _ABOUT.search(line)]
+        prefix = str(self.balancer.prefix)
+        return found, [line.replace(prefix, "PREFIX").replace(f":{self.port}", ":PORT") for line in said]
+
+
+@dataclass
+class _Both:
+    nginx: _Side
+    upwell: _Side
+    origin: Origin
+
+
+def _respond(seen: Seen, connection: socket.socket) -> bytes:
+    return response(b"" if seen.head.startswith(b"HEAD") else b"fine")
+
+
+def write_users(balancer: Balancer) -> None:
+    folder = balancer.prefix / "conf"
+    (folder / "users").write_text(USERS, "latin-1", newline="")
+    (folder / "others").write_text("other:{PLAIN}secret\n")
+    (folder / "folder").mkdir()
+
+
+@pytest.fixture(scope="module")
+def sides(nginx: tuple[str, ...], start_shared: StartBalancer) -> Iterator[_Both]:
+    ports = free_ports(2)
+    with Origin(_respond) as origin:
+
+        def start(port: int, command: tuple[str, ...]) -> _Side:
+            balancer = start_shared(_configuration(port, origin.port), [port], command)
+            write_users(balancer)
+            return _Side(port, balancer)
+
+        yield _Both(start(ports[0], nginx), start(ports[1], UPWELL), origin)
+
+
+@pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS.keys())
+def test_as_nginx_does_it(sides: _Both, request_bytes: bytes) -> None:
+    expected = sides.nginx.ask(request_bytes, sides.origin)
+    assert sides.upwell.ask(request_bytes, sides.origin) == expected
+
+
+def test_a_changed_file_counts_from_the_next_request_on(sides: _Both) -> None:
+    path = sides.upwell.balancer.prefix / "conf" / "changing"
+    request = get("/basic/by/?file=changing", basic("somebody", "right"))
+    asked = []
+    for text in ("somebody:{PLAIN}right", "somebody:{PLAIN}wrong", "somebody:{PLAIN}right"):
+        path.write_text(text)
+        os.utime(path, (1, 1))
+        asked.append(outcome(sides.upwell.port, request, sides.origin).status)
+    path.unlink()
+    asked.append(outcome(sides.upwell.port, request, sides.origin).status)
+    assert asked == [200, 401, 200, 403]
+
+
+def test_no_password_is_in_the_log(sides: _Both) -> None:
+    outcome(sides.upwell.port, get("/basic/", basic("plain", "a-word-of-mine")), sides.origin)
+    said = sides.upwell.balancer.error_log()
+    assert 'user "plain": password mismatch' in said
+    assert "a-word-of-mine" not in said
+    assert b64encode(b"plain:a-word-of-mine").decode() not in said
+    assert "LrttParr" not in said
