@@ -86,27 +86,13 @@ def basic(user: str, password: str = "secret") -> str:
     return "Authorization: Basic " + b64encode(f"{user}:{password}".encode("latin-1")).decode()
 
 
-    **{f"{user}, {word}": get("/basic/", basic(user, word)) for user in _NAMES for word in _WORDS},
-    "plain",
-    "sha",
-    "ssha",
-    "apr1",
-    "md5",
-    "sha256",
-    "sha512",
-    "bcrypt",
-    "des",
-    "bare",
-    "badssha",
-    "shortssha",
-    "none",
-    "crlf",
-    "last",
-]
+_NAMES = ["plain", "sha", "ssha", "apr1", "md5", "sha256", "sha512", "bcrypt", "des", "bare", "badssha", "shortssha"]
+_NAMES += ["none", "crlf", "last"]
+_WORDS = ("secret", "Secret")
 
 REQUESTS = {
     "nothing": get("/basic/"),
-    **{f"{user}, {word}": get("/basic/", basic(user, word)) for user in _NAMES for word in ("secret", "Secret")},
+    **{f"{user}, {word}": get("/basic/", basic(user, word)) for user in _NAMES for word in _WORDS},
     "a name in Latin-1": get("/basic/", basic("\xfcml")),
     "a password of nothing": get("/basic/", basic("empty", "")),
     "the first line counts": get("/basic/", basic("twice", "first")),
