@@ -105,6 +105,7 @@ class Request:
         self.fields: Sequence[tuple[bytes, bytes]] = ((b"host", b"localhost"), (b"x-a", b"1"), (b"x-a", b"2"))
         self.fields_set: frozenset[bytes] = frozenset()
         self.special = False
+        self.chain = None
         self.host = b"localhost"
         self.request_line = method + b" " + self.path + b" HTTP/1.1"
         self.module: dict[str, Any] | None = None

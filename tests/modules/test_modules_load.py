@@ -177,7 +177,7 @@ def test_each_name_is_in_one_table_only() -> None:
     assert not supported & idle
     assert not (supported | idle) & UNSUPPORTED
     assert command_table().names == supported | idle
-    assert len(UNSUPPORTED) > 700
+    assert len(UNSUPPORTED) > 500
     assert {
         "proxy_cache_path",
         "root",

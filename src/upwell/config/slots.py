@@ -144,6 +144,29 @@ def words_of(settings: type[Any], name: str, known: Collection[str]) -> Setter:
     return put
 
 
+def media_types(settings: type[Any], name: str, first: str = "text/html") -> Setter:
+    """Media types in lower case as a frozenset of bytes, with `first` always among them; None for "*" (nginx:
+    ngx_http_types_slot).
+    """
+
+    def put(block: Block, directive: Directive) -> None:
+        own = block.own(settings)
+        named: frozenset[bytes] | None = own.get(name, frozenset((first.encode(),)))
+        for index, arg in enumerate(directive.args):
+            if named is None:
+                break
+            media = arg.lower().encode()
+            if media == b"*":
+                named = None
+            elif media in named:
+                block.loading.warnings.append(directive.error(f'duplicate MIME type "{arg.lower()}"', index))
+            else:
+                named |= {media}
+        own[name] = named
+
+    return put
+
+
 def choice(settings: type[Any], name: str, values: Mapping[str, Any]) -> Setter:
     """One of `values` (nginx: ngx_conf_set_enum_slot)."""
 

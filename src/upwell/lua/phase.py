@@ -295,6 +295,8 @@ async def _read_body(vm: Vm, run: Run) -> tuple[Any, ...]:
 
 async def _flush(vm: Vm, run: Run) -> tuple[Any, ...]:
     assert run.exchange is not None
+    if run.exchange.chain is not None:
+        run.exchange.chain.flush()
     await run.exchange.drained()
     return (True, 1)
 

@@ -57,6 +57,12 @@ server_names_hash_bucket_size number http
 server_names_hash_max_size number http
 tcp_nodelay flag http server location
 tcp_nopush flag http server location
+gunzip_buffers 2 http server location
+gzip_buffers 2 http server location
+gzip_hash size http server location
+gzip_no_buffer flag http server location
+gzip_window size http server location
+postpone_gzipping size http server location
 types_hash_bucket_size number http server location
 types_hash_max_size number http server location
 variables_hash_bucket_size number http stream
@@ -66,8 +72,6 @@ tcp_nodelay =on stream stream_server
 absolute_redirect =on http server location
 autoindex =off http server location
 charset =off http server location
-gunzip =off http server location
-gzip =off http server location
 gzip_static =off http server location
 http2 =off http server
 http3 =off http server
@@ -157,7 +161,7 @@ def _check_flag(directive: Directive) -> None:
 
 
 _FLAGS = words(
-    """absolute_redirect tcp_nodelay autoindex gunzip gzip http2 http3 log_subrequest port_in_redirect
+    """absolute_redirect tcp_nodelay autoindex http2 http3 log_subrequest port_in_redirect
     proxy_force_ranges ssl_early_data ssl_stapling ssl_stapling_verify
     rewrite_log server_name_in_redirect ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body

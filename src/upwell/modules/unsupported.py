@@ -44,9 +44,8 @@ UNSUPPORTED = words(
     grpc_read_timeout grpc_send_timeout grpc_set_header grpc_socket_keepalive grpc_socket_rcvbuf grpc_socket_sndbuf
     grpc_ssl_certificate grpc_ssl_certificate_cache grpc_ssl_certificate_key grpc_ssl_ciphers grpc_ssl_conf_command
     grpc_ssl_crl grpc_ssl_name grpc_ssl_password_file grpc_ssl_protocols grpc_ssl_server_name grpc_ssl_session_reuse
-    grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth gunzip_buffers gzip_buffers gzip_comp_level
-    gzip_disable gzip_hash gzip_http_version gzip_min_length gzip_no_buffer gzip_proxied gzip_types gzip_vary
-    gzip_window headers_more hls hls_buffers hls_forward_args hls_fragment
+    grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth         headers_more hls hls_buffers
+    hls_forward_args hls_fragment
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
@@ -75,7 +74,7 @@ UNSUPPORTED = words(
     mp4_limit_rate mp4_limit_rate_after mp4_max_buffer_size mp4_start_key_frame nchan_pubsub ntlm num_map
     open_file_cache_events otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace
     otel_trace_context override_charset pagespeed passenger_enabled perl perl_modules perl_require perl_set
-    pop3_auth pop3_capabilities post_action postgres_pass postgres_server postpone_gzipping precontent_by_lua_block
+    pop3_auth pop3_capabilities post_action postgres_pass postgres_server precontent_by_lua_block
     precontent_by_lua_file precontent_by_lua_no_postpone preferred_chain preread_buffer_size preread_by_lua_block
     preread_by_lua_file preread_by_lua_no_postpone preread_timeout profile protocol proxy_allow_upstream
     proxy_bind_dynamic proxy_buffer proxy_cache_background_update proxy_cache_bypass proxy_cache_convert_head

@@ -17,6 +17,7 @@ SUPPORTED = words(
     request_body request_body_file request_completion request_id request_length request_method request_port
     request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
+    gzip_ratio
     limit_rate ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
     ssl_client_v_start ssl_client_verify ssl_curves ssl_protocol ssl_server_name ssl_session_id ssl_session_reused
@@ -45,7 +46,7 @@ UNSUPPORTED = words(
     document_root fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
-    geoip_org geoip_postal_code geoip_region geoip_region_name gzip_ratio http2 http3 invalid_referer
+    geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3 invalid_referer
     limit_conn_status limit_req_status memcached_key modern_browser msie
     proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port
     realip_remote_addr realip_remote_port realpath_root request_filename secure_link

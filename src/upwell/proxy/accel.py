@@ -43,6 +43,7 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
         word = values.get(BUFFERING, b"").lower()
         if word in (b"yes", b"no"):
             exchange.source.hold(spec.hold[word == b"yes"])
+            exchange.flushes = word == b"no"
     if CHARSET in obeyed and exchange.status not in (301, 302):  # nginx gives these none
         charset = values.get(CHARSET)
         if charset and b"content-type" in values:  # there is no directive that would have made one known

@@ -27,6 +27,7 @@ from upwell.proxy.sockets import reset_on_close
 from upwell.proxy.suspension import suspend
 
 if TYPE_CHECKING:
+    from upwell.proxy.body_filters import Chain
     from upwell.proxy.client import ClientConnection
     from upwell.proxy.destination import Destination
     from upwell.proxy.location import Location, Server
@@ -42,11 +43,15 @@ LEFT_EARLY: Final = "client prematurely closed connection"
 
 
 class Captured:
-    """What a subrequest answered: `fields` are (name, value) pairs with names as written."""
+    """What a subrequest answered: `fields` are (name, value) pairs with names as written. With a `sink`, content goes
+    there instead of being kept. `thrown_away`: nobody wants any of it.
+    """
 
-    __slots__ = ("body", "fields", "pieces", "status", "truncated")
+    __slots__ = ("body", "fields", "pieces", "sink", "status", "thrown_away", "truncated")
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Callable[[Exchange, bytes], None] | None = None, thrown_away: bool = False) -> None:
+        self.sink = sink
+        self.thrown_away = thrown_away
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
@@ -81,7 +86,8 @@ class Exchange:
     # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
     # peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be done instead of ending;
     # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header); `waits`: for how many seconds
-    # tries were queued for a peer, by their places in `tries`.
+    # tries were queued for a peer, by their places in `tries`; `chain`: what changes the content, `flushes`: nothing of
+    # it may be held back there for more to come, None: nobody has said so; `ratio` is $gzip_ratio.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -95,6 +101,9 @@ class Exchange:
     onward: Callable[[], None] | None = None
     filtered: bool = False
     waits: dict[int, float] | None = None
+    chain: Chain | None = None
+    flushes: bool | None = None
+    ratio: bytes | None = None
     not_ours: frozenset[bytes] = frozenset()
 
     __slots__ = (
@@ -335,9 +344,20 @@ class Exchange:
         self.body_bytes_sent += len(data)
 
     def _write_special(self, data: bytes) -> None:
+        """Content that is changed on its way, or that goes where `put` says."""
+        if self.chain is None:
+            self.put(data)
+        else:
+            self.chain.feed(data)
+
+    def put(self, data: bytes) -> None:
         """Content of a capture, or of an answer whose length was announced by somebody who may be wrong."""
-        if self.capture is not None:
-            self.capture.pieces.append(data)
+        capture = self.capture
+        if capture is not None:
+            if capture.sink is None:
+                capture.pieces.append(data)
+            else:
+                capture.sink(self, data)
         else:
             if self.due is not None:
                 if len(data) > self.due:
@@ -353,7 +373,7 @@ class Exchange:
 
     async def drained(self) -> None:
         """Hand over what was written and wait while the client is slow to read."""
-        if self.capture is None:
+        if self.capture is None or self.capture.sink is not None:
             await self.client.drained(self)
 
     def finish(self) -> None:
@@ -364,6 +384,8 @@ class Exchange:
             if self.content_length is None:
                 self.content_length = 0
             self.send_head()
+        if self.chain is not None and not self._end_chain(self.chain):
+            return
         if self.due:
             self.log(WARN, "content ends before the Content-Length that was announced")
             self.abort()
@@ -373,6 +395,33 @@ class Exchange:
             end = LAST_CHUNK if self.trailers is None else last_chunk(self.trailers.wire)
             self.body_bytes_sent += len(end)
             self.client.out.append(end)
+
+    def _end_chain(self, chain: Chain) -> bool:
+        """Have the chain give the rest; false when that takes time, or is impossible."""
+        if self.cut:
+            return False
+        if chain.pending:
+            self._finish_after(chain.empty())
+            return False
+        self.chain = None
+        chain.end()
+        return not self.cut
+
+    def _finish_after(self, coro: Coroutine[Any, Any, None]) -> None:
+        """The handler is done, but `coro` has more to send before the content is complete."""
+        self.finished = True
+        then = self.onward
+
+        async def see_out() -> None:
+            await coro
+            self.finished = False
+            self.onward = then
+            self.finish()
+
+        def go() -> None:
+            self.start(see_out())
+
+        self.onward = go
 
     def respond(
         self,

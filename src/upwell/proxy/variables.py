@@ -334,6 +334,7 @@ VARIABLES: dict[str, Variable] = {
     "connection_requests": lambda x: b"%d" % x.client.requests,
     "connection_time": lambda x: _seconds(x.client.loop.time() - x.client.opened),
     "content_length": _content_length,
+    "gzip_ratio": lambda x: x.ratio,
     "content_type": lambda x: x.values.get(b"content-type"),
     "date_gmt": lambda _: ssi_date(time.gmtime(), "GMT"),
     "date_local": _date_local,

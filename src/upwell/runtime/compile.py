@@ -36,6 +36,7 @@ from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
 from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
+from upwell.runtime.bodies import compile_body_filters
 from upwell.runtime.destinations import Destinations
 from upwell.runtime.render import Render, render
 from upwell.runtime.ways import Way
@@ -207,6 +208,7 @@ class Compiler:
             filters.append(expiring(headers.expires.kind, headers.expires.seconds))
         if headers.added:
             filters.append(adding([(one.name.encode(), render(one.value), one.always) for one in headers.added]))
+        filters.extend(compile_body_filters(block))
         if compile_size(block[LimitRateSettings].rate, render) is not None:
             filters.append(take_rate)
         of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render)

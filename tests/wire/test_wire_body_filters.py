@@ -1,0 +1,226 @@
+"""Content that is changed on its way to the client: piece by piece, in bounded memory, and never held back for ever."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+
+from tests.wire.joined import Client, Joined, get, response
+from upwell.proxy.body_filters import Opener, opening
+from upwell.proxy.exchange import Exchange
+from upwell.proxy.gzip import Compressing, Taking, compressing, gunzipping
+
+TEXT = b"".join(b"<p>line %d</p>\n" % number for number in range(20_000))
+HTML = "Content-Type: text/html"
+TAKES = "Accept-Encoding: gzip"
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def gzipped() -> Opener:
+    return compressing(Compressing(frozenset((b"text/html",))), Taking())
+
+
+def _filtered(*openers: Opener, flushes: bool = False) -> Joined:
+    def flush(exchange: Exchange) -> None:
+        exchange.flushes = True
+
+    filters = (opening(openers),)
+    return Joined(location={"header_filters": (flush, *filters) if flushes else filters})
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Reading:
+    """What a client can make of compressed content so far."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.raw = b""
+
+    def text(self) -> bytes:
+        self.raw += self.client.far.taken()
+        content, rest = self.raw.partition(b"\r\n\r\n")[2], b""
+        while content:
+            size, _, content = content.partition(b"\r\n")
+            length = int(size, 16)
+            rest += content[:length]
+            content = content[length + 2 :]
+        return zlib.decompressobj(31).decompress(rest)
+
+
+@pytest.mark.parametrize("flushes", [True, False])
+def test_what_a_slow_peer_sends_is_not_held_back_for_ever(flushes: bool) -> None:
+    with _filtered(gzipped(), flushes=flushes) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES))
+        peer = joined.origin.last
+        peer.send(CHUNKED)
+        reading = Reading(client)
+        told = b""
+        for number in range(3):
+            event = b"event %d\n" % number
+            peer.send(_chunk(event))
+            if not flushes:
+                assert reading.text() == told  # there may be more at once, and more is shorter together
+                joined.advance(0.3)
+            told += event
+            assert reading.text() == told
+        peer.send(b"0\r\n\r\n")
+        assert reading.text() == told
+        assert reading.raw.endswith(b"\r\n0\r\n\r\n")
+    assert joined.done == [(b"GET / HTTP/1.1", 200)]
+
+
+def test_pieces_of_any_size_come_out_whole_on_a_connection_that_lives_on() -> None:
+    with _filtered(gzipped()) as joined:
+        client = joined.client()
+        for size in (1, 7, 1000, 40_000):
+            client.send(get("/", TAKES))
+            peer = joined.origin.last
+            peer.send(CHUNKED)
+            for at in range(0, 100_000 if size > 100 else 2000, size):
+                peer.send(_chunk(TEXT[at : at + size]))
+            peer.send(b"0\r\n\r\n")
+            answer = client.answer()
+            assert answer.complete
+            assert gzip.decompress(answer.body) == TEXT[: len(gzip.decompress(answer.body))] != b""
+        assert len(joined.origin.connections) == 1
+
+
+def test_an_old_client_gets_compressed_content_that_ends_with_the_connection() -> None:
+    opener = compressing(Compressing(None), Taking(version=10))
+    with _filtered(opener) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES, "Connection: keep-alive", version="1.0"))
+        joined.origin.last.send(response(TEXT, HTML))
+        answer = client.answer()
+        assert gzip.decompress(answer.body) == TEXT
+        assert (answer.field("connection"), answer.complete) == ("close", True)
+
+
+def test_a_peer_that_breaks_off_leaves_an_answer_that_nobody_takes_for_complete() -> None:
+    with _filtered(gzipped()) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES))
+        peer = joined.origin.last
+        peer.send(CHUNKED + _chunk(TEXT[:1000]))
+        peer.finish()
+        answer = client.answer()
+        assert not answer.complete
+        assert client.far.ended == "reset"
+
+
+def test_a_client_that_leaves_while_content_is_held_back_frees_the_peer() -> None:
+    with _filtered(gzipped()) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES))
+        peer = joined.origin.last
+        peer.send(CHUNKED + _chunk(b"something"))
+        client.far.reset()
+        assert peer.closed()
+        joined.advance(1.0)  # the flush that was planned finds nobody
+        assert joined.in_use == [0]
+
+
+# gunzip
+
+UNPACKED = (gunzipping(Taking()),)
+PACKED = ("Content-Type: text/plain", "Content-Encoding: gzip")
+
+
+def test_compressed_content_is_unpacked_for_those_who_do_not_take_it() -> None:
+    packed = gzip.compress(TEXT)
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        for fields, body in (((), TEXT), ((TAKES,), packed)):
+            client.send(get("/", *fields))
+            joined.origin.last.send(response(packed, *PACKED, 'ETag: "x"', "Accept-Ranges: bytes"))
+            joined.loop.run()
+            answer = client.answer()
+            assert (answer.body, answer.complete) == (body, True)
+            kept = ("gzip", '"x"', "bytes") if fields else (None, None, None)
+            assert tuple(answer.field(name) for name in ("content-encoding", "etag", "accept-ranges")) == kept
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_several_streams_one_behind_the_other_are_one_content(size: int) -> None:
+    packed = gzip.compress(b"one, ") + gzip.compress(b"two, ") + gzip.compress(b"three")
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        client.send(get())
+        peer = joined.origin.last
+        peer.send(response(b"", *PACKED, length=len(packed)))
+        for at in range(0, len(packed), size):
+            peer.send(packed[at : at + size])
+        answer = client.answer()
+        assert (answer.body, answer.complete) == (b"one, two, three", True)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT)[:-9], b"this is nothing that was compressed", b"\x1f\x8b"])
+def test_what_cannot_be_unpacked_to_its_end_is_no_complete_answer(packed: bytes) -> None:
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        client.send(get())
+        joined.origin.last.send(response(packed, *PACKED))
+        joined.loop.run()
+        answer = client.answer()
+        assert (answer.status, answer.complete) == (200, False)
+        assert client.far.ended == "reset"
+        assert any("inflate() failed" in line for line in joined.log.lines)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_few_bytes_that_stand_for_many_do_not_fill_memory(known: bool) -> None:
+    """64 MB in 64 KB: while the client takes nothing, neither its buffer nor the peer's reading goes on."""
+    packed = gzip.compress(bytes(64 << 20))
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        client.far.stall()
+        client.send(get())
+        peer = joined.origin.last
+        peer.send(response(packed, *PACKED) if known else response(b"", *PACKED, length=len(packed)))
+        if not known:
+            peer.send(packed)
+        joined.advance(1.0)
+        transport = client.far.transport
+        most = len(transport.pending)
+        assert most < 1 << 20
+        received = 0
+        while not client.far.closed() and len(transport.pending):
+            most = max(most, len(transport.pending))
+            client.far.received += transport.pending
+            transport.pending.clear()
+            received += len(client.far.taken())
+            if transport.write_paused:
+                transport.write_paused = False
+                client.protocol.resume_writing()
+            joined.loop.run()
+        assert most < 1 << 20
+        assert received > 64 << 20
+        assert joined.done == [(b"GET / HTTP/1.1", 200)]
+
+
+def test_a_client_that_leaves_in_the_middle_of_them_frees_all() -> None:
+    packed = gzip.compress(bytes(16 << 20))
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        client.far.stall()
+        client.send(get())
+        joined.origin.last.send(response(packed, *PACKED))
+        client.far.reset()
+        joined.advance(1.0)
+        assert joined.in_use == [0]
+        assert joined.done == [(b"GET / HTTP/1.1", 200)]
+
+
+def test_content_is_unpacked_and_packed_anew_by_what_comes_in_between() -> None:
+    packed = gzip.compress(TEXT)
+    with _filtered(gunzipping(Taking(proxied=frozenset(("off",)))), gzipped()) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES))
+        joined.origin.last.send(response(packed, HTML, "Content-Encoding: gzip"))
+        assert client.answer().body == packed
