@@ -232,7 +232,7 @@ def test_reload() -> None:
     assert world.ready(103, 102) == []
     assert world.ready(104) == [Serve(2), Signal(100, "TERM"), Signal(101, "QUIT")]
     assert world.exited(100) == []
-    assert world.exited(101) == [Forget(1)]
+    assert world.exited(101) == [Vacate(0, 1, 0), Forget(1)]  # nothing is open there any more, however it ended
     assert world.exited(103, signal=9) == [Spawn("worker", 0, 2)]
 
 
@@ -286,16 +286,16 @@ def test_the_old_generation_is_ended_after_its_own_timeout() -> None:
     world.ready(103)
     world.exited(100)
     assert world.tick(2.0 + TIMEOUT_GRACE) == [Signal(101, "KILL")]
-    assert world.exited(101, signal=9) == [Forget(1)]
+    assert world.exited(101, signal=9) == [Vacate(0, 1, 0), Forget(1)]
 
 
 def test_a_retired_generation_is_not_filled_again() -> None:
     world = serving(workers=2)
     world.loaded(workers=1)
     world.ready(104)
-    assert world.exited(101, signal=9) == []
+    assert world.exited(101, signal=9) == [Vacate(0, 1, 0)]
     assert world.exited(100) == []
-    assert world.exited(102, signal=11) == [Forget(1)]
+    assert world.exited(102, signal=11) == [Vacate(1, 1, 0), Forget(1)]
 
 
 def test_reopen() -> None:
@@ -353,8 +353,8 @@ def test_an_upgrade_that_could_not_begin_can_be_tried_again() -> None:
 def test_winch_lets_the_workers_leave_and_fills_no_slot() -> None:
     world = upgraded(workers=2)
     assert world.signalled("WINCH") == [Signal(100, "TERM"), Signal(101, "QUIT"), Signal(102, "QUIT")]
-    for pid in (100, 101, 102):
-        assert world.exited(pid) == []
+    assert world.exited(100) == []
+    assert [world.exited(pid) for pid in (101, 102)] == [[Vacate(0, 1, 0)], [Vacate(1, 1, 0)]]
     assert world.tick(3600.0) == []
     assert world.supervisor.deadline() is None
     assert world.signalled("QUIT") == [Deafen(), Exit(0)]
@@ -379,7 +379,7 @@ def test_hup_brings_the_workers_back_without_reading_what_the_other_master_reads
     assert world.exited(100, signal=15) == []
     # The old worker may still have a long answer under way.
     assert world.ready(103) == [Serve(2)]
-    assert world.exited(101) == [Forget(1)]
+    assert world.exited(101) == [Vacate(0, 1, 0), Forget(1)]
     assert world.exited(103, signal=9) == [Spawn("worker", 0, 2)]
     assert world.signalled("HUP") == [Load()]
 
@@ -482,7 +482,7 @@ def test_a_reload_while_a_worker_is_replaced_ends_both() -> None:
     assert world.ready(102) == []
     for pid in (100, 101):
         world.exited(pid)
-    assert world.exited(102) == [Forget(1)]
+    assert world.exited(102) == [Vacate(0, 1, 1), Forget(1)]
 
 
 def test_a_hung_worker_is_killed_and_replaced_at_once() -> None:

@@ -12,7 +12,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from queue import Queue
 from threading import Event
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import StartBalancer
+from tests.system.orders import Orders
 from tests.system.shop import BROKEN, Shop, await_line, await_takers, takers
 from tests.system.wire import Client, Origin, Seen, ask, get, response
 from upwell.contrib.processes import Balancer, await_condition, free_ports
@@ -31,18 +31,15 @@ _COMMAND = (sys.executable, str(Path(__file__).with_name("ordered.py")))
 
 
 class Town:
-    """A balancer whose workers wait, before they serve, for as long as the file `hold` is there; `order` has one that
+    """A balancer whose workers wait, before they serve, for as long as the file `hold` is there; `orders` has one that
     serves tell the checker something (ordered.py)."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         (self.front,) = free_ports(1)
         self.folder = folder
-        self.orders = folder / "orders"
-        self.orders.mkdir()
-        self.orders.chmod(0o777)
+        self.orders = Orders(folder / "orders")
         self.hold = folder / "hold"
         self.stack = stack
-        self._number = count()
         self._balancer: Balancer | None = None
 
     def text(self, members: str, policy: str = "health_check uri=/health interval=100ms;", workers: int = 2) -> str:
@@ -83,20 +80,6 @@ http {{
 
     def shop(self, name: str, answer: bytes | None = None) -> Shop:
         return self.stack.enter_context(Shop(name) if answer is None else Shop(name, answer))
-
-    def order(self, op: str, port: int, **rest: Any) -> None:
-        name = f"127.0.0.1:{port}"
-        message: dict[str, Any] = {"op": op}
-        if op == "add_peer":
-            message |= {"upstream": "peers", "peer": {"name": name, "address": ["127.0.0.1", port], **rest}}
-        else:
-            message |= {"peer": ["peers", "primary", name, 0], **rest}
-        whole = self.orders / f"{next(self._number):04}.new"
-        whole.write_text(json.dumps(message))
-        whole.rename(whole.with_suffix(".json"))
-
-    def taken(self) -> bool:
-        return not list(self.orders.glob("*.json"))
 
     def peers(self) -> dict[int, dict[str, Any]]:
         status, page = fetch(self.front, "/upwell")
@@ -156,10 +139,10 @@ def test_orders_in_the_middle_of_a_reload_are_not_lost(town: Town, kept: bool) -
     with Traffic(town.front, pause=0.002, keep=False) as traffic:
         town.balancer.send(signal.SIGHUP)
         town.pids(6)
-        town.order("remove_peer", one.port)
-        town.order("add_peer", three.port, weight=3)
-        town.order("change_peer", two.port, fields={"weight": 2})
-        town.order("set_down", four.port, value=True)
+        town.orders.give("remove_peer", one.port)
+        town.orders.give("add_peer", three.port, weight=3)
+        town.orders.give("change_peer", two.port, fields={"weight": 2})
+        town.orders.give("set_down", four.port, value=True)
         await_takers(town.front, {"two", "three"})
         old = set(town.balancer.workers)
         town.hold.unlink()
@@ -201,10 +184,10 @@ def test_orders_of_old_workers_count_as_long_as_they_live(town: Town) -> None:
         (old,) = before & set(town.balancer.workers)
         town.pids(3)
         ports: list[int] = []
-        while not list(town.orders.glob(f"*.{old}")):
+        while not list(town.orders.folder.glob(f"*.{old}")):
             ports.append(20_000 + len(ports))
-            town.order("add_peer", ports[-1], down=True)
-            await_condition(town.taken, "somebody to take the order", _SECONDS)
+            town.orders.give("add_peer", ports[-1], down=True)
+            await_condition(town.orders.taken, "somebody to take the order", _SECONDS)
         await_condition(lambda: town.peers().keys() == {origin.port, *ports}, "all of them", _SECONDS)
         over.set()
         assert client.answer().body == b"late"
@@ -228,9 +211,9 @@ def test_orders_and_reloads_at_once(town: Town) -> None:
         for number, port in enumerate(ports):
             if number % 10 == 0:
                 town.balancer.send(signal.SIGHUP)
-            town.order("add_peer", port, down=True)
+            town.orders.give("add_peer", port, down=True)
             if number % 2:
-                await_condition(town.taken, "somebody to take the orders", _SECONDS)
+                await_condition(town.orders.taken, "somebody to take the orders", _SECONDS)
         await_condition(lambda: town.peers().keys() == {one.port, *ports}, "all of them", _SECONDS)
         town.pids(2)
         # What came last is said to a checker that may still be starting.
@@ -338,7 +321,7 @@ def test_members_of_a_configuration_that_is_past_do_not_come_back(town: Town) ->
     _change(town, text.replace(lines(one.port), lines(one.port, two.port)), 'peers of "peers" (1 joined)')
     town.balancer.configure(text.replace("interval=100ms", "interval=150ms"))
     town.reload()
-    town.order("change_peer", one.port, fields={"weight": 7})  # when it is heard, so is what was said before
+    town.orders.give("change_peer", one.port, fields={"weight": 7})  # when it is heard, so is what was said before
     await_condition(lambda: town.peers()[one.port]["weight"] == 7, "the order", _SECONDS)
     assert town.peers().keys() == {one.port}
 

@@ -9,12 +9,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.system.orders import Orders
 from tests.system.shop import BROKEN, Shop, await_line, await_takers, takers
 from upwell.contrib.processes import Balancer, await_condition, children, free_ports, listens
 from upwell.contrib.traffic import Traffic, fetch
@@ -28,11 +28,8 @@ class City:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         (self.front,) = free_ports(1)
-        self.orders = folder / "orders"
-        self.orders.mkdir()
-        self.orders.chmod(0o777)
+        self.orders = Orders(folder / "orders")
         self._stack = stack
-        self._number = count()
         self.text = f"""
 worker_processes 2;
 error_log logs/error.log info;
@@ -55,19 +52,6 @@ http {{
 
     def shop(self, name: str, answer: bytes | None = None) -> Shop:
         return self._stack.enter_context(Shop(name) if answer is None else Shop(name, answer))
-
-    def order(self, op: str, port: int, **rest: Any) -> None:
-        name = f"127.0.0.1:{port}"
-        message: dict[str, Any] = {"op": op}
-        if op == "add_peer":
-            message |= {"upstream": "peers", "peer": {"name": name, "address": ["127.0.0.1", port], **rest}}
-        else:
-            message |= {"peer": ["peers", "primary", name, 0]}
-            message |= {"fields": rest} if rest else {}
-        number = next(self._number)
-        whole = self.orders / f"{number:04}.new"
-        whole.write_text(json.dumps(message))
-        whole.rename(self.orders / f"{number:04}.json")
 
     def says(self, *lines: str) -> None:
         expected = "".join(f"server 127.0.0.1:{line};\n" for line in lines)
@@ -107,12 +91,12 @@ def test_a_list_that_began_empty_outlives_everything(city: City) -> None:
     assert takers(city.front, requests=2) == {"502"}
     assert "no live upstreams" in city.balancer.error_log()
     one, two = city.shop("one"), city.shop("two")
-    city.order("add_peer", one.port, weight=2, max_fails=0, fail_timeout=7.0, route="r 1")
-    city.order("add_peer", two.port, max_conns=50, slow_start=0.0)
+    city.orders.give("add_peer", one.port, weight=2, max_fails=0, fail_timeout=7.0, route="r 1")
+    city.orders.give("add_peer", two.port, max_conns=50, slow_start=0.0)
     await_takers(city.front, {"one", "two"})
     settings = 'weight=2 max_fails=0 fail_timeout=7s "route=r 1"'
     city.says(f"{one.port} {settings}", f"{two.port} max_conns=50")
-    city.order("change_peer", two.port, down=True)
+    city.orders.give("change_peer", two.port, fields={"down": True})
     await_takers(city.front, {"one"})
     city.says(f"{one.port} {settings}", f"{two.port} max_conns=50 down")
     if os.geteuid() == 0:
@@ -129,25 +113,25 @@ def test_a_list_that_began_empty_outlives_everything(city: City) -> None:
         one.port: ("up", 2),
         two.port: ("down", 1),
     }
-    city.order("change_peer", two.port, down=False)
+    city.orders.give("change_peer", two.port, fields={"down": False})
     await_takers(city.front, {"one", "two"})
     city.says(f"{one.port} {settings}", f"{two.port} max_conns=50")
-    city.order("remove_peer", one.port)
+    city.orders.give("remove_peer", one.port)
     await_takers(city.front, {"two"})
     city.says(f"{two.port} max_conns=50")
 
 
 def test_a_reload_keeps_members_health_and_requests(city: City) -> None:
     one, two, ill = city.shop("one"), city.shop("two"), city.shop("ill", BROKEN)
-    city.order("add_peer", one.port)
-    city.order("add_peer", ill.port)
+    city.orders.give("add_peer", one.port)
+    city.orders.give("add_peer", ill.port)
     city.await_state(ill.port, False)
     before = city.peers()
     with Traffic(city.front, pause=0.001, keep=False) as traffic:
         await_condition(lambda: traffic.answered["one"] > 20, "traffic", _SECONDS)
         for number in range(3):
             old = set(city.balancer.workers)
-            city.order("add_peer", two.port, weight=number + 1)
+            city.orders.give("add_peer", two.port, weight=number + 1)
             await_takers(city.front, {"one", "two"})
             # The file may be behind by now; the reload has to know all the same.
             city.balancer.send(signal.SIGHUP)
@@ -155,7 +139,7 @@ def test_a_reload_keeps_members_health_and_requests(city: City) -> None:
             assert set(city.peers()) == {one.port, two.port, ill.port}
             assert takers(city.front) == {"one", "two"}
             city.says(f"{one.port}", f"{ill.port}", f"{two.port} weight={number + 1}".replace(" weight=1", ""))
-            city.order("remove_peer", two.port)
+            city.orders.give("remove_peer", two.port)
             await_takers(city.front, {"one"})
     assert traffic.lost == []
     assert not traffic.answered.keys() - {"one", "two"}
@@ -167,8 +151,8 @@ def test_a_reload_keeps_members_health_and_requests(city: City) -> None:
 
 def test_a_reload_long_after_a_change_keeps_health(city: City) -> None:
     one, ill = city.shop("one"), city.shop("ill", BROKEN)
-    city.order("add_peer", one.port)
-    city.order("add_peer", ill.port)
+    city.orders.give("add_peer", one.port)
+    city.orders.give("add_peer", ill.port)
     city.await_state(ill.port, False)
     city.says(f"{one.port}", f"{ill.port}")
     before = city.peers()
@@ -184,7 +168,7 @@ def test_a_reload_long_after_a_change_keeps_health(city: City) -> None:
 
 def test_a_list_changed_by_hand_counts_after_a_reload(city: City) -> None:
     one, two = city.shop("one"), city.shop("two")
-    city.order("add_peer", one.port)
+    city.orders.give("add_peer", one.port)
     city.says(f"{one.port}")
     await_takers(city.front, {"one"})
     city.file.write_text(f"# by hand\nserver 127.0.0.1:{two.port};\n")
@@ -197,7 +181,7 @@ def test_a_list_changed_by_hand_counts_after_a_reload(city: City) -> None:
 
 def test_a_bad_list_is_told_of_and_changes_nothing(city: City) -> None:
     one = city.shop("one")
-    city.order("add_peer", one.port)
+    city.orders.give("add_peer", one.port)
     city.says(f"{one.port}")
     await_takers(city.front, {"one"})
     city.file.write_text(f"server 127.0.0.1:{one.port};\nserver 127.0.0.1 weight=a;\n")
@@ -208,13 +192,13 @@ def test_a_bad_list_is_told_of_and_changes_nothing(city: City) -> None:
 
 def test_a_killed_checker_s_successor_writes_what_is_missing(city: City) -> None:
     one, two = city.shop("one"), city.shop("two")
-    city.order("add_peer", one.port)
+    city.orders.give("add_peer", one.port)
     city.says(f"{one.port}")
     folder = city.file.parent
     if os.geteuid() == 0:
         os.chown(folder, 0, 0)
     folder.chmod(0o555)
-    city.order("add_peer", two.port)
+    city.orders.give("add_peer", two.port)
     await_takers(city.front, {"one", "two"})
     await_line(city.balancer, f'state "{city.file}" cannot be written: Permission denied')
     checker = city.checker()
@@ -227,11 +211,11 @@ def test_a_killed_checker_s_successor_writes_what_is_missing(city: City) -> None
 
 def test_a_reload_that_would_forget_members_does_not_happen(city: City) -> None:
     one, two = city.shop("one"), city.shop("two")
-    city.order("add_peer", one.port)
+    city.orders.give("add_peer", one.port)
     city.says(f"{one.port}")
     city.file.unlink()
     city.file.mkdir()
-    city.order("add_peer", two.port)
+    city.orders.give("add_peer", two.port)
     await_takers(city.front, {"one", "two"})
     city.balancer.send(signal.SIGHUP)
     await_line(city.balancer, f"[emerg] {city.balancer.pid}#")

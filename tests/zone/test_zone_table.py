@@ -21,7 +21,7 @@ from upwell.zone.layout import (
     RING,
     RING_WORDS,
 )
-from upwell.zone.table import Counts, PeerTable
+from upwell.zone.table import Counts, PeerTable, growth_of
 
 
 def key(name: str, upstream: str = "u", role: str = "primary", ordinal: int = 0) -> PeerKey:
@@ -173,8 +173,10 @@ def test_a_reload_carries_rows_by_identity_not_by_index() -> None:
     assert new.checks(row) == old.checks(1)
     assert new.summary(row) == CHECKS_DOWN
     assert new.admin(new.row(KEYS[2])) == old.admin(2)
-    # What is in use stays with the old workers; the rest is their sum.
-    assert new.counts(row) == Counts(0, 20, 4, (0, 14, 0, 2, 4), 2000, 4000)
+    # What the old workers counted is told by the master, also what they go on counting.
+    assert new.counts(row) == Counts(0, 0, 0, (0, 0, 0, 0, 0), 0, 0)
+    new.count_elsewhere(row, new.tenant(row), growth_of(0, old.counted(1)))
+    assert new.counts(row) == old.counts(1) == Counts(2 * COUNTS.connections, 20, 4, (0, 14, 0, 2, 4), 2000, 4000)
     assert new.upstream_version("v") == 4
     assert new.upstream_version("u") == 0
     assert (new.generation, new.checker_epoch) == (old.generation, 1)
@@ -184,7 +186,7 @@ def test_a_reload_carries_rows_by_identity_not_by_index() -> None:
     # And once more: nothing is counted twice.
     third = PeerTable.create(KEYS, workers=1)
     third.adopt(new)
-    assert third.counts(1) == Counts(0, 20, 4, (0, 14, 0, 2, 4), 2000, 4000)
+    assert third.counts(1) == new.counts(row)
 
 
 def test_another_process_sees_what_was_written() -> None:

@@ -62,6 +62,7 @@ from upwell.process.service import Service
 from upwell.process.shared_dir import SharedDir
 from upwell.process.startup import daemonize, greeting, release
 from upwell.process.supervisor import LOOK, Supervisor, Watched
+from upwell.process.tallies import Tallies
 from upwell.proxy.listen import ListenSpec
 
 _HEARD = {
@@ -107,6 +108,7 @@ class Master:
         "_service",
         "_shared",
         "_supervisor",
+        "_tallies",
     )
 
     def __init__(self, parts: Parts, boot: ErrorLog, foreground: bool = False) -> None:
@@ -118,6 +120,7 @@ class Master:
         self._parent = 0
         self._generations: dict[int, Generation] = {}
         self._orders: dict[int, Orders] = {}
+        self._tallies = Tallies()
         self._code: int | None = None
         self._said = b""
         self._service = Service({}, 0)
@@ -236,7 +239,8 @@ class Master:
             self._perform(self._supervisor.heard(one.pid, self._beat_of(one), time.monotonic()))
         if self._supervisor.predecessor and os.getppid() != self._parent:
             self._perform(self._supervisor.predecessor_gone())
-
+        if self._tallies.is_due(time.monotonic()):
+            self._tell_counts()
         self._service.alive(time.monotonic())
 
     def _hear(self, name: str) -> None:
@@ -285,13 +289,14 @@ class Master:
             if code and was_checker:
                 end_leftovers(pid)  # its successor does not wait for that
 
-    def _begin(self, generation: Generation) -> None:
-        """A configuration is ready to serve: give it its processes."""
+    def _begin(self, generation: Generation, old: int = 0) -> None:
+        """A configuration is ready to serve: give it its processes. It follows the one with the number `old`."""
         plan = generation.plan
         prepare_checks(generation.table, plan.upstreams, plan.checks, int(time.monotonic() * 1000))
         number = self._supervisor.newest + 1
         self._generations[number] = generation
         self._orders[number] = Orders(plan.upstreams, generation.table, generation.workers_end, generation.checker_end)
+        self._tallies.begin(number, plan.upstreams, generation.table, old)
         timeout, patience = plan.worker_shutdown_timeout, plan.workers.hang_timeout
         self._perform(self._supervisor.loaded(generation.workers, timeout, time.monotonic(), patience))
 
@@ -371,11 +376,12 @@ class Master:
 
     def _follow(self, old: Generation, generation: Generation) -> None:
         """Begin `generation` with all that is known in the `old` one."""
+        self._tell_counts()
         carry(generation.table, generation.plan.upstreams, old.table, old.plan.upstreams)
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
         if not shares_logs(generation.plan, old.plan):
             generation.plan.lookups.adopt(old.plan.lookups)
-        self._begin(generation)
+        self._begin(generation, self._current_number)
 
     def _upgrade(self, _: Upgrade) -> None:
         """As nginx: the pid file makes way first, and comes back when the other master cannot be started."""
@@ -449,6 +455,12 @@ class Master:
         if headless:
             serving.repeat(retired.unheard())
 
+    def _tell_counts(self) -> None:
+        """Have those that serve, or will, know what was counted in the other generations."""
+        began = time.monotonic()
+        self._tallies.tell([number for number in self._generations if not self._supervisor.is_retired(number)])
+        self._tallies.took(began, time.monotonic(), LOOK)
+
     def _vacate(self, action: Vacate) -> None:
         generation = self._generations[action.generation]
         generation.table.vacate(_seat(generation, action.slot, action.seat))
@@ -456,6 +468,8 @@ class Master:
     def _forget(self, action: Forget) -> None:
         self._repeat(action.generation, headless=True)
         del self._orders[action.generation]
+        self._tell_counts()
+        self._tallies.end(action.generation)
         gone = self._generations.pop(action.generation)
         self._discard(_without(all_of([gone.sockets]), all_of(g.sockets for g in self._generations.values())))
         gone.close(logs=not any(shares_logs(other.plan, gone.plan) for other in self._generations.values()))

@@ -285,7 +285,9 @@ class Supervisor:
         replaced = place.pid not in (pid, None)
         if not replaced:
             place.pid = None
-        if replaced and child.kind == "worker" and all(one.seat != child.seat for one in self._predecessors(child)):
+        empty = replaced or child.leaving or self._generations[child.generation].retired
+        empty &= child.kind == "worker" and not self._stopping
+        if empty and all(one.seat != child.seat for one in self._predecessors(child)):
             actions.append(Vacate(child.slot, child.generation, child.seat))
         if self._stopping or child.leaving or self._resting or self._generations[child.generation].retired:
             return actions + self._settle(child.generation)

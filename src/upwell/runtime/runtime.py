@@ -217,6 +217,7 @@ class Runtime:
         self._clock.stop()
         if self._publishing is not None:
             self._publishing.cancel()
+            publish_all(self._table, self._worker, self._all_upstreams())  # with those that were cut just now
         self._access_logs.close()
         for shared in (*self._dicts.values(), *self._sessions.values()):
             shared.close()

@@ -31,7 +31,7 @@ CHECKER_VOID_AT: Final = 13  # checker: when the last one did, milliseconds
 CHECKER_VOID_WHY: Final = 14  # checker: and why (zone/phrases.py)
 HEADER_WORDS: Final = 16
 
-LAYOUT_VERSION: Final = 7
+LAYOUT_VERSION: Final = 8
 
 RING: Final = HEADER_WORDS  # checker: the rows that changed last, entry n at n % RING_WORDS; -1 - row: as a member
 RING_WORDS: Final = 4096
@@ -56,7 +56,8 @@ PEER_CHANGES: Final = 3  # how often it changed between up and down
 PEER_CLEARED: Final = 4  # when an active pass last ended what requests held against the peer, milliseconds
 PEER_STARTED: Final = 5  # when it last became fit for traffic again, or a reload added it, milliseconds, 0: never
 PEER_SERIAL: Final = 6  # how often the row got a description at run time (its member's words), 0: never
-PEER_WORDS: Final = 7
+PEER_TENANT: Final = 7  # how often the row was made clean for another peer
+PEER_WORDS: Final = 8
 
 ADMIN_UNSET: Final = 0
 ADMIN_DOWN: Final = 1
@@ -113,9 +114,9 @@ RECORD_HISTORY: Final = RECORD_CHANGES + 1  # the last HISTORY ones: millisecond
 HISTORY: Final = 20
 RECORD_WORDS: Final = RECORD_HISTORY + 2 * HISTORY
 
-# One block of counters per peer and worker, written by that worker; one more of the same shape, written by the master
-# before the fork, holds what earlier generations counted.
-COUNT_CONNECTIONS: Final = 0  # in use now; never carried over
+# One block of counters per peer and worker, written by that worker; one more of the same shape, written by the master,
+# holds what the workers of other generations count (process/tallies.py), COUNT_HELD there for which PEER_TENANT.
+COUNT_CONNECTIONS: Final = 0  # in use now
 COUNT_REQUESTS: Final = 1
 COUNT_FAILS: Final = 2
 COUNT_1XX: Final = 3  # 4..7: 2xx to 5xx
@@ -191,5 +192,5 @@ class Layout:
         return self.members + row * MEMBER_WORDS
 
     def count(self, row: int, worker: int) -> int:
-        """First counter of `worker` for the peer at `row`; worker -1 is what earlier generations counted."""
+        """First counter of `worker` for the peer at `row`; worker -1 is what other generations count."""
         return self.rows + row * self.row_words + self.counts + (worker + 1) * COUNT_WORDS

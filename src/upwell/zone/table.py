@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from struct import Struct
 from sys import byteorder
 from typing import Final, NamedTuple
@@ -56,6 +56,7 @@ from upwell.zone.layout import (
     PEER_SERIAL,
     PEER_SINCE,
     PEER_STARTED,
+    PEER_TENANT,
     PEER_WORDS,
     RECORD_VOID_AT,
     RECORD_VOID_WHY,
@@ -146,6 +147,18 @@ class Counts(NamedTuple):
     sent: int
     received: int
     suspended: tuple[int, ...] = ()
+
+
+def _unpacked(counted: int) -> tuple[int, ...]:
+    return _COUNTS.unpack((counted & _COUNTS_ALL).to_bytes(_COUNT_BYTES, byteorder))
+
+
+def growth_of(before: int, now: int) -> tuple[int, ...]:
+    """By how much the words before COUNT_SUSPENDED grew between two values of `PeerTable.counted`. Those that are less
+    (a worker began anew) did not, but for connections, which may be."""
+    was, words = _unpacked(before), _unpacked(now)
+    connections = words[COUNT_CONNECTIONS] - was[COUNT_CONNECTIONS]
+    return (connections, *[max(0, words[at] - was[at]) for at in range(COUNT_REQUESTS, COUNT_SUSPENDED)])
 
 
 class MemberText(NamedTuple):
@@ -246,9 +259,9 @@ class PeerTable:
     def adopt(self, old: PeerTable, now: int = 0) -> None:
         """Carry over what `old` knows, row by row of the same key (a reload). Called by the master before it forks.
 
-        Carried are administrative state, checks and their streaks, counters (summed over the old workers; connections
-        in use stay with them), the published version of each upstream and the checker's epoch. A peer that is new in an
-        upstream which is not begins at `now` (milliseconds).
+        Carried are administrative state, checks and their streaks, what the workers of other generations than the old
+        one counted (what its own did is told by `count_elsewhere`), the published version of each upstream and the
+        checker's epoch. A peer that is new in an upstream which is not begins at `now` (milliseconds).
         """
         words, layout = self.words, self.layout
         words[CHECKER_EPOCH] = old.words[CHECKER_EPOCH]
@@ -265,15 +278,14 @@ class PeerTable:
                     words[layout.row(row) + PEER_STARTED] = now
                 continue
             start, old_start = layout.row(row), old.layout.row(old_row)
-            serial = words[start + PEER_SERIAL]
+            serial, tenant = words[start + PEER_SERIAL], words[start + PEER_TENANT]
             words[start : start + carried] = old.words[old_start : old_start + carried]
             words[start + PEER_SERIAL] = serial
+            words[start + PEER_TENANT] = tenant
             self._adopt_records(old, row, old_row)
-            base = layout.count(row, -1)
-            for worker in range(-1, old.workers):
-                counts = old.layout.count(old_row, worker)
-                for word in range(COUNT_REQUESTS, COUNT_SUSPENDED):
-                    words[base + word] += old.words[counts + word]
+            base = old.layout.count(old_row, -1)
+            if old.words[base + COUNT_HELD] == old.tenant(old_row):
+                self.count_elsewhere(row, tenant, old.words[base : base + COUNT_SUSPENDED])
         for name, at in self._upstream_of.items():
             old_at = old._upstream_of.get(name)
             if old_at is not None:
@@ -504,11 +516,15 @@ class PeerTable:
         """Forget what was known of the peer that had the row."""
         words, layout = self.words, self.layout
         start = layout.row(row)
-        serial = words[start + PEER_SERIAL]
-        # What workers that died counted for it too: whoever follows them holds no peer that has left.
-        for word in range(start, layout.count(row, self.workers - 1) + COUNT_WORDS):
+        serial, tenant = words[start + PEER_SERIAL], words[start + PEER_TENANT]
+        # What workers that died counted for it too: whoever follows them holds no peer that has left. What the master
+        # wrote there it alone may write; for another tenant it does not count.
+        elsewhere = layout.count(row, -1)
+        counts = elsewhere + COUNT_WORDS
+        for word in (*range(start, elsewhere), *range(counts, counts + self.workers * COUNT_WORDS)):
             words[word] = 0
         words[start + PEER_SERIAL] = serial
+        words[start + PEER_TENANT] = tenant + 1
 
     def hold(self, row: int, worker: int, serial: int) -> None:
         """Worker `worker` counts for the peer that has the row now. Only it may say so."""
@@ -687,14 +703,13 @@ class PeerTable:
     # Counters
 
     def counts(self, row: int, worker: int | None = None) -> Counts:
-        """What one worker counted, or all of them and the generations before (None)."""
+        """What one worker counted, or all of them and those of other generations (None)."""
         if worker is None:
-            # The generations before, then worker after worker: each block is added up as one long number, as no word
-            # of it is ever negative.
-            whole, first = 0, self.layout.count(row, -1) * WORD_BYTES
-            for at in range(first, first + (self.workers + 1) * _COUNT_BYTES, _COUNT_BYTES):
+            whole, first = self.counted(row), self.layout.count(row, -1)
+            if self.words[first + COUNT_HELD] == self.tenant(row):
+                at = first * WORD_BYTES
                 whole += int.from_bytes(self._memory[at : at + _COUNT_BYTES], byteorder)
-            total = _COUNTS.unpack((whole & _COUNTS_ALL).to_bytes(_COUNT_BYTES, byteorder))
+            total = _unpacked(whole)
         else:
             total = _COUNTS.unpack_from(self._memory, self.layout.count(row, worker) * WORD_BYTES)
         connections, requests, fails, one_xx, two_xx, three_xx, four_xx, five_xx, sent, received, suspended, _ = total
@@ -704,6 +719,31 @@ class PeerTable:
             until = tuple(filter(None, self.words[start : start + self.workers * COUNT_WORDS : COUNT_WORDS]))
         responses = (one_xx, two_xx, three_xx, four_xx, five_xx)
         return Counts(connections, requests, fails, responses, sent, received, until)
+
+    def counted(self, row: int) -> int:
+        """What the workers of this generation counted for the peer, as one long number: another one if any of it is. As
+        no word of it is ever negative, whole blocks can be added."""
+        whole, first = 0, self.layout.count(row, 0) * WORD_BYTES
+        for at in range(first, first + self.workers * _COUNT_BYTES, _COUNT_BYTES):
+            whole += int.from_bytes(self._memory[at : at + _COUNT_BYTES], byteorder)
+        return whole
+
+    def tenant(self, row: int) -> int:
+        """Another number for each peer that the row is given to."""
+        return self.words[self.layout.row(row) + PEER_TENANT]
+
+    def count_elsewhere(self, row: int, tenant: int, growth: Iterable[int]) -> None:
+        """Add what workers of other generations counted for the peer that had the row while its `tenant` was this
+        (`growth_of`). Only the master may."""
+        words = self.words
+        at = self.layout.count(row, -1)
+        if words[at + COUNT_HELD] != tenant:
+            # Somebody else's. Nobody counts it as long as the tenants differ.
+            for word in range(COUNT_HELD):
+                words[at + word] = 0
+        for word, more in enumerate(growth):
+            words[at + word] = max(0, words[at + word] + more)
+        words[at + COUNT_HELD] = tenant
 
     def everywhere(self, row: int) -> memoryview[int]:
         """How many requests are under way at the peer, one word for each worker, which it alone may write."""
