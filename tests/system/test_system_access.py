@@ -61,6 +61,44 @@ LOCATIONS = """
         location /any/rules/ { satisfy any; deny all; proxy_pass http://peers; }
         location /any/none/ { satisfy any; proxy_pass http://peers; }
         location /delayed/ { auth_delay 1ms; auth_basic "r"; proxy_pass http://peers; }
+        location /asks/ {
+            auth_request /decides/;
+            auth_request_set $user $upstream_http_x_user;
+            auth_request_set $with $upstream_status;
+            proxy_pass http://peers;
+            proxy_set_header X-User $user;
+            add_header X-With $with always;
+        }
+        location /asks/shown/ {
+            auth_request /decides/;
+            auth_request_set $user $upstream_http_x_user;
+            error_page 401 403 500 /asked;
+            proxy_pass http://peers;
+        }
+        location /asked { return 200 "[$user]"; }
+        location /asks/none { auth_request off; proxy_pass http://peers; }
+        location /asks/missing { auth_request /nowhere; proxy_pass http://peers; }
+        location /asks/returned { auth_request /says; proxy_pass http://peers; }
+        location /asks/gone { auth_request /refused; proxy_pass http://peers; }
+        location /asks/any/ { satisfy any; allow 192.0.2.1; deny all; auth_request /decides/;
+                              proxy_pass http://peers; }
+        location /asks/plainly { auth_request /plainly; proxy_pass http://peers; }
+        location = /plainly { proxy_pass http://peers/auth/; }
+        location /asks/both/ { satisfy any; auth_basic "r"; auth_request /decides/; proxy_pass http://peers; }
+        location /asks/all/ { auth_basic "r"; auth_request /decides/; proxy_pass http://peers; }
+        location /asks/delayed/ { auth_delay 1ms; auth_request /decides/; proxy_pass http://peers; }
+        location /asks/itself/ { auth_request /asks/itself/; proxy_pass http://peers; }
+        location /decides/ {
+            internal;
+            deny all;
+            set $set_within within;
+            proxy_pass http://peers/auth/$arg_say;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+            proxy_set_header X-Original-URI $request_uri;
+        }
+        location = /says { set $set_within within; return 204; }
+        location = /refused { proxy_pass http://127.0.0.1:1; }
         location /any/delayed/ { satisfy any; deny all; auth_delay 1ms; auth_basic "r";
                                  proxy_pass http://peers; }
 """
@@ -140,6 +178,27 @@ REQUESTS = {
     "any: no rule, nothing": get("/any/no-rule/"),
     "any: only rules": get("/any/rules/"),
     "any: nothing to satisfy": get("/any/none/"),
+    **{
+        f"{place}, asked: {status}": get(f"/asks/{place}?say={status}")
+        for place in ("", "shown/", "any/", "both/", "all/", "delayed/")
+        for status in (200, 204, 401, 403, 404, 302, 500)
+    },
+    "asked in vain, right": get("/asks/both/?say=403", basic("plain")),
+    "asked in vain, wrong": get("/asks/both/?say=403", basic("plain", "x")),
+    "asked, but who it is first": get("/asks/all/?say=403"),
+    "asked, and right": get("/asks/all/?say=200", basic("plain")),
+    "nobody is asked": get("/asks/none?say=403"),
+    "nobody there to ask": get("/asks/missing"),
+    "asked, and answered here": get("/asks/returned"),
+    "asked who does not listen": get("/asks/gone"),
+    "asks itself": get("/asks/itself/"),
+    "asked for HEAD": get("/asks/?say=200").replace(b"GET", b"HEAD"),
+    "asked for HEAD, no": get("/asks/?say=401").replace(b"GET", b"HEAD"),
+    "asked for POST": post(b"content", "/asks/?say=200"),
+    "asked for POST, no": post(b"content", "/asks/?say=401"),
+    "asked plainly": get("/asks/plainly", basic("plain"), "Cookie: a=b"),
+    "asked with a query": get("/asks/?say=200&x=1"),
+    "not for everybody": get("/decides/?say=200"),
     "delayed": get("/delayed/"),
     "not delayed": get("/delayed/", basic("plain")),
     "any: delayed": get("/any/delayed/"),
@@ -172,6 +231,15 @@ class _Both:
 
 
 def _respond(seen: Seen, connection: socket.socket) -> bytes:
+    path = seen.target.decode().partition("?")[0]
+    if path.startswith("/auth/"):
+        status = path.removeprefix("/auth/") or "200"
+        challenge = (
+            ["WWW-Authenticate: Bearer", 'www-authenticate: Basic realm="x"'] if status.startswith("401") else []
+        )
+        return response(
+            b"not for the client" * 1000, "X-User: somebody", "X-Not: shown", *challenge, status=f"{status} X"
+        )
     return response(b"" if seen.head.startswith(b"HEAD") else b"fine")
 
 
@@ -199,6 +267,15 @@ def sides(nginx: tuple[str, ...], start_shared: StartBalancer) -> Iterator[_Both
 def test_as_nginx_does_it(sides: _Both, request_bytes: bytes) -> None:
     expected = sides.nginx.ask(request_bytes, sides.origin)
     assert sides.upwell.ask(request_bytes, sides.origin) == expected
+
+
+def test_better_who_is_asked_is_not_promised_content(sides: _Both) -> None:
+    # nginx passes Content-Length on and sends none, so that both wait, unless the configuration takes the field out.
+    found = outcome(sides.upwell.port, post(b"content", "/asks/plainly"), sides.origin)
+    asked, then = found.origin_saw
+    assert b"content" not in asked.lower()
+    assert then.endswith(b"Content-Length: 7\r\n\r\ncontent")
+    assert found.status == 200
 
 
 def test_a_changed_file_counts_from_the_next_request_on(sides: _Both) -> None:

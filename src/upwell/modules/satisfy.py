@@ -69,7 +69,7 @@ def _any(gates: tuple[Access, ...], delay: float) -> Access:
                 status = await status
             if exchange.finished or status == PASSES:
                 # nobody is asked for a password who was let in without
-                exchange.kept = tuple(line for line in exchange.kept if line[0] != b"WWW-Authenticate")
+                exchange.kept = tuple(line for line in exchange.kept if line[0].lower() != b"www-authenticate")
                 return None
             if status is None:
                 continue

@@ -118,7 +118,8 @@ def _tell_of_repeated(exchange: Exchange, section: FieldSection) -> None:
 def answer(exchange: Exchange, head: ResponseHead, spec: ForwardSpec) -> bool:
     """Send the head of the client's answer for the peer's `head`, and settle how the content will be framed.
 
-    False when something else answers, an error page or another location: the peer's content is for nobody then.
+    False when the peer's content is for nobody: something else answers (an error page, another location), or whoever
+    asked from within wanted to know no more than the head.
     """
     exchange.status = head.status
     section = exchange.answered = head.section
@@ -189,4 +190,7 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
     exchange.send_head()
     if head.status in _EMPTY:
         exchange.header_only = True  # also where a filter has changed the status
+    if exchange.capture is not None and exchange.capture.head_only:
+        exchange.finish()
+        return False
     return True

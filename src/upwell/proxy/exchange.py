@@ -44,14 +44,20 @@ LEFT_EARLY: Final = "client prematurely closed connection"
 
 class Captured:
     """What a subrequest answered: `fields` are (name, value) pairs with names as written. With a `sink`, content goes
-    there instead of being kept. `thrown_away`: nobody wants any of it.
+    there instead of being kept. `thrown_away`: nobody wants any of it; `head_only`: nor is it to be fetched.
     """
 
-    __slots__ = ("body", "fields", "pieces", "sink", "status", "thrown_away", "truncated")
+    __slots__ = ("body", "fields", "head_only", "pieces", "sink", "status", "thrown_away", "truncated")
 
-    def __init__(self, sink: Callable[[Exchange, bytes], None] | None = None, thrown_away: bool = False) -> None:
+    def __init__(
+        self,
+        sink: Callable[[Exchange, bytes], None] | None = None,
+        thrown_away: bool = False,
+        head_only: bool = False,
+    ) -> None:
         self.sink = sink
         self.thrown_away = thrown_away
+        self.head_only = head_only
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
@@ -614,13 +620,27 @@ class Exchange:
         fields: Sequence[tuple[bytes, bytes]] | None = None,
     ) -> Captured:
         """Ask this server for `uri` from within and keep the answer (ngx.location.capture). At most 50 deep."""
+        inner = await self.ask_within(uri, args, method, body, fields)
+        assert inner.capture is not None
+        return inner.capture
+
+    async def ask_within(
+        self,
+        uri: bytes,
+        args: bytes = b"",
+        method: bytes = b"GET",
+        body: bytes | None = None,
+        fields: Sequence[tuple[bytes, bytes]] | None = None,
+        head_only: bool = False,
+    ) -> Exchange:
+        """The exchange of a subrequest, when it has ended."""
         waiting = False
 
         def done(_inner: Exchange) -> None:
             if waiting:
                 self.resume()
 
-        inner = self.begin_subrequest(uri, args, method, body, fields, done)
+        inner = self.begin_subrequest(uri, args, method, body, fields, done, head_only)
         if not inner._ended:
             waiting = True
             try:
@@ -628,8 +648,7 @@ class Exchange:
             finally:
                 waiting = False
                 inner.fail(ClientClosed())  # for a client that left; nothing happens to one that has ended
-        assert inner.capture is not None
-        return inner.capture
+        return inner
 
     def begin_subrequest(
         self,
@@ -639,19 +658,20 @@ class Exchange:
         body: bytes | None,
         fields: Sequence[tuple[bytes, bytes]] | None,
         on_done: Callable[[Exchange], None],
+        head_only: bool = False,
     ) -> Exchange:
         """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns."""
         if self.depth >= 50:
             raise RuntimeError("subrequests cycle")
         inner = Exchange(self.client, self.head, make_target(uri, args), self.client.loop.time())
         inner.method = method
-        inner.header_only = method == b"HEAD"
+        inner.header_only = head_only or method == b"HEAD"
         inner.version = 11
         inner.server = self.server
         inner.host = self.host
         inner.internal = True
         inner.depth = self.depth + 1
-        inner.capture = Captured()
+        inner.capture = Captured(head_only=head_only)
         inner.special = True
         inner.variables = dict(self.variables) if self.variables else None
         inner.fields_set = self.fields_set

@@ -15,6 +15,7 @@ from upwell.lua import phase
 from upwell.modules.access import AccessSettings, compile_access, compile_gate, only_local
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.auth_basic import AuthBasicSettings, UserChecks, compile_auth_basic
+from upwell.modules.auth_request import AuthRequestSettings, compile_auth_request
 from upwell.modules.check_status import CheckStatusSettings, compile_check_status
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
@@ -189,6 +190,9 @@ class Compiler:
             if self._user_checks is None:
                 self._user_checks = UserChecks()
             gates.append(compile_auth_basic(basic, render, self._user_checks, passes))
+        request = block[AuthRequestSettings]
+        if request.uri:
+            gates.append(compile_auth_request(request, render, passes))
         code = block[LuaSettings].access
         page = block[LocationSettings].handler
         if not gates and code is None and page in _PAGES:
