@@ -191,7 +191,8 @@ def test_each_name_is_in_one_table_only() -> None:
 def test_what_upwell_lacks_is_refused_by_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as caught:
         _load(tmp_path, f"events {{}}\nhttp {{ {name} x; }}\n")
-    assert [error.message for error in caught.value.errors] == [f'"{name}" is not supported by upwell']
+    [error] = caught.value.errors
+    assert error.message.startswith(f'"{name}" is not supported by upwell')  # some say why
 
 
 def test_variables_are_in_one_table_only() -> None:

@@ -105,6 +105,18 @@ def number(settings: type[Any], name: str) -> Setter:
     return _slot(settings, name, read_number)
 
 
+def number_between(settings: type[Any], name: str, least: int, most: int) -> Setter:
+    """A number within bounds (nginx: ngx_conf_check_num_bounds)."""
+
+    def read(directive: Directive) -> int:
+        value = read_number(directive)
+        if not least <= value <= most:
+            raise directive.error(f"value must be between {least} and {most}", 0)
+        return value
+
+    return _slot(settings, name, read)
+
+
 def text(settings: type[Any], name: str) -> Setter:
     return _slot(settings, name, lambda directive: directive.args[0])
 

@@ -58,19 +58,22 @@ def is_allowed(settings: AccessSettings, address: str) -> bool:
 def verdict(settings: AccessSettings, address: str) -> bool | None:
     """What the first rule says that fits; None if none does."""
     unix = address.startswith("unix:")
-    peer: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
-    if not unix:
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
-            # a client that came over IPv4 on a socket of both families is matched by the IPv4 rules (nginx)
-            peer = peer.ipv4_mapped
     for rule in settings.rules:
         if rule.network is None:
             if not rule.unix or unix:
                 return rule.allow
-        elif peer is not None and peer.version == rule.network.version and peer in rule.network:
+        elif not unix and networks_have((rule.network,), address):
             return rule.allow
     return None
+
+
+def networks_have(networks: tuple[Network, ...], address: str) -> bool:
+    """Whether `address`, no unix-domain socket's, is of one of `networks`."""
+    peer = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
+        # a client that came over IPv4 on a socket of both families is matched by the IPv4 rules (nginx)
+        peer = peer.ipv4_mapped
+    return any(peer.version == network.version and peer in network for network in networks)
 
 
 def compile_access(settings: AccessSettings) -> Callable[[Exchange], int | None] | None:

@@ -58,9 +58,7 @@ UNSUPPORTED = words(
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
     js_fetch_verify_depth js_filter js_header_filter js_import js_include js_load_http_native_module
     js_load_stream_native_module js_path js_periodic js_preload_object js_preread js_set js_shared_dict_zone js_var
-    keyval keyval_zone license_token limit_conn limit_conn_dry_run
-    limit_conn_log_level limit_conn_status limit_conn_zone limit_except limit_req limit_req_dry_run
-    limit_req_log_level limit_req_status limit_req_zone limit_zone load_module lua_add_variable
+    keyval keyval_zone license_token limit_except limit_zone load_module lua_add_variable
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols
@@ -87,7 +85,7 @@ UNSUPPORTED = words(
     proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
     proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
-    quic_host_key quic_retry random_index rds_json real_ip_header real_ip_recursive redis2_pass redis2_query
+    quic_host_key quic_retry random_index rds_json redis2_pass redis2_query
     referer_hash_bucket_size referer_hash_max_size resolver_file rewrite root rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age
@@ -103,7 +101,7 @@ UNSUPPORTED = words(
     set_base32_padding set_decode_base32 set_decode_base64 set_decode_base64url set_decode_hex set_encode_base32
     set_encode_base64 set_encode_base64url set_encode_hex set_escape_uri set_form_input set_formatted_gmt_time
     set_formatted_local_time set_hashed_upstream set_hmac_sha1 set_hmac_sha256 set_if_empty set_local_today set_md5
-    set_misc_base32_padding set_quote_json_str set_quote_pgsql_str set_quote_sql_str set_random set_real_ip_from
+    set_misc_base32_padding set_quote_json_str set_quote_pgsql_str set_quote_sql_str set_random
     set_rotate set_secure_random_alphanum set_secure_random_lcalpha set_sha1 set_unescape_uri slice smtp_auth
     smtp_capabilities smtp_client_buffer smtp_greeting_delay source_charset spdy_chunk_size spdy_headers_comp
      srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
@@ -151,8 +149,9 @@ LACKING = {
     "http": words("ssl_handshake_timeout"),
     "stream": words(
         """
-        geo map map_hash_bucket_size map_hash_max_size open_log_file_cache server_name server_names_hash_bucket_size
-        server_names_hash_max_size set split_clients
+        geo limit_conn limit_conn_dry_run limit_conn_log_level limit_conn_zone map map_hash_bucket_size
+        map_hash_max_size open_log_file_cache server_name server_names_hash_bucket_size server_names_hash_max_size set
+        set_real_ip_from split_clients
         """
     ),
 }

@@ -18,7 +18,9 @@ SUPPORTED = words(
     request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
     gzip_ratio
-    limit_rate ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
+    limit_conn_status limit_rate limit_req_status proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr
+    proxy_protocol_server_port realip_remote_addr realip_remote_port
+    ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
     ssl_client_v_start ssl_client_verify ssl_curves ssl_protocol ssl_server_name ssl_session_id ssl_session_reused
     upstream_addr
@@ -32,6 +34,7 @@ PREFIXES = (
     "arg_",
     "cookie_",
     "http_",
+    "proxy_protocol_tlv_",
     "sent_http_",
     "sent_trailer_",
     "upstream_cookie_",
@@ -47,21 +50,20 @@ UNSUPPORTED = words(
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
     geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3 invalid_referer
-    limit_conn_status limit_req_status memcached_key modern_browser msie
-    proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port
-    realip_remote_addr realip_remote_port realpath_root request_filename secure_link
+    memcached_key modern_browser msie
+    realpath_root request_filename secure_link
     secure_link_expires slice_range uid_got
     uid_reset uid_set upstream_cache_age upstream_last_addr upstream_last_server_name
     """
 )
 """Variables of nginx's standard modules that upwell lacks."""
 
-UNSUPPORTED_PREFIXES = ("jwt_", "proxy_protocol_tlv_", "ssl_")
+UNSUPPORTED_PREFIXES = ("jwt_", "ssl_")
 
 CHANGEABLE = frozenset(("limit_rate",))
 """Variables of every request that `set` may change."""
 
-CHANGEABLE_PREFIXES = PREFIXES
+CHANGEABLE_PREFIXES = tuple(prefix for prefix in PREFIXES if prefix != "proxy_protocol_tlv_")
 """Families of which `set` may make one's own variable, which then hides the request's."""
 
 

@@ -32,6 +32,7 @@ from upwell.proxy.tls_transport import TlsFront, TlsTransport
 
 if TYPE_CHECKING:
     from upwell.proxy.location import Location, Server
+    from upwell.proxy.proxy_protocol import Introduced
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOT_ALLOWED: Final = frozenset(
@@ -158,7 +159,9 @@ class Endpoint:
 
 
 class ClientConnection(Receiver):
-    """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's."""
+    """One connection from a client; `number` is nginx's connection serial, `address` and `port` the client's;
+    `introduced` is what a proxy has said of it by the PROXY protocol.
+    """
 
     __slots__ = (
         "_buffer",
@@ -183,6 +186,7 @@ class ClientConnection(Receiver):
         "body",
         "endpoint",
         "exchange",
+        "introduced",
         "loop",
         "number",
         "opened",
@@ -211,6 +215,7 @@ class ClientConnection(Receiver):
         self.address: str = "unix:"
         self.address_bytes: bytes = b"unix:"
         self.port: int = 0
+        self.introduced: Introduced | None = None
         self._local: tuple[str, int] | None = endpoint.local
         self._buffer = b""
         self._reading = True

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from upwell.proxy.body_filters import Chain
     from upwell.proxy.client import ClientConnection
     from upwell.proxy.destination import Destination
+    from upwell.proxy.limits import Limited
     from upwell.proxy.location import Location, Server
     from upwell.proxy.trailers import Trailers
     from upwell.proxy.upstream import Try, UpstreamConnection
@@ -93,7 +94,9 @@ class Exchange:
     # peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be done instead of ending;
     # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header); `waits`: for how many seconds
     # tries were queued for a peer, by their places in `tries`; `chain`: what changes the content, `flushes`: nothing of
-    # it may be held back there for more to come, None: nobody has said so; `ratio` is $gzip_ratio.
+    # it may be held back there for more to come, None: nobody has said so; `ratio` is $gzip_ratio;
+    # `came_from`: address and port that the connection came from, where a proxy was believed that it is another
+    # client's; `limited`: what became of limit_req and limit_conn.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -111,6 +114,8 @@ class Exchange:
     flushes: bool | None = None
     ratio: bytes | None = None
     not_ours: frozenset[bytes] = frozenset()
+    came_from: tuple[str, bytes, int] | None = None
+    limited: Limited | None = None
 
     __slots__ = (
         "__dict__",

@@ -32,17 +32,19 @@ async def not_found(exchange: Exchange) -> None:
 class Location:
     """One compiled `location` (or a server's own level). Times in seconds, sizes in bytes.
 
-    `rewrite` handlers return None to go on or a status to answer with; so do `access` handlers. `simple` says that
-    there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see the response before
-    its head is sent; `log` handlers run at the end; `early_hints` gets a peer's 103. `disable_msie6` and
-    `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status. `chunks`: content of
-    unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives bytes a second, 0 for no
-    limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that are not passed on.
+    `rewrite` handlers return None to go on or a status to answer with; so do `preaccess` and `access` handlers.
+    `simple` says that there is nothing but `content` to run. `error_log` None: the endpoint's. `header_filters` see
+    the response before its head is sent; `log` handlers run at the end; `early_hints` gets a peer's 103.
+    `disable_msie6` and `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status.
+    `chunks`: content of unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives
+    bytes a second, 0 for no limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that
+    are not passed on.
     """
 
     name: str = ""
     content: Content = not_found
     rewrite: tuple[Access, ...] = ()
+    preaccess: tuple[Access, ...] = ()
     access: tuple[Access, ...] = ()
     header_filters: tuple[Filter, ...] = ()
     log: tuple[Filter, ...] = ()
@@ -80,7 +82,7 @@ class Location:
 
     def __post_init__(self) -> None:
         self.server_line = b"Server: " + self.signature + b"\r\n"
-        self.simple = not (self.rewrite or self.access)
+        self.simple = not (self.rewrite or self.preaccess or self.access)
 
     def __repr__(self) -> str:
         return f"<Location {self.name}>"

@@ -1,4 +1,4 @@
-"""The order in which a request meets a location's handlers: rewrite, access, content (nginx's phases)."""
+"""The order in which a request meets a location's handlers: rewrite, preaccess, access, content (nginx's phases)."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
             exchange.log(ERROR, f'rewrite or internal redirection cycle while processing "{shown}"')
             exchange.respond_error(500)
             return
+    if location.preaccess and await _decide(exchange, location.preaccess):
+        return
     if exchange.capture is None and await _decide(exchange, location.access):
         return  # what is asked from within has been let in already (nginx: ngx_http_core_access_phase)
     await location.content(exchange)

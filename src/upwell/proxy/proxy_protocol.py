@@ -6,6 +6,7 @@ Knows bytes; who sends them, and whether he is to be believed, is decided elsewh
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from upwell.errors import MessageError
@@ -21,11 +22,16 @@ _V1_MOST: Final = 107
 _STREAM_V4: Final = 0x11
 _STREAM_V6: Final = 0x21
 
-Addresses = tuple[str, int, str, int]
-"""The client's address and port, and those that it came to."""
+Introduced = tuple[str, int, str, int, bytes]
+"""The client's address and port, those that it came to, and what else is said (version 2: type, length, value)."""
+
+_KINDS: Final = {"alpn": 0x01, "authority": 0x02, "unique_id": 0x05, "ssl": 0x20, "netns": 0x30}
+_KINDS_OF_SSL: Final = {"version": 0x21, "cn": 0x22, "cipher": 0x23, "sig_alg": 0x24, "key_alg": 0x25}
+_SSL: Final = 0x20
+_SSL_HEAD: Final = 5  # bits of what the client did, and the result of its verification
 
 
-def parse(data: bytes) -> tuple[int, Addresses | None]:
+def parse(data: bytes) -> tuple[int, Introduced | None]:
     """How many bytes of `data` are the header, and what it says (None: of nobody). Raises MessageError(400)."""
     if data.startswith(_SIGNATURE):
         return _parse_binary(data)
@@ -39,7 +45,7 @@ def parse(data: bytes) -> tuple[int, Addresses | None]:
     try:
         family = {b"TCP4": 4, b"TCP6": 6}[words[1]]
         _, _, source, target, source_port, target_port = words
-        addresses = (_address(source, family), _port(source_port), _address(target, family), _port(target_port))
+        addresses = _address(source, family), _port(source_port), _address(target, family), _port(target_port), b""
     except (KeyError, ValueError):
         raise MessageError(400, f'broken header: "{printable(data[:end])}"') from None
     return end + 2, addresses
@@ -60,7 +66,7 @@ def _port(text: bytes) -> int:
     return int(text)
 
 
-def _parse_binary(data: bytes) -> tuple[int, Addresses | None]:
+def _parse_binary(data: bytes) -> tuple[int, Introduced | None]:
     if len(data) < 16:
         raise MessageError(400, "broken header: too short")
     version, command = data[12] >> 4, data[12] & 15
@@ -76,7 +82,44 @@ def _parse_binary(data: bytes) -> tuple[int, Addresses | None]:
         raise MessageError(400, "header is too short for its addresses")
     source, target = (str(ipaddress.ip_address(data[at : at + width])) for at in (16, 16 + width))
     ports = data[16 + 2 * width :]
-    return size, (source, int.from_bytes(ports[:2], "big"), target, int.from_bytes(ports[2:4], "big"))
+    rest = data[16 + 2 * width + 4 : size]
+    return size, (source, int.from_bytes(ports[:2], "big"), target, int.from_bytes(ports[2:4], "big"), rest)
+
+
+def field_of(name: str) -> Callable[[Introduced | None], bytes | None]:
+    """What finds the value called `name` among those behind the addresses (nginx: $proxy_protocol_tlv_name): a known
+    name, or a type as "0x2a"; with "ssl_" before it one of those inside of "ssl".
+    """
+    of_ssl = name.startswith("ssl_")
+    last = name[4:] if of_ssl else name
+    try:
+        kind = int(last, 16) if last.startswith("0x") else (_KINDS_OF_SSL if of_ssl else _KINDS).get(last, -1)
+    except ValueError:
+        kind = -1
+
+    def find(introduced: Introduced | None) -> bytes | None:
+        if introduced is None:
+            return None
+        if not of_ssl:
+            return _value(introduced[4], kind)
+        inside = _value(introduced[4], _SSL)
+        if inside is None or len(inside) < _SSL_HEAD:
+            return None
+        return b"%d" % int.from_bytes(inside[1:5], "big") if last == "verify" else _value(inside[_SSL_HEAD:], kind)
+
+    return find
+
+
+def _value(data: bytes, kind: int) -> bytes | None:
+    at = 0
+    while at + 3 <= len(data):
+        end = at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+        if end > len(data):
+            return None
+        if data[at] == kind:
+            return data[at + 3 : end]
+        at = end
+    return None
 
 
 def header(session: Session) -> bytes:

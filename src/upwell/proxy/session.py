@@ -16,6 +16,7 @@ from typing import Final
 from upwell.log import ERROR, WARN, ErrorLog
 from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy.clock import Clock
+from upwell.proxy.proxy_protocol import Introduced
 from upwell.proxy.splice import Leaving, Pipes
 from upwell.proxy.timers import Timed, Timers
 from upwell.proxy.transport import Poll
@@ -224,7 +225,7 @@ class Session(Timed):
         self.attempts: list[Attempt] = []
         self.tried: list[Peer] = []
         self.peer: Peer | None = None
-        self.proxied: tuple[str, int, str, int] | None = None  # client's and server's address by the PROXY protocol
+        self.proxied: Introduced | None = None  # what the PROXY protocol says
         self.tls: TlsFacts | None = None
         self.over = False
 

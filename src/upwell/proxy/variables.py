@@ -19,6 +19,9 @@ from upwell.proxy import tls_variables
 from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.credentials import credentials
+from upwell.proxy.limits import status_of_count, status_of_rate
+from upwell.proxy.proxy_protocol import field_of
+from upwell.proxy.real_ip import came_from
 from upwell.proxy.sockets import RECEIVE_SPACE, RTT, RTT_VARIANCE, SEND_WINDOW, tcp_info
 from upwell.proxy.upstream import Try
 from upwell.version import NGINX_VERSION
@@ -145,6 +148,19 @@ def _sent_trailer(name: str) -> Variable:
     return lambda exchange: None if exchange.trailers is None else exchange.trailers.sent.get(wanted)
 
 
+def _introduced(index: int) -> Variable:
+    def value(exchange: Exchange) -> bytes | None:
+        told = exchange.client.introduced
+        return None if told is None else str(told[index]).encode()
+
+    return value
+
+
+def _introduced_field(name: str) -> Variable:
+    find = field_of(name)
+    return lambda exchange: find(exchange.client.introduced)
+
+
 PREFIXES: dict[str, Callable[[str], Variable]] = {
     "upstream_http_": _upstream_field,
     "upstream_cookie_": _upstream_cookie,
@@ -152,6 +168,7 @@ PREFIXES: dict[str, Callable[[str], Variable]] = {
     "upstream_trailer_": _upstream_trailer,
     "sent_trailer_": _sent_trailer,
     "http_": _request_field,
+    "proxy_protocol_tlv_": _introduced_field,
     "cookie_": _cookie,
     "arg_": _argument,
 }
@@ -205,7 +222,7 @@ def _request_id(exchange: Exchange) -> bytes:
 def _forwarded_for(exchange: Exchange) -> bytes:
     known = exchange.values.get(b"x-forwarded-for")
     address = exchange.client.address.encode()
-    return address if not known else known + b", " + address
+    return address if known is None else known + b", " + address
 
 
 def _binary_address(exchange: Exchange) -> bytes:
@@ -344,7 +361,9 @@ VARIABLES: dict[str, Variable] = {
     "https": lambda x: b"on" if x.scheme == "https" else b"",
     "is_request_port": lambda x: b":" if _request_port(x) else b"",
     "is_args": lambda x: b"?" if x.args else b"",
+    "limit_conn_status": status_of_count,
     "limit_rate": _limit_rate,
+    "limit_req_status": status_of_rate,
     "msec": lambda _: b"%.3f" % time.time(),
     "nginx_version": lambda _: NGINX_VERSION.encode(),
     "pid": lambda _: b"%d" % os.getpid(),
@@ -352,6 +371,12 @@ VARIABLES: dict[str, Variable] = {
     "proxy_add_x_forwarded_for": _forwarded_for,
     "proxy_host": _proxy_host,
     "proxy_port": _proxy_port,
+    "proxy_protocol_addr": _introduced(0),
+    "proxy_protocol_port": _introduced(1),
+    "proxy_protocol_server_addr": _introduced(2),
+    "proxy_protocol_server_port": _introduced(3),
+    "realip_remote_addr": lambda x: came_from(x)[1],
+    "realip_remote_port": lambda x: b"%d" % came_from(x)[2] if came_from(x)[2] else b"",
     "remote_addr": lambda x: x.client.address_bytes,
     "remote_port": lambda x: b"%d" % x.client.port if x.client.port else b"",
     "remote_user": _remote_user,

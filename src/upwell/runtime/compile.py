@@ -23,22 +23,28 @@ from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
 from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
+from upwell.modules.limit_conn import LimitConnSettings, compile_limit_conn
 from upwell.modules.limit_rate import LimitRateSettings, compile_size, set_rate, take_peer_rate, take_rate
+from upwell.modules.limit_req import LimitReqSettings, compile_limit_req
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
+from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.return_ import Return, absolute, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.added import adding, expiring
 from upwell.proxy.keepalive import Keepalive
+from upwell.proxy.limits import let_go
 from upwell.proxy.location import Access, Content, Filter, Location, not_found
+from upwell.proxy.real_ip import give_back
 from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.bodies import compile_body_filters
 from upwell.runtime.destinations import Destinations
+from upwell.runtime.limits import Limits
 from upwell.runtime.render import Render, render
 from upwell.runtime.ways import Way
 
@@ -58,6 +64,7 @@ class Compiler:
         "_call_soon",
         "_destinations",
         "_error_logs",
+        "_limits",
         "_logs",
         "_prefix",
         "_report",
@@ -78,8 +85,10 @@ class Compiler:
         report: Report,
         call_soon: Callable[[Callable[[], object]], object],
         ways: Mapping[Upstream, Way],
+        limits: Limits,
     ) -> None:
         self._user_checks: UserChecks | None = None
+        self._limits = limits
         self._ways = ways
         self._call_soon = call_soon
         self._report = report
@@ -99,6 +108,7 @@ class Compiler:
             name=name,
             content=self._content(block, settings),
             rewrite=self.rewrite(block) if block.kind == "location" else (),
+            preaccess=self._preaccess(block),
             access=self._access(block),
             header_filters=self._header_filters(block),
             log=self._log(block),
@@ -202,6 +212,24 @@ class Compiler:
             gates.append(phase.access_handler(*self._chunk(code), passes, decides))
         return join_gates(together, gates)
 
+    def _preaccess(self, block: Block) -> tuple[Access, ...]:
+        """What comes before the rules of access, in nginx's order."""
+        handlers: list[Access] = []
+        outer = block.around("server")
+        believed = block[RealIpSettings]
+        if believed != outer[RealIpSettings] or block[RewriteSettings].steps or block[LuaSettings].rewrite is not None:
+            # Else the server has seen to it, before anything else.
+            take = compile_real_ip(believed)
+            if take is not None:
+                handlers.append(take)
+        rates = compile_limit_req(block[LimitReqSettings], self._limits.rates, render)
+        if rates is not None:
+            handlers.append(rates.check)
+        counts = compile_limit_conn(block[LimitConnSettings], self._limits.counts, render)
+        if counts is not None:
+            handlers.append(counts.check)
+        return tuple(handlers)
+
     def _header_filters(self, block: Block) -> tuple[Filter, ...]:
         filters: list[Filter] = []
         code = block[LuaSettings].header_filter
@@ -226,6 +254,12 @@ class Compiler:
         code = block[LuaSettings].log
         if code is not None:
             handlers.append(phase.log_handler(*self._chunk(code)))
+        # A request may come here from any location of the server, by an internal redirect.
+        server = block.around("server")
+        if server in self._limits.counting:
+            handlers.insert(0, let_go)
+        if server in self._limits.believing:
+            handlers.append(give_back)
         return tuple(handlers)
 
 

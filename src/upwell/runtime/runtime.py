@@ -22,6 +22,7 @@ from upwell.lua.vm import Vm
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaSettings
+from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.ssl import SslSettings
@@ -43,6 +44,7 @@ from upwell.runtime.compile import Compiler
 from upwell.runtime.computed import computed_variables
 from upwell.runtime.destinations import Destinations, keepalive_of
 from upwell.runtime.heads import HeadsByName, HeadSettings
+from upwell.runtime.limits import open_limits
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.secured import secure
 from upwell.runtime.servers import Addresses, Names
@@ -132,6 +134,7 @@ class Runtime:
                 stream, streamed, self._access_logs, self._error_logs(), self._log, self._connection_closed
             )
         self._computed = {} if self._http is None else computed_variables(self._http)
+        self._limits = open_limits(shared_dir, self._http)
         if self._http is not None:
             compiler = Compiler(
                 self._upstreams,
@@ -143,6 +146,7 @@ class Runtime:
                 Report(table, plan.upstreams, plan.checks, lambda: control.specs, plan.lookups),
                 loop.call_soon,
                 compile_ways(self._http, self._upstreams, self._sessions, loop),
+                self._limits,
             )
             self._listen(self._http, compiler)
 
@@ -221,6 +225,7 @@ class Runtime:
         self._access_logs.close()
         for shared in (*self._dicts.values(), *self._sessions.values()):
             shared.close()
+        self._limits.close()
 
     def _publish(self) -> None:
         """This worker's counters into the zone, once a second."""
@@ -349,6 +354,11 @@ class Runtime:
         elif address[0] not in _ANY:
             endpoint.local = address
         endpoint.computed = self._computed
+        believing = {
+            server: take for server, block in blocks.items() if (take := compile_real_ip(block[RealIpSettings]))
+        }
+        if believing:
+            endpoint.begin = _believing(endpoint.begin, believing)
         if self._http is not None and address in self._http[SslSettings].addresses:
             secure(endpoint, lambda client, host: addresses.names(client).fitting(host), blocks)
         return endpoint
@@ -416,6 +426,20 @@ def _uses_lua(http: Block) -> bool:
         if any(type(step).__name__ == "SetByLua" for step in block[RewriteSettings].steps):
             return True
     return False
+
+
+def _believing(
+    begin: Callable[[Exchange], None], believing: Mapping[Server, Callable[[Exchange], None]]
+) -> Callable[[Exchange], None]:
+    """`begin` for requests of which some have another client than their connection (nginx's phase POST_READ)."""
+
+    def begin_believing(exchange: Exchange) -> None:
+        take = believing.get(exchange.server)
+        if take is not None:
+            take(exchange)
+        begin(exchange)
+
+    return begin_believing
 
 
 def _variable(exchange: Exchange, name: str) -> bytes | None:
