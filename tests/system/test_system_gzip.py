@@ -170,6 +170,10 @@ def test_what_is_compressed_is_nginx_s(beside: Beside) -> None:
         ("gzip_min_length x;", '"gzip_min_length" directive invalid value'),
         ("gzip_disable '(';", "pcre2_compile() failed"),
         ("gzip on; gzip off;", '"gzip" directive is duplicate'),
+        ("sub_filter '' x;", "empty search pattern"),
+        ("sub_filter a $nosuch;", 'unknown "nosuch" variable'),
+        ("sub_filter a;", 'invalid number of arguments in "sub_filter" directive'),
+        ("sub_filter_once on; sub_filter_once off;", '"sub_filter_once" directive is duplicate'),
         ("gunzip maybe;", 'invalid value "maybe" in "gunzip" directive, it must be "on" or "off"'),
     ],
 )

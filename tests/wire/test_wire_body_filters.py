@@ -11,6 +11,7 @@ from tests.wire.joined import Client, Joined, get, response
 from upwell.proxy.body_filters import Opener, opening
 from upwell.proxy.exchange import Exchange
 from upwell.proxy.gzip import Compressing, Taking, compressing, gunzipping
+from upwell.proxy.substitution import Substituting, Value, substituting
 
 TEXT = b"".join(b"<p>line %d</p>\n" % number for number in range(20_000))
 HTML = "Content-Type: text/html"
@@ -224,3 +225,102 @@ def test_content_is_unpacked_and_packed_anew_by_what_comes_in_between() -> None:
         client.send(get("/", TAKES))
         joined.origin.last.send(response(packed, HTML, "Content-Encoding: gzip"))
         assert client.answer().body == packed
+
+
+# sub_filter
+
+
+def _value(text: bytes) -> Value:
+    def value(_: Exchange) -> bytes:
+        return text
+
+    return value
+
+
+def _sub(*pairs: tuple[bytes, bytes], once: bool = False, keeps: bool = False) -> Opener:
+    made = tuple((_value(pattern), _value(text)) for pattern, text in pairs)
+    return substituting(Substituting(made, once, frozenset((b"text/html",)), keeps))
+
+
+SUBSTITUTED: list[tuple[tuple[tuple[bytes, bytes], ...], bytes, bytes, bytes]] = [
+    # pairs, content, what comes of it, what comes of it if each is replaced once
+    (((b"a", b"b"),), b"aAxa", b"bbxb", b"bAxa"),
+    (((b"Abc", b"<>"),), b"xabcABCab", b"x<><>ab", b"x<>ABCab"),
+    (((b"aab", b"-"),), b"aaab aaaab", b"a- aa-", b"a- aaaab"),
+    (((b"abab", b"-"),), b"ababab", b"-ab", b"-ab"),
+    (((b"abc", b"1"), (b"b", b"2")), b"abd abc b", b"a2d 1 2", b"a2d 1 b"),
+    (((b"ab", b"1"), (b"abc", b"2")), b"abc abc", b"1c 1c", b"1c 2"),
+    (((b"abc", b"2"), (b"ab", b"1")), b"abc abx ab", b"2 1x 1", b"2 1x ab"),
+    (((b"<head>", b"<head><x>"), (b"</body>", b"")), b"<HEAD></BODY></body>", b"<head><x>", b"<head><x></body>"),
+    (((b".*", b"+"),), b"a.*b", b"a+b", b"a+b"),
+    (((b"x", b"xx"),), b"xx", b"xxxx", b"xxx"),
+    (((b"", b"never"), (b"y", b"z")), b"xy", b"xz", b"xz"),
+    (((b"\xc3\xa4", b"ae"),), "Ää".encode(), b"\xc3\x84ae", b"\xc3\x84ae"),
+]
+
+
+@pytest.mark.parametrize(("pairs", "content", "all_of_them", "first"), SUBSTITUTED)
+def test_what_is_replaced_does_not_depend_on_where_pieces_end(
+    pairs: tuple[tuple[bytes, bytes], ...], content: bytes, all_of_them: bytes, first: bytes
+) -> None:
+    for once, expected in ((False, all_of_them), (True, first)):
+        with _filtered(_sub(*pairs, once=once)) as joined:
+            client = joined.client()
+            for size in (1, 2, 3, len(content)):
+                client.send(get())
+                peer = joined.origin.last
+                peer.send(CHUNKED)
+                for at in range(0, len(content), size):
+                    peer.send(_chunk(content[at : at + size]))
+                peer.send(b"0\r\n\r\n")
+                answer = client.answer()
+                assert (answer.body, answer.complete) == (expected, True), size
+
+
+def test_only_what_may_be_the_start_of_a_match_waits() -> None:
+    with _filtered(_sub((b"</body>", b"!</body>"))) as joined:
+        client = joined.client()
+        client.send(get())
+        peer = joined.origin.last
+        peer.send(CHUNKED + _chunk(b"data: 1\n\n"))
+        assert client.far.taken().endswith(b"data: 1\n\n\r\n")
+        peer.send(_chunk(b"data: </bo"))
+        assert client.far.taken() == _chunk(b"data: ")
+        peer.send(_chunk(b"at>"))
+        assert client.far.taken() == _chunk(b"</boat>")
+
+
+@pytest.mark.parametrize(
+    ("keeps", "fields", "status", "expected"),
+    [
+        (False, (HTML, 'ETag: "x"', "Last-Modified: Mon, 01 Jan 2001 00:00:00 GMT"), "200 OK", (None, None)),
+        (True, (HTML, 'ETag: "x"', "Last-Modified: now"), "200 OK", ('W/"x"', "now")),
+        (True, (HTML, 'ETag: W/"x"', "Last-Modified: now"), "404 Not Found", ('W/"x"', "now")),
+        (True, (HTML, "ETag: x", "Last-Modified: now"), "200 OK", (None, "now")),
+        (False, ("Content-Type: text/plain", 'ETag: "x"', "Last-Modified: now"), "200 OK", ('"x"', "now")),
+        (False, ('ETag: "x"',), "200 OK", ('"x"', None)),
+    ],
+)
+def test_the_head_says_what_became_of_the_content(
+    keeps: bool, fields: tuple[str, ...], status: str, expected: tuple[str | None, str | None]
+) -> None:
+    with _filtered(_sub((b"a", b"bb"), keeps=keeps)) as joined:
+        client = joined.client()
+        for method in ("GET", "HEAD"):
+            client.send(get(method=method))
+            content = response(b"an a", *fields, status=status)
+            joined.origin.last.send(content if method == "GET" else content[:-4])
+            answer = client.answer(method)
+            changed = HTML in fields
+            body = b"" if method == "HEAD" else b"bbn bb" if changed else b"an a"
+            assert (answer.body, answer.complete) == (body, True)
+            assert (answer.field("etag"), answer.field("last-modified")) == expected
+            assert answer.field("content-length") == (None if changed else "4")
+
+
+def test_replaced_content_is_compressed_behind_that() -> None:
+    with _filtered(*UNPACKED, _sub((b"line", b"row")), gzipped()) as joined:
+        client = joined.client()
+        client.send(get("/", TAKES))
+        joined.origin.last.send(response(TEXT, HTML))
+        assert gzip.decompress(client.answer().body) == TEXT.replace(b"line", b"row")

@@ -71,7 +71,6 @@ variables_hash_max_size number http stream
 tcp_nodelay =on stream stream_server
 absolute_redirect =on http server location
 autoindex =off http server location
-charset =off http server location
 gzip_static =off http server location
 http2 =off http server
 http3 =off http server

@@ -19,8 +19,8 @@ UNSUPPORTED = words(
     auth_jwt_validate_exp auth_jwt_validate_sig auth_jwt_www_authenticate auth_oidc
     auth_require autoindex_exact_size autoindex_format autoindex_localtime balancer_by_lua_block
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
-    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge charset_map charset_types
-    client_auth client_id client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
+    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge     client_auth client_id
+    client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
     dav_access dav_methods disable_symlinks drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
     echo_foreach_split echo_location echo_location_async echo_read_request_body echo_request_body echo_reset_timer
@@ -38,13 +38,13 @@ UNSUPPORTED = words(
     fastcgi_pass_request_headers fastcgi_read_timeout fastcgi_request_buffering fastcgi_send_lowat
     fastcgi_send_timeout fastcgi_socket_keepalive fastcgi_socket_rcvbuf fastcgi_socket_sndbuf
     fastcgi_split_path_info fastcgi_store fastcgi_store_access fastcgi_temp_file_write_size fastcgi_temp_path flv
-    form_input  geoip_city geoip_country geoip_org geoip_proxy geoip_proxy_recursive google_perftools_profiles
+    form_input geoip_city geoip_country geoip_org geoip_proxy geoip_proxy_recursive google_perftools_profiles
     grpc_bind grpc_buffer_size grpc_connect_timeout grpc_hide_header grpc_ignore_headers grpc_intercept_errors
     grpc_next_upstream grpc_next_upstream_timeout grpc_next_upstream_tries grpc_pass grpc_pass_header
     grpc_read_timeout grpc_send_timeout grpc_set_header grpc_socket_keepalive grpc_socket_rcvbuf grpc_socket_sndbuf
     grpc_ssl_certificate grpc_ssl_certificate_cache grpc_ssl_certificate_key grpc_ssl_ciphers grpc_ssl_conf_command
     grpc_ssl_crl grpc_ssl_name grpc_ssl_password_file grpc_ssl_protocols grpc_ssl_server_name grpc_ssl_session_reuse
-    grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth         headers_more hls hls_buffers
+    grpc_ssl_trusted_certificate grpc_ssl_verify grpc_ssl_verify_depth headers_more hls hls_buffers
     hls_forward_args hls_fragment
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
@@ -71,7 +71,7 @@ UNSUPPORTED = words(
     more_clear_headers more_clear_input_headers more_set_headers more_set_input_headers mp4 mp4_buffer_size
     mp4_limit_rate mp4_limit_rate_after mp4_max_buffer_size mp4_start_key_frame nchan_pubsub ntlm num_map
     open_file_cache_events otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace
-    otel_trace_context override_charset pagespeed passenger_enabled perl perl_modules perl_require perl_set
+    otel_trace_context pagespeed passenger_enabled perl perl_modules perl_require perl_set
     pop3_auth pop3_capabilities post_action postgres_pass postgres_server precontent_by_lua_block
     precontent_by_lua_file precontent_by_lua_no_postpone preferred_chain preread_buffer_size preread_by_lua_block
     preread_by_lua_file preread_by_lua_no_postpone preread_timeout profile protocol proxy_allow_upstream
@@ -103,7 +103,7 @@ UNSUPPORTED = words(
     set_formatted_local_time set_hashed_upstream set_hmac_sha1 set_hmac_sha256 set_if_empty set_local_today set_md5
     set_misc_base32_padding set_quote_json_str set_quote_pgsql_str set_quote_sql_str set_random
     set_rotate set_secure_random_alphanum set_secure_random_lcalpha set_sha1 set_unescape_uri slice smtp_auth
-    smtp_capabilities smtp_client_buffer smtp_greeting_delay source_charset spdy_chunk_size spdy_headers_comp
+    smtp_capabilities smtp_client_buffer smtp_greeting_delay spdy_chunk_size spdy_headers_comp
      srcache_fetch srcache_store ssi_ignore_recycled_buffers ssi_last_modified ssi_min_file_chunk
     ssi_silent_errors ssi_types ssi_value_length ssl ssl_certificate_by_lua_block
     ssl_certificate_by_lua_file ssl_certificate_compression
@@ -114,8 +114,8 @@ UNSUPPORTED = words(
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
     ssl_stapling_file ssl_stapling_responder
     starttls state_path status
-    status_zone sticky_cookie_insert stream_lua_package_path stub_status sub_filter
-    sub_filter_last_modified sub_filter_once sub_filter_types subrequest_output_buffer_size subs_filter timeout
+    status_zone sticky_cookie_insert stream_lua_package_path stub_status
+       subrequest_output_buffer_size subs_filter timeout
     try_files tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
     tunnel_next_upstream tunnel_next_upstream_timeout tunnel_next_upstream_tries tunnel_pass tunnel_read_timeout
     tunnel_send_lowat tunnel_send_timeout tunnel_socket_keepalive tunnel_socket_rcvbuf tunnel_socket_sndbuf

@@ -46,8 +46,10 @@ def obey(exchange: Exchange, section: FieldSection, spec: ForwardSpec) -> bool:
             exchange.flushes = word == b"no"
     if CHARSET in obeyed and exchange.status not in (301, 302):  # nginx gives these none
         charset = values.get(CHARSET)
-        if charset and b"content-type" in values:  # there is no directive that would have made one known
-            exchange.log(ERROR, f'unknown charset "{printable(charset)}" to override while {DOING}')
+        if charset and exchange.location.charsets:
+            exchange.asked_charset = charset
+        elif charset and b"content-type" in values:
+            exchange.log(ERROR, unknown_charset(charset))
     target = section.first(REDIRECT)
     if target is None or REDIRECT not in obeyed:
         return False
@@ -82,6 +84,16 @@ def _redirect(exchange: Exchange, section: FieldSection, spec: ForwardSpec, targ
 def with_charset(media: bytes, charset: bytes) -> bytes:
     """A Content-Type with `charset`, unless it names one."""
     return media if charset_of(media) is not None else b"%b; charset=%b" % (media, charset)
+
+
+def unknown_charset(charset: bytes) -> str:
+    return f'unknown charset "{printable(charset)}" to override while {DOING}'
+
+
+def bare_type(media: bytes) -> bytes:
+    """A Content-Type without its charset; other parameters count as part of the type, as in nginx."""
+    match = _CHARSET.search(media)
+    return media if match is None else media[: match.start()]
 
 
 def charset_of(media: bytes) -> bytes | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from upwell.proxy.accel import bare_type
 from upwell.proxy.timers import Alarm
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ def opening(openers: Sequence[Opener]) -> Callable[[Exchange], None]:
 
 
 def media_type(exchange: Exchange) -> bytes | None:
-    """The type of the content in lower case, without parameters."""
+    """The type of the content in lower case, without its charset."""
     media = exchange.content_type
-    return None if media is None else media.partition(b";")[0].rstrip().lower()
+    return None if media is None else bare_type(media).lower()
 
 
 def is_among(exchange: Exchange, types: frozenset[bytes] | None) -> bool:

@@ -45,10 +45,11 @@ LEFT_EARLY: Final = "client prematurely closed connection"
 
 class Captured:
     """What a subrequest answered: `fields` are (name, value) pairs with names as written. With a `sink`, content goes
-    there instead of being kept. `thrown_away`: nobody wants any of it; `head_only`: nor is it to be fetched.
+    there instead of being kept, in `charset` if it is recoded at all. `thrown_away`: nobody wants any of it;
+    `head_only`: nor is it to be fetched.
     """
 
-    __slots__ = ("body", "fields", "head_only", "pieces", "sink", "status", "thrown_away", "truncated")
+    __slots__ = ("body", "charset", "fields", "head_only", "pieces", "sink", "status", "thrown_away", "truncated")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Captured:
         head_only: bool = False,
     ) -> None:
         self.sink = sink
+        self.charset: bytes | None = None
         self.thrown_away = thrown_away
         self.head_only = head_only
         self.status = 0
@@ -96,7 +98,7 @@ class Exchange:
     # tries were queued for a peer, by their places in `tries`; `chain`: what changes the content, `flushes`: nothing of
     # it may be held back there for more to come, None: nobody has said so; `ratio` is $gzip_ratio;
     # `came_from`: address and port that the connection came from, where a proxy was believed that it is another
-    # client's; `limited`: what became of limit_req and limit_conn.
+    # client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -113,6 +115,7 @@ class Exchange:
     chain: Chain | None = None
     flushes: bool | None = None
     ratio: bytes | None = None
+    asked_charset: bytes | None = None
     not_ours: frozenset[bytes] = frozenset()
     came_from: tuple[str, bytes, int] | None = None
     limited: Limited | None = None

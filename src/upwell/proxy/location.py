@@ -38,7 +38,7 @@ class Location:
     `disable_msie6` and `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status.
     `chunks`: content of unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives
     bytes a second, 0 for no limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that
-    are not passed on.
+    are not passed on; `charsets`: it may choose one (X-Accel-Charset).
     """
 
     name: str = ""
@@ -77,6 +77,7 @@ class Location:
     chunks: bool = True
     early_hints: Hints | None = None
     hide: frozenset[bytes] = frozenset()
+    charsets: bool = False
     simple: bool = False
     server_line: bytes = field(default=b"")
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from upwell.config.model import Block
+from upwell.modules.charset import compile_charset
 from upwell.modules.gzip import GzipSettings, compile_gzip
 from upwell.modules.proxy import ProxySettings
+from upwell.modules.sub import SubSettings, compile_sub
 from upwell.proxy.body_filters import opening
 from upwell.proxy.location import Filter
+from upwell.runtime.render import render
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 def compile_body_filters(block: Block) -> tuple[Filter, ...]:
     """What a location's header filters end with; () for a location whose content goes out as it is."""
     unpack, pack = compile_gzip(block[GzipSettings])
-    openers = [opener for opener in (unpack, pack) if opener is not None]
+    replace = compile_sub(block[SubSettings], render)
+    recode = compile_charset(block, render)
+    openers = [opener for opener in (unpack, replace, recode, pack) if opener is not None]
     if not openers:
         return ()
     filters: list[Filter] = [opening(openers)]

@@ -16,6 +16,7 @@ from upwell.modules.access import AccessSettings, compile_access, compile_gate, 
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.auth_basic import AuthBasicSettings, UserChecks, compile_auth_basic
 from upwell.modules.auth_request import AuthRequestSettings, compile_auth_request
+from upwell.modules.charset import CharsetSettings, has_charset
 from upwell.modules.check_status import CheckStatusSettings, compile_check_status
 from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
@@ -139,6 +140,7 @@ class Compiler:
             reset_timedout=http.reset_timedout_connection,
             internal=settings.internal or settings.is_named,
             chunks=http.chunked_transfer_encoding,
+            charsets=has_charset(block[CharsetSettings]),
             hide=proxying.hidden(block[ProxySettings]),
             early_hints=proxying.compile_early_hints(block[EarlyHintsSettings], block[ProxySettings]),
         )
