@@ -14,6 +14,7 @@ from upwell.errors import Position
 from upwell.modules.access import AccessSettings, compile_access, is_allowed
 from upwell.modules.load import load
 from upwell.modules.return_ import Return, compile_return
+from upwell.proxy.absolute import USUAL
 
 
 class _Exchange:
@@ -21,6 +22,7 @@ class _Exchange:
 
     def __init__(self, address: str = "127.0.0.1", port: int = 8080, host: bytes = b"example.com") -> None:
         self.client = SimpleNamespace(address=address, local_address="127.0.0.9", local_port=port)
+        self.location = SimpleNamespace(redirects=USUAL)
         self.host = host
         self.scheme = "http"
         self.default_type = b"text/x"

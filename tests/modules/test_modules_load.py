@@ -180,7 +180,7 @@ def test_each_name_is_in_one_table_only() -> None:
     assert len(UNSUPPORTED) > 500
     assert {
         "proxy_cache_path",
-        "root",
+        "brotli",
         "ssl_session_ticket_key",
         "grpc_pass",
         "balancer_by_lua_block",

@@ -33,13 +33,13 @@ client_body_in_single_buffer flag http server location
 connection_pool_size size http server
 directio 1 http server location
 directio_alignment size http server location
-log_not_found flag http server location
 map_hash_bucket_size number http
 map_hash_max_size number http
 msie_padding flag http server location
 msie_refresh flag http server location
 open_file_cache 1-2 http server location
 open_file_cache_errors flag http server location
+open_file_cache_events flag http server location
 open_file_cache_min_uses number http server location
 open_file_cache_valid seconds http server location
 output_buffers 2 http server location
@@ -69,18 +69,16 @@ variables_hash_bucket_size number http stream
 variables_hash_max_size number http stream
 
 tcp_nodelay =on stream stream_server
-absolute_redirect =on http server location
 autoindex =off http server location
+disable_symlinks =off http server location
 gzip_static =off http server location
 http2 =off http server
 http3 =off http server
 log_subrequest =off http server location
-port_in_redirect =on http server location
 proxy_cache =off http server location
 proxy_force_ranges =off http server location
 proxy_store =off http server location
 rewrite_log =off http server location
-server_name_in_redirect =off http server location
 ssi =off http server location
 ssl_early_data =off http server
 ssl_stapling =off http server
@@ -160,9 +158,9 @@ def _check_flag(directive: Directive) -> None:
 
 
 _FLAGS = words(
-    """absolute_redirect tcp_nodelay autoindex http2 http3 log_subrequest port_in_redirect
+    """tcp_nodelay autoindex http2 http3 log_subrequest
     proxy_force_ranges ssl_early_data ssl_stapling ssl_stapling_verify
-    rewrite_log server_name_in_redirect ssi lua_code_cache
+    rewrite_log ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""
 )

@@ -13,6 +13,7 @@ from upwell.config.slots import parse_number
 from upwell.config.template import Template
 from upwell.errors import Position
 from upwell.modules.rewrite import RewriteSettings
+from upwell.proxy.absolute import absolute
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _GREATEST = 999
 _FIRST_ERROR = 400
-_DEFAULT_PORT = 80
 _URLS = ("http://", "https://", "$scheme")
 
 
@@ -64,16 +64,6 @@ def compile_return(
         return None
 
     return answer
-
-
-def absolute(exchange: Exchange, address: bytes) -> bytes:
-    """A redirect to a path goes out with scheme, host and port (nginx: absolute_redirect, port_in_redirect)."""
-    if not address.startswith(b"/"):
-        return address
-    client = exchange.client
-    host = exchange.host or client.local_address.encode()
-    port = b"" if client.local_port in (0, _DEFAULT_PORT) else b":%d" % client.local_port
-    return b"%b://%b%b%b" % (exchange.scheme.encode(), host, port, address)
 
 
 def _return(block: Block, directive: Directive) -> None:

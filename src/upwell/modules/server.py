@@ -52,6 +52,13 @@ class ServerName:
     text: str
     regex: re.Pattern[bytes] | None = None
 
+    @property
+    def written(self) -> str:
+        """As it was given, but for the dot in front of a "dotted" one (nginx: $server_name)."""
+        return {"leading": f"*.{self.text}", "trailing": f"{self.text}.*", "regex": f"~{self.text}"}.get(
+            self.kind, self.text
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:

@@ -11,7 +11,7 @@ from upwell.config.command import words
 UNSUPPORTED = words(
     """
     accept_terms_of_service account_key acme_certificate acme_issuer acme_shared_zone add_after_body add_before_body
-    add_header_inherit add_trailer add_trailer_inherit addition_types alias ancient_browser
+    add_header_inherit add_trailer add_trailer_inherit addition_types ancient_browser
     ancient_browser_value api array_join auth_http auth_http_header
     auth_http_pass_client_cert auth_http_timeout auth_jwt auth_jwt_allow_nested auth_jwt_claim_set
     auth_jwt_header_set auth_jwt_key_file auth_jwt_key_request auth_jwt_leeway auth_jwt_phase auth_jwt_require
@@ -21,11 +21,11 @@ UNSUPPORTED = words(
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
     break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge     client_auth client_id
     client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
-    dav_access dav_methods disable_symlinks drizzle_pass dyups_upstream_conf echo echo_abort_parent
+    dav_access dav_methods drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
     echo_foreach_split echo_location echo_location_async echo_read_request_body echo_request_body echo_reset_timer
     echo_sleep echo_status echo_subrequest echo_subrequest_async empty_gif encrypted_session_iv
-    encrypted_session_key epoll_events etag eval exit_worker_by_lua_block exit_worker_by_lua_file
+    encrypted_session_key epoll_events eval exit_worker_by_lua_block exit_worker_by_lua_file
     external_account_key f4f f4f_buffer_size fancyindex fastcgi_bind fastcgi_buffer_size fastcgi_buffering
     fastcgi_buffers fastcgi_busy_buffers_size fastcgi_cache fastcgi_cache_background_update fastcgi_cache_bypass
     fastcgi_cache_key fastcgi_cache_lock fastcgi_cache_lock_age fastcgi_cache_lock_timeout
@@ -50,9 +50,9 @@ UNSUPPORTED = words(
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
     http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size iconv_filter if
-    if_modified_since image_filter image_filter_buffer image_filter_interlace image_filter_jpeg_quality
+    image_filter image_filter_buffer image_filter_interlace image_filter_jpeg_quality
     image_filter_sharpen image_filter_transparency image_filter_webp_quality imap_auth imap_capabilities
-    imap_client_buffer index internal_redirect js_access js_body_filter js_content js_context_reuse
+    imap_client_buffer internal_redirect js_access js_body_filter js_content js_context_reuse
     js_context_reuse_max_size js_engine js_fetch_buffer_size js_fetch_ciphers js_fetch_keepalive
     js_fetch_keepalive_requests js_fetch_keepalive_time js_fetch_keepalive_timeout js_fetch_max_response_buffer_size
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
@@ -63,14 +63,14 @@ UNSUPPORTED = words(
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols
     lua_ssl_trusted_certificate lua_ssl_verify_depth lua_upstream_skip_openssl_default_verify mail
-      max_ranges memc_pass memcached_bind
+      memc_pass memcached_bind
     memcached_buffer_size memcached_connect_timeout memcached_force_ranges memcached_gzip_flag
     memcached_next_upstream memcached_next_upstream_timeout memcached_next_upstream_tries memcached_pass
     memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth mirror
     mirror_request_body modern_browser modern_browser_value modsecurity modsecurity_rules modsecurity_rules_file
     more_clear_headers more_clear_input_headers more_set_headers more_set_input_headers mp4 mp4_buffer_size
     mp4_limit_rate mp4_limit_rate_after mp4_max_buffer_size mp4_start_key_frame nchan_pubsub ntlm num_map
-    open_file_cache_events otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace
+    otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace
     otel_trace_context pagespeed passenger_enabled perl perl_modules perl_require perl_set
     pop3_auth pop3_capabilities post_action postgres_pass postgres_server precontent_by_lua_block
     precontent_by_lua_file precontent_by_lua_no_postpone preferred_chain preread_buffer_size preread_by_lua_block
@@ -86,7 +86,7 @@ UNSUPPORTED = words(
     proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json redis2_pass redis2_query
-    referer_hash_bucket_size referer_hash_max_size resolver_file rewrite root rtmp
+    referer_hash_bucket_size referer_hash_max_size resolver_file rewrite rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age
     scgi_cache_lock_timeout scgi_cache_max_range_offset scgi_cache_methods scgi_cache_min_uses scgi_cache_path
@@ -116,7 +116,7 @@ UNSUPPORTED = words(
     starttls state_path status
     status_zone sticky_cookie_insert stream_lua_package_path stub_status
        subrequest_output_buffer_size subs_filter timeout
-    try_files tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
+    tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
     tunnel_next_upstream tunnel_next_upstream_timeout tunnel_next_upstream_tries tunnel_pass tunnel_read_timeout
     tunnel_send_lowat tunnel_send_timeout tunnel_socket_keepalive tunnel_socket_rcvbuf tunnel_socket_sndbuf
     uninitialized_variable_warn upstream_conf upstream_list upstream_show uri usage_report userid userid_domain

@@ -17,7 +17,7 @@ SUPPORTED = words(
     request_body request_body_file request_completion request_id request_length request_method request_port
     request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
-    gzip_ratio
+    document_root gzip_ratio realpath_root request_filename
     limit_conn_status limit_rate limit_req_status proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr
     proxy_protocol_server_port realip_remote_addr realip_remote_port
     ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
@@ -46,12 +46,12 @@ PREFIXES = (
 UNSUPPORTED = words(
     """
     ancient_browser connections_active connections_reading connections_waiting connections_writing
-    document_root fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
+    fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
     geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3 invalid_referer
     memcached_key modern_browser msie
-    realpath_root request_filename secure_link
+    secure_link
     secure_link_expires slice_range uid_got
     uid_reset uid_set upstream_cache_age upstream_last_addr upstream_last_server_name
     """

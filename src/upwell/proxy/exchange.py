@@ -248,16 +248,11 @@ class Exchange:
         """
         if self.head_sent:
             return
-        self.status = self.status or 200
-        if self.forced_status:
-            self.status = self.forced_status
-            self.status_text = None
+        self._settle_status()
         if not self.filtered:
-            self.filtered = True  # before: a filter that fails is not run again for the page that tells of it
-            for handler in self.location.header_filters:
-                handler(self)
-            if self.limit_rate or self.peer_rate:
-                pace.begin(self)
+            self.filter_head()
+        if self.limit_rate or self.peer_rate:
+            pace.begin(self)
         self.head_sent = True
         status = self.status
         if status < 200:
@@ -299,6 +294,19 @@ class Exchange:
         self.head_bytes_sent = len(head)
         client.out.append(head)
 
+    def filter_head(self) -> None:
+        """Have the location's filters see the head that is to be sent."""
+        self.filtered = True  # before: a filter that fails is not run again for the page that tells of it
+        self._settle_status()
+        for handler in self.location.header_filters:
+            handler(self)
+
+    def _settle_status(self) -> None:
+        self.status = self.status or 200
+        if self.forced_status:
+            self.status = self.forced_status
+            self.status_text = None
+
     def _capture_head(self) -> None:
         capture = self.capture
         assert capture is not None
@@ -317,8 +325,8 @@ class Exchange:
         if self.content_type is not None:
             return self.content_type
         location = self.location
-        _, dot, extension = self.uri.rpartition(b"/")[2].rpartition(b".")
-        found = location.types.get(extension.lower()) if dot else None
+        stem, _, extension = self.uri.rpartition(b"/")[2].rpartition(b".")
+        found = location.types.get(extension.lower()) if stem else None
         return found or location.default_type or None
 
     def sent_field(self, name: bytes) -> bytes | None:
@@ -384,6 +392,17 @@ class Exchange:
             if data:
                 self.client.out.append(data)
         self.body_bytes_sent += len(data)
+
+    @property
+    def sends_as_it_is(self) -> bool:
+        """Whether content reaches the client's transport unchanged."""
+        return self.capture is None and self.chain is None and not self.chunked
+
+    def note_sent(self, count: int) -> None:
+        """So much of the content has gone to the client past `write`."""
+        self.body_bytes_sent += count
+        if self.due is not None:
+            self.due -= count
 
     async def drained(self) -> None:
         """Hand over what was written and wait while the client is slow to read."""

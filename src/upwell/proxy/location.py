@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from upwell.http1.respond import SERVER
 from upwell.log import ErrorLog
+from upwell.proxy.absolute import USUAL, Redirects
 from upwell.proxy.body_file import SYSTEM_FOLDER, BodyFolder
 
 if TYPE_CHECKING:
     from upwell.proxy.error_page import ErrorPages
     from upwell.proxy.exchange import Exchange
+    from upwell.proxy.files import Files
     from upwell.proxy.hints import Hints
 
 Content = Callable[["Exchange"], Awaitable[None]]
@@ -38,7 +40,8 @@ class Location:
     `disable_msie6` and `disable_safari` are nginx's keepalive_disable. `error_pages` answer in place of a status.
     `chunks`: content of unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives
     bytes a second, 0 for no limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that
-    are not passed on; `charsets`: it may choose one (X-Accel-Charset).
+    are not passed on; `charsets`: it may choose one (X-Accel-Charset). `files` says where its files
+    are; `redirects`, what its own redirects look like.
     """
 
     name: str = ""
@@ -78,6 +81,8 @@ class Location:
     early_hints: Hints | None = None
     hide: frozenset[bytes] = frozenset()
     charsets: bool = False
+    files: Files | None = None
+    redirects: Redirects = USUAL
     simple: bool = False
     server_line: bytes = field(default=b"")
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 MOST_CHANGES: Final = 10
 """How often a request may get another URI: by the rewrite phase and by internal redirects together."""
 STAYS: Final = "stays"
-_CLOSE: Final = frozenset((408, 444, 499))  # the connection is closed and nothing is said, as nginx does
+CLOSE: Final = frozenset((408, 444, 499))
+"""Statuses of which nothing is said: the connection is closed, as nginx does."""
 
 
 def begin(exchange: Exchange) -> None:
@@ -91,7 +92,7 @@ async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:
         if exchange.finished:
             return True
         if status is not None:
-            if status in _CLOSE:
+            if status in CLOSE:
                 exchange.drop(status)
             else:
                 exchange.respond_error(status)

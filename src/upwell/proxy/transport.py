@@ -331,6 +331,18 @@ class Transport(Watched):
         if sent != len(data):
             self._keep(memoryview(data)[sent:] if sent else data)
 
+    def send_file(self, fd: int, at: int, size: int) -> int:
+        """Send a piece of a file, past memory; how much went out, which is nothing where something waits already."""
+        if self._unsent or self._closing:
+            return 0
+        try:
+            return os.sendfile(self._fd, fd, at, size)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._lose(error)
+            return 0
+
     def _keep(self, data: bytes | memoryview) -> None:
         self._pieces.append(data)
         self._unsent += len(data)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from upwell.http1.respond import REASONS
-from upwell.proxy import tls_variables
+from upwell.proxy import file_variables, tls_variables
 from upwell.proxy.answer import HELD_ONCE
 from upwell.proxy.clock import ssi_date
 from upwell.proxy.credentials import credentials
@@ -404,6 +404,7 @@ VARIABLES: dict[str, Variable] = {
     "time_local": lambda x: x.client.endpoint.clock.local,
     "uri": lambda x: x.uri or None,
     **tls_variables.VARIABLES,
+    **file_variables.VARIABLES,
     "upstream_addr": _over_tries(lambda one: one.peer.encode()),
     "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),

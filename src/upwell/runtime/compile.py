@@ -22,6 +22,7 @@ from upwell.modules.client_body import ClientBodySettings, body_folder
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.early_hints import EarlyHintsSettings
 from upwell.modules.error_page import ErrorPageSettings, compile_error_pages
+from upwell.modules.files import compile_files
 from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
 from upwell.modules.limit_conn import LimitConnSettings, compile_limit_conn
@@ -32,14 +33,17 @@ from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
-from upwell.modules.return_ import Return, absolute, compile_return
+from upwell.modules.redirects import compile_redirects
+from upwell.modules.return_ import Return, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
+from upwell.modules.try_files import TryFilesSettings, compile_try_files
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
+from upwell.proxy.absolute import absolute
 from upwell.proxy.added import adding, expiring
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.limits import let_go
-from upwell.proxy.location import Access, Content, Filter, Location, not_found
+from upwell.proxy.location import Access, Content, Filter, Location
 from upwell.proxy.real_ip import give_back
 from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
@@ -105,9 +109,11 @@ class Compiler:
         http = block[HttpSettings]
         settings = block[LocationSettings]
         proxied = block[ProxySettings].pass_
+        files = compile_files(block, self._prefix, render)
+        content = self._content(block, settings) or files.serve
         return Location(
             name=name,
-            content=self._content(block, settings),
+            content=compile_try_files(block[TryFilesSettings], files, content, render),
             rewrite=self.rewrite(block) if block.kind == "location" else (),
             preaccess=self._preaccess(block),
             access=self._access(block),
@@ -141,6 +147,8 @@ class Compiler:
             internal=settings.internal or settings.is_named,
             chunks=http.chunked_transfer_encoding,
             charsets=has_charset(block[CharsetSettings]),
+            files=files,
+            redirects=compile_redirects(block),
             hide=proxying.hidden(block[ProxySettings]),
             early_hints=proxying.compile_early_hints(block[EarlyHintsSettings], block[ProxySettings]),
         )
@@ -160,7 +168,8 @@ class Compiler:
         assert self._vm is not None  # a configuration with Lua code has one
         return self._vm, self._vm.compile(code.source, code.chunk)
 
-    def _content(self, block: Block, settings: LocationSettings) -> Content:
+    def _content(self, block: Block, settings: LocationSettings) -> Content | None:
+        """What answers in a location; None: files."""
         if settings.handler == "content_by_lua":
             code = block[LuaSettings].content
             assert code is not None
@@ -171,7 +180,7 @@ class Compiler:
             return compile_check_status(block[CheckStatusSettings], self._report)
         if settings.handler == "upwell_status":
             return compile_upwell_status(block[UpwellStatusSettings], self._report, self._call_soon)
-        return not_found
+        return None
 
     def rewrite(self, block: Block) -> tuple[Access, ...]:
         """The handlers of the rewrite phase of this very level."""

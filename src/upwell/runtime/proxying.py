@@ -19,7 +19,7 @@ from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.proxy_socket import ProxySocketSettings
 from upwell.modules.replacement import by_front, whole_by_regex
 from upwell.modules.resolver import resolver_of
-from upwell.modules.return_ import absolute
+from upwell.proxy.absolute import absolute
 from upwell.proxy.accel import OBEYED
 from upwell.proxy.answer import HIDDEN
 from upwell.proxy.answer import Redirect as Redirecting
