@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
-from tests.system.wire import Client, Origin, Seen, get, post, response
+from tests.system.wire import Client, Origin, Seen, ask, get, post, response
 from upwell.contrib.processes import UPWELL, free_ports
 
 WHEN = 1_700_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -158,23 +159,23 @@ class Beside:
 
 
 @pytest.fixture(scope="module")
-def beside(start_shared: StartBalancer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+def beside(start_shared: StartBalancer) -> Iterator[Beside]:
     if NGINX is None:
         pytest.skip("nginx is not installed (make dev)")
-    folder = tmp_path_factory.mktemp("files")
-    folder.chmod(0o755)
-    folder.parent.chmod(0o755)
-    files = folder / "root"
-    _make_files(files)
-    ports = free_ports(2)
-    logs = []
-    with Origin(_respond) as origin:
+    # Not in pytest's folders: each session that starts closes them to others, which the workers of root are.
+    with tempfile.TemporaryDirectory() as folder, Origin(_respond) as origin:
+        Path(folder).chmod(0o755)
+        files = Path(folder) / "root"
+        _make_files(files)
+        ports = free_ports(2)
+        logs = []
         for port, command in zip(ports, (NGINX, UPWELL), strict=True):
             configuration = CONFIGURATION.format(front=port, origin=origin.port, files=files)
             balancer = start_shared(configuration, [port], command)
-            logs.append(Path(balancer.prefix) / "logs" / "error.log")
+            logs.append(balancer.prefix / "logs" / "error.log")
+            assert ask(port, get("/letters.txt")).status == 200
         yield Beside(ports[0], ports[1], (logs[0], logs[1]))
-    (files / "shut").chmod(0o755)
+        (files / "shut").chmod(0o755)
 
 
 _BOUNDARY = re.compile(rb"(?<=--)[0-9]{20}|(?<=boundary=)[0-9]{20}")
