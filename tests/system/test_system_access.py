@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import socket
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import md5
 
 import pytest
 
@@ -38,7 +39,7 @@ crlf:{PLAIN}secret\r
 \xfcml:{PLAIN}secret
 last:{PLAIN}secret"""
 
-LOCATIONS = """
+LOCATIONS = r"""
         location / { proxy_pass http://peers; }
         location /after { return 204; }
         location /basic/ { auth_basic "the realm"; proxy_pass http://peers; }
@@ -61,6 +62,30 @@ LOCATIONS = """
         location /any/rules/ { satisfy any; deny all; proxy_pass http://peers; }
         location /any/none/ { satisfy any; proxy_pass http://peers; }
         location /delayed/ { auth_delay 1ms; auth_basic "r"; proxy_pass http://peers; }
+        location /link/ {
+            secure_link $arg_h,$arg_e;
+            secure_link_md5 "$arg_e$uri secret";
+            add_header X-Before "$secure_link_expires" always;
+            return 200 "$secure_link|$secure_link_expires";
+        }
+        location /link/forever/ {
+            secure_link $arg_h;
+            return 200 "$secure_link|$secure_link_expires";
+            secure_link_md5 "$uri secret";
+        }
+        location /link/half/ { secure_link $arg_h; secure_link_md5 ""; return 200 "$secure_link"; }
+        location /secret/ {
+            secure_link_secret word;
+            return 200 "$secure_link|$secure_link_expires";
+            location /secret/inner/ { return 200 "inner $secure_link"; }
+        }
+        location /referer/ {
+            valid_referers none blocked server_names *.example.com .dotted.example
+                example.* www.example.org/galleries/ ~\.google\. ~/end$;
+            return 200 "$invalid_referer";
+        }
+        location /referer/strict/ { valid_referers only.example; return 200 "$invalid_referer"; }
+        location /referer/nothing/ { return 200 "$invalid_referer"; }
         location /asks/ {
             auth_request /decides/;
             auth_request_set $user $upstream_http_x_user;
@@ -124,6 +149,51 @@ def basic(user: str, password: str = "secret") -> str:
     return "Authorization: Basic " + b64encode(f"{user}:{password}".encode("latin-1")).decode()
 
 
+def _hash(text: str) -> str:
+    return urlsafe_b64encode(md5(text.encode()).digest()).rstrip(b"=").decode()
+
+
+_LATER, _LONG_AGO = "4102444800", "1000000000"
+_LINKS = {
+    f"a link until {until}": get(f"/link/x?h={_hash(f'{until}/link/x secret')}&e={until}")
+    for until in (_LATER, _LONG_AGO, "0", "-1", "x", "9223372036854775807", "9223372036854775808")
+}
+_LINKS |= {
+    "a link forever": get(f"/link/forever/x?h={_hash('/link/forever/x secret')}"),
+    "a link, padded": get(f"/link/forever/x?h={_hash('/link/forever/x secret')}=="),
+    "a link, padded too much": get(f"/link/forever/x?h={_hash('/link/forever/x secret')}==="),
+    "a link, with something behind": get(f"/link/forever/x?h={_hash('/link/forever/x secret')}=x"),
+    "a link, another letter": get(f"/link/forever/x?h={_hash('/link/forever/x secret')[:-2]}AA"),
+    "a link, one letter less": get(f"/link/forever/x?h={_hash('/link/forever/x secret')[:-1]}"),
+    "a link, one letter more": get(f"/link/forever/x?h={_hash('/link/forever/x secret')}A"),
+    "a link with a plus": get("/link/forever/x?h=++++++++++++++++++++++"),
+    "a link of nothing": get("/link/forever/x"),
+    "a link of another page": get(f"/link/forever/y?h={_hash('/link/forever/x secret')}"),
+    "no end": get("/link/x?h=x&e="),
+    "a link to half a configuration": get("/link/half/?h=1B2M2Y8AsgTpgAmY7PhCfg"),
+}
+for _name, _path in {
+    "": "/secret/{}/page",
+    " with a query": "/secret/{}/page?x=1",
+    " below": "/secret/{}/page/below",
+    " within": "/secret/inner/{}/page",
+    " nowhere": "/secret/{}/",
+    " without a slash": "/secret/{}",
+}.items():
+    for _what, _text in {"page": "page", "all": "page?x=1", "below": "page/below", "other": "other"}.items():
+        _LINKS[f"a secret of {_what}{_name}"] = get(_path.format(md5(f"{_text}word".encode()).hexdigest()))
+_LINKS["a secret in capitals"] = get(f"/secret/{md5(b'pageword').hexdigest().upper()}/page")
+_LINKS["no secret"] = get(f"/secret/{'x' * 32}/page")
+
+_REFERERS = [
+    "http://localhost/", "https://LOCALHOST", "http://local", "http://a.example.com/", "http://example.com/",
+    "http://xexample.com/", "http://dotted.example", "http://a.b.dotted.example/x", "http://example.net:80/y",
+    "http://example.", "http://x.example.net/", "http://www.example.org/galleries/1", "http://www.example.org/other",
+    "http://www.example.org", "http://WWW.Google.com/", "http://some.where/at/the/END", "ftp://localhost/", "blocked",
+    "http://", "http://i.r", "http://%s/" % ("x" * 256), "http://%s/" % ("x" * 255 + ".google.com"), "//localhost/",
+    "http://only.example/", "http://user@localhost/",
+]  # fmt: skip
+
 _NAMES = ["plain", "sha", "ssha", "apr1", "md5", "sha256", "sha512", "bcrypt", "des", "bare", "badssha", "shortssha"]
 _NAMES += ["none", "crlf", "last"]
 _WORDS = ("secret", "Secret")
@@ -183,6 +253,13 @@ REQUESTS = {
         for place in ("", "shown/", "any/", "both/", "all/", "delayed/")
         for status in (200, 204, 401, 403, 404, 302, 500)
     },
+    **_LINKS,
+    **{
+        f"from {referer[:40]} at {place}": get(f"/referer/{place}", f"Referer: {referer}")
+        for referer in _REFERERS
+        for place in ("", "strict/", "nothing/")
+    },
+    **{f"from nowhere at {place}": get(f"/referer/{place}") for place in ("", "strict/", "nothing/")},
     "asked in vain, right": get("/asks/both/?say=403", basic("plain")),
     "asked in vain, wrong": get("/asks/both/?say=403", basic("plain", "x")),
     "asked, but who it is first": get("/asks/all/?say=403"),

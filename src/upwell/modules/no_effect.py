@@ -53,6 +53,8 @@ request_pool_size size http server
 send_lowat size http server location
 sendfile flag http server location
 sendfile_max_chunk size http server location
+referer_hash_bucket_size number server location
+referer_hash_max_size number server location
 server_names_hash_bucket_size number http
 server_names_hash_max_size number http
 tcp_nodelay flag http server location

@@ -86,7 +86,7 @@ UNSUPPORTED = words(
     proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json redis2_pass redis2_query
-    referer_hash_bucket_size referer_hash_max_size resolver_file rewrite rtmp
+    resolver_file rewrite rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age
     scgi_cache_lock_timeout scgi_cache_max_range_offset scgi_cache_methods scgi_cache_min_uses scgi_cache_path
@@ -95,8 +95,8 @@ UNSUPPORTED = words(
     scgi_limit_rate scgi_max_temp_file_size scgi_next_upstream scgi_next_upstream_timeout scgi_next_upstream_tries
     scgi_no_cache scgi_param scgi_pass scgi_pass_header scgi_pass_request_body scgi_pass_request_headers
     scgi_read_timeout scgi_request_buffering scgi_send_timeout scgi_socket_keepalive scgi_socket_rcvbuf
-    scgi_socket_sndbuf scgi_store scgi_store_access scgi_temp_file_write_size scgi_temp_path secure_link
-    secure_link_md5 secure_link_secret server_rewrite_by_lua_block server_rewrite_by_lua_file session_log
+    scgi_socket_sndbuf scgi_store scgi_store_access scgi_temp_file_write_size scgi_temp_path
+    server_rewrite_by_lua_block server_rewrite_by_lua_file session_log
     session_log_format session_log_zone session_sticky session_sticky_hide_cookie set_base32_alphabet
     set_base32_padding set_decode_base32 set_decode_base64 set_decode_base64url set_decode_hex set_encode_base32
     set_encode_base64 set_encode_base64url set_encode_hex set_escape_uri set_form_input set_formatted_gmt_time
@@ -133,7 +133,7 @@ UNSUPPORTED = words(
     uwsgi_ssl_certificate_key uwsgi_ssl_ciphers uwsgi_ssl_conf_command uwsgi_ssl_crl uwsgi_ssl_name
     uwsgi_ssl_password_file uwsgi_ssl_protocols uwsgi_ssl_server_name uwsgi_ssl_session_reuse
     uwsgi_ssl_trusted_certificate uwsgi_ssl_verify uwsgi_ssl_verify_depth uwsgi_store uwsgi_store_access
-    uwsgi_string uwsgi_temp_file_write_size uwsgi_temp_path valid_referers vhost_traffic_status
+    uwsgi_string uwsgi_temp_file_write_size uwsgi_temp_path vhost_traffic_status
     vhost_traffic_status_display vhost_traffic_status_display_format vhost_traffic_status_zone
     xclient xml_entities xslt_last_modified xslt_param xslt_string_param xslt_stylesheet xslt_types xss_get
     zone_sync zone_sync_buffers zone_sync_connect_retry_interval zone_sync_connect_timeout zone_sync_interval

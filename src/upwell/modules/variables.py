@@ -12,10 +12,12 @@ from upwell.errors import ConfigError
 SUPPORTED = words(
     """
     args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time content_length
-    content_type date_gmt date_local document_uri host hostname https is_args is_request_port msec nginx_version pid
+    content_type date_gmt date_local document_uri host hostname https invalid_referer is_args
+    is_request_port msec nginx_version pid
     pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port remote_user request
     request_body request_body_file request_completion request_id request_length request_method request_port
-    request_time request_uri scheme server_addr server_name server_port server_protocol status tcpinfo_rcv_space
+    request_time request_uri scheme secure_link
+    secure_link_expires server_addr server_name server_port server_protocol status tcpinfo_rcv_space
     tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd time_iso8601 time_local uri
     document_root gzip_ratio realpath_root request_filename
     limit_conn_status limit_rate limit_req_status proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr
@@ -49,10 +51,9 @@ UNSUPPORTED = words(
     fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
-    geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3 invalid_referer
+    geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3
     memcached_key modern_browser msie
-    secure_link
-    secure_link_expires slice_range uid_got
+    slice_range uid_got
     uid_reset uid_set upstream_cache_age upstream_last_addr upstream_last_server_name
     """
 )

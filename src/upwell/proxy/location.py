@@ -41,7 +41,8 @@ class Location:
     `chunks`: content of unknown length goes out in chunks (else it ends with the connection). `limit_rate` gives
     bytes a second, 0 for no limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that
     are not passed on; `charsets`: it may choose one (X-Accel-Charset). `files` says where its files
-    are; `redirects`, what its own redirects look like.
+    are; `redirects`, what its own redirects look like; `variables`
+    are those of which it has its own.
     """
 
     name: str = ""
@@ -83,6 +84,7 @@ class Location:
     charsets: bool = False
     files: Files | None = None
     redirects: Redirects = USUAL
+    variables: Mapping[str, Callable[[Exchange], bytes | None]] = field(default_factory=dict)
     simple: bool = False
     server_line: bytes = field(default=b"")
 

@@ -333,6 +333,24 @@ def _proxy_port(exchange: Exchange) -> bytes | None:
     return None if exchange.location.proxy_host is None else exchange.location.proxy_port
 
 
+def _of_location(name: str) -> Variable:
+    """One that the request's location works out, once for a request."""
+
+    def value(exchange: Exchange) -> bytes | None:
+        made = exchange.variables
+        if made is not None and name in made:
+            return made[name]
+        compute = exchange.location.variables.get(name)
+        found = None if compute is None else compute(exchange)
+        if found is not None:
+            if exchange.variables is None:
+                exchange.variables = {}
+            exchange.variables[name] = found
+        return found
+
+    return value
+
+
 def _tcp_info(offset: int) -> Variable:
     def info(exchange: Exchange) -> bytes | None:
         number = tcp_info(exchange.client.transport, offset)
@@ -359,6 +377,7 @@ VARIABLES: dict[str, Variable] = {
     "host": lambda x: x.host or x.server.name.encode(),
     "hostname": lambda _: _HOSTNAME,
     "https": lambda x: b"on" if x.scheme == "https" else b"",
+    "invalid_referer": _of_location("invalid_referer"),
     "is_request_port": lambda x: b":" if _request_port(x) else b"",
     "is_args": lambda x: b"?" if x.args else b"",
     "limit_conn_status": status_of_count,
@@ -391,6 +410,8 @@ VARIABLES: dict[str, Variable] = {
     "request_time": _request_time,
     "request_uri": _request_uri,
     "scheme": lambda x: x.scheme.encode(),
+    "secure_link": _of_location("secure_link"),
+    "secure_link_expires": _of_location("secure_link_expires"),
     "server_addr": lambda x: x.client.local_address.encode(),
     "server_name": lambda x: x.server.name.encode(),
     "server_port": lambda x: b"%d" % x.client.local_port if x.client.local_port else b"",

@@ -34,9 +34,12 @@ from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.redirects import compile_redirects
+from upwell.modules.referer import RefererSettings, referer_variables
 from upwell.modules.return_ import Return, compile_return
 from upwell.modules.rewrite import RewriteSettings, SetVariable
 from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
+from upwell.modules.secure_link import SecureLinkSettings, secure_link_variables
+from upwell.modules.server import ServerSettings
 from upwell.modules.try_files import TryFilesSettings, compile_try_files
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.absolute import absolute
@@ -45,6 +48,7 @@ from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.limits import let_go
 from upwell.proxy.location import Access, Content, Filter, Location
 from upwell.proxy.real_ip import give_back
+from upwell.proxy.variables import Variable
 from upwell.runtime import proxying
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.bodies import compile_body_filters
@@ -149,6 +153,7 @@ class Compiler:
             charsets=has_charset(block[CharsetSettings]),
             files=files,
             redirects=compile_redirects(block),
+            variables=_variables(block),
             hide=proxying.hidden(block[ProxySettings]),
             early_hints=proxying.compile_early_hints(block[EarlyHintsSettings], block[ProxySettings]),
         )
@@ -272,6 +277,11 @@ class Compiler:
         if server in self._limits.believing:
             handlers.append(give_back)
         return tuple(handlers)
+
+
+def _variables(block: Block) -> dict[str, Variable]:
+    found = secure_link_variables(block[SecureLinkSettings], render)
+    return found | referer_variables(block[RefererSettings], block.around("server")[ServerSettings])
 
 
 _PAGES = frozenset(("upwell_status", "check_status"))
