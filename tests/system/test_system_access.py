@@ -325,6 +325,9 @@ def write_users(balancer: Balancer) -> None:
     (folder / "users").write_text(USERS, "latin-1", newline="")
     (folder / "others").write_text("other:{PLAIN}secret\n")
     (folder / "folder").mkdir()
+    for path in ("users", "others"):
+        (folder / path).chmod(0o644)  # the workers are somebody else
+    (folder / "folder").chmod(0o755)
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +364,7 @@ def test_a_changed_file_counts_from_the_next_request_on(sides: _Both) -> None:
     asked = []
     for text in ("somebody:{PLAIN}right", "somebody:{PLAIN}wrong", "somebody:{PLAIN}right"):
         path.write_text(text)
+        path.chmod(0o644)  # the worker is somebody else
         os.utime(path, (1, 1))
         asked.append(outcome(sides.upwell.port, request, sides.origin).status)
     path.unlink()
