@@ -53,6 +53,64 @@ def test_a_module_is_ended_too(make_worker: Any, tmp_path: Path) -> None:
     assert f"mine.lua:3: {LIMIT}" in request.log_text
 
 
+LOADERS = {
+    "loadstring": "loadstring(source)",
+    "loadstring with a name": "loadstring(source, '=mine')",
+    "load": "load(source)",
+    "load with an environment": "load(source, '=mine', 't', {math = math, string = string, ngx = ngx})",
+    "load of pieces": "load(coroutine.wrap(function() for c in source:gmatch('.') do coroutine.yield(c) end end))",
+    "loadfile": "loadfile(path)",
+    "dofile": "function() dofile(path) end",
+    "loadstring within loadstring": "loadstring('loadstring(...)()')",
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS.keys())
+def test_code_that_is_loaded_at_run_time_is_ended_too(make_worker: Any, tmp_path: Path, loader: str) -> None:
+    endless = "local n = ...\nwhile n do end"
+    (tmp_path / "mine.lua").write_text(f"{endless.replace('...', '1')}")
+    worker = make_worker(max_run_time=0.05)
+    begin = f"local source, path = [[{endless}]], '{tmp_path}/mine.lua'\nlocal f = assert({loader}) "
+    if "function() dofile" in loader:
+        begin = begin.replace("assert(", "(")
+    request = worker.get(f"{begin} f([[while true do end]])")
+    assert request.status == 500
+    assert LIMIT in request.log_text
+
+
+def test_what_loads_code_is_as_it_was(make_worker: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.lua").write_text("#! a line for a shell\nfor i = 1, 2 do end return here, ...")
+    said = []
+    for limit in (10.0, 0.0):
+        worker = make_worker(max_run_time=limit)
+        said.append(
+            [
+                re.sub("0x[0-9a-f]+", "0x", worker.say(line))
+                for line in (
+                    "loadstring('for i = 1, 2 do end return ...')(1, 2)",
+                    "select('#', loadstring('for i = 1, 2 do end return ...')(nil, nil))",
+                    "loadstring('while')",
+                    "select('#', loadstring('while'))",
+                    "select('#', loadstring('return 1'))",
+                    "pcall(loadstring('do end x = nil + 1', '=named'))",
+                    "pcall(loadstring('do end\\nx = nil + 1'))",
+                    "load('do end return here', 'n', 't', {here = 'there'})()",
+                    "setfenv(loadstring('do end return here'), {here = 'there'})()",
+                    "pcall(load, {})",
+                    "pcall(load)",
+                    "select('#', pcall(load, 'return 1', 'n', 't', 5))",
+                    "select('#', load(12))",
+                    "load(function() error('no more') end)",
+                    "load(function() return {} end)",
+                    f"loadfile('{tmp_path}/mine.lua', 't', {{here = 5}})(6)",
+                    "debug.getinfo(loadstring('do end', '=named')).short_src",
+                    "debug.getinfo(loadstring('do end')).short_src",
+                )
+            ]
+        )
+    assert said[0] == said[1]
+
+
 def test_a_timer_is_ended_too(make_worker: Any) -> None:
     worker = make_worker(max_run_time=0.05)
     worker.init("ngx.timer.at(0, function() while true do end end) ngx.timer.at(1, function() ran = true end)")

@@ -61,11 +61,45 @@ def test_a_rule_of_any_level_decides(
         assert _status(serving, _OUTSIDE) == status
 
 
-def test_lua_code_that_decides_is_a_rule(tmp_path: Path) -> None:
-    code = 'access_by_lua_block { if ngx.var.arg_key ~= "open" then ngx.exit(403) end }'
-    with Serving(tmp_path, f"server {{ listen 127.0.0.1:8080; location / {{ upwell_status; {code} }} }}") as serving:
-        assert _status(serving, _OUTSIDE, "/?key=open") == 200
-        assert _status(serving, _OUTSIDE) == 403
+_LUA = 'access_by_lua_block { if ngx.var.arg_key ~= "open" then ngx.exit(403) end }'
+
+
+@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize(
+    ("rules", "outside", "inside"),
+    [
+        # (with the key, without) each. Code may look at every request and decide nothing: it opens no page by being there.
+        (_LUA, (403, 403), (200, 403)),
+        (f"allow all; {_LUA}", (200, 403), (200, 403)),
+        (f"satisfy any; {_LUA}", (403, 403), (200, 403)),
+        (f"satisfy any; deny all; {_LUA}", (200, 403), (200, 403)),
+    ],
+    ids=["all", "opened", "any", "any of two"],
+)
+def test_lua_code_alone_opens_no_page(
+    tmp_path: Path, page: str, rules: str, outside: tuple[int, int], inside: tuple[int, int]
+) -> None:
+    with Serving(tmp_path, f"server {{ listen 127.0.0.1:8080; location / {{ {page}; {rules} }} }}") as serving:
+        for client, expected in ((_OUTSIDE, outside), (("127.0.0.1", 50000), inside)):
+            assert (_status(serving, client, "/?key=open"), _status(serving, client)) == expected
+
+
+def test_nobody_is_led_around_the_gate_but_by_the_author(tmp_path: Path) -> None:
+    """Redirects within the server meet it again. A subrequest of Lua code does not, as in nginx for any access rule."""
+    text = """
+    server {
+        listen 127.0.0.1:8080;
+        location = /status { upwell_status; status_format json; }
+        location = /page { error_page 404 /status; return 404; }
+        location = /captured { content_by_lua_block { ngx.print(ngx.location.capture("/status").status) } }
+    }
+    """
+    with Serving(tmp_path, text) as serving:
+        for target in ("/status", "/page"):
+            assert (target, _status(serving, _OUTSIDE, target)) == (target, 403)
+        client = serving.client(_OUTSIDE)
+        client.send(b"GET /captured HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert client.answer().body == b"200"
 
 
 def test_other_locations_are_as_open_as_ever(tmp_path: Path) -> None:

@@ -160,7 +160,48 @@ function base.load_counted(source, name, env)
     return maker and maker(base.turn)
 end
 
--- Loading code: source text only (made-up bytecode can take over the process), and no native libraries.
+-- Loading code: source text only (made-up bytecode can take over the process), and no native libraries. All of it is
+-- given its turns.
+
+local function with_turns(plain, problem, source, name, env)
+    if not plain then
+        return plain, problem
+    end
+    if not base.count_turns or type(env) ~= "table" then
+        return plain
+    end
+    local maker = base.load_counted(base.count_turns(tostring(source)), name, env)
+    return maker and maker() or plain
+end
+
+local function load_source(source, name, env)
+    local plain, problem = load(source, name, "t", env)
+    return with_turns(plain, problem, source, name or source, env)
+end
+
+-- What a function hands out piece by piece is kept for that, but read as Lua reads it.
+local function load_pieces(reader, name, env)
+    local pieces = {}
+    local plain, problem = load(function()
+        local piece = reader()
+        if type(piece) == "string" then
+            pieces[#pieces + 1] = piece
+        end
+        return piece
+    end, name, "t", env)
+    return with_turns(plain, problem, base.concat(pieces), name or "=(load)", env)
+end
+
+local function load_path(path, env)
+    local plain, problem = loadfile(path, "t", env)
+    local handle = plain and path ~= nil and base.count_turns and plain_open(path, "r")
+    if not handle then
+        return with_turns(plain, problem)
+    end
+    local source = handle.read(handle, "*a")
+    handle.close(handle)
+    return with_turns(plain, problem, source, "@" .. path, env)
+end
 
 -- The environment of whoever called the loading function that calls this.
 local function caller_environment()
@@ -180,7 +221,10 @@ function G.load(chunk, name, mode, ...)
         return nil, WRONG_MODE
     end
     local env = select("#", ...) > 0 and (...) or caller_environment()
-    return load(chunk, name, "t", env)
+    if type(chunk) == "function" then
+        return load_pieces(chunk, name, env)
+    end
+    return load_source(chunk, name, env)
 end
 
 function G.loadstring(chunk, name)
@@ -188,7 +232,7 @@ function G.loadstring(chunk, name)
     if kind ~= "string" and kind ~= "number" then
         return base.bad_argument(1, "loadstring", "string expected, got " .. kind)
     end
-    return load(tostring(chunk), name or tostring(chunk), "t", caller_environment())
+    return load_source(tostring(chunk), name, caller_environment())
 end
 
 function G.loadfile(path, mode, ...)
@@ -196,11 +240,11 @@ function G.loadfile(path, mode, ...)
         return nil, WRONG_MODE
     end
     local env = select("#", ...) > 0 and (...) or caller_environment()
-    return loadfile(path, "t", env)
+    return load_path(path, env)
 end
 
 function G.dofile(path)
-    local chunk, problem = loadfile(path, "t", caller_environment())
+    local chunk, problem = load_path(path, caller_environment())
     if not chunk then
         return raise(problem)
     end
@@ -227,14 +271,12 @@ local function source_loader(name)
         local candidate = gsub(template, "%?", (gsub(file, "%%", "%%%%")))
         local handle = open(candidate, "r")
         if handle then
-            local source = base.count_turns and handle.read(handle, "*a")
             handle.close(handle)
-            local chunk, problem = loadfile(candidate, "t", G)
+            local chunk, problem = load_path(candidate, G)
             if not chunk then
                 return error("error loading module '" .. name .. "' from file '" .. candidate .. "':\n\t" .. problem, 0)
             end
-            local maker = source and base.load_counted(base.count_turns(source), "@" .. candidate, G)
-            return maker and maker() or chunk
+            return chunk
         end
         tried = tried .. "\n\tno file '" .. candidate .. "'"
     end

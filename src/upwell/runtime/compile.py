@@ -221,12 +221,12 @@ class Compiler:
             gates.append(compile_auth_request(request, render, passes))
         code = block[LuaSettings].access
         page = block[LocationSettings].handler
-        if not gates and code is None and page in _PAGES:
-            gates.append(only_local(page))
+        # Lua code is no rule here: that of a level further out may look at every request and decide nothing.
+        first = (only_local(page),) if not gates and page in _PAGES else ()
         if code is not None:
             decides = together.any or together.delay > 0
             gates.append(phase.access_handler(*self._chunk(code), passes, decides))
-        return join_gates(together, gates)
+        return (*first, *join_gates(together, gates))
 
     def _preaccess(self, block: Block) -> tuple[Access, ...]:
         """What comes before the rules of access, in nginx's order."""
