@@ -68,7 +68,7 @@ _LUA = 'access_by_lua_block { if ngx.var.arg_key ~= "open" then ngx.exit(403) en
 @pytest.mark.parametrize(
     ("rules", "outside", "inside"),
     [
-        # (with the key, without) each. Code may look at every request and decide nothing: it opens no page by being there.
+        # With the key, and without. Code may look at every request and decide nothing: it opens no page by being there.
         (_LUA, (403, 403), (200, 403)),
         (f"allow all; {_LUA}", (200, 403), (200, 403)),
         (f"satisfy any; {_LUA}", (403, 403), (200, 403)),

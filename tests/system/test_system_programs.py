@@ -170,7 +170,8 @@ def test_a_webhook_is_told_and_the_state_outlives_all_processes(
         assert abs((told - kept).total_seconds()) < 0.5
 
 
-def test_a_state_file_in_somebody_s_folder_is_refused(prefix: Path) -> None:
+@pytest.mark.parametrize("option", [[], ["-t"]], ids=["start", "test"])
+def test_a_state_file_in_somebody_s_folder_is_refused(prefix: Path, option: list[str]) -> None:
     if os.geteuid() != 0:
         pytest.skip("for root")
     front = free_ports(1)[0]
@@ -178,11 +179,28 @@ def test_a_state_file_in_somebody_s_folder_is_refused(prefix: Path) -> None:
     (prefix / "conf").mkdir()
     text = proxying(front, [1], http="health_check_state state.json;")
     (prefix / "conf" / "nginx.conf").write_text(text)
-    command = [*UPWELL, "-p", str(prefix), "-c", "conf/nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    command = [*UPWELL, *option, "-p", str(prefix), "-c", "conf/nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
+    assert "successful" not in done.stderr
     assert f'user "nobody" cannot write into the folder that "health_check_state" needs: "{prefix}"' in done.stderr
     assert prefix.stat().st_uid == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("states", "test is successful"), ("none/states", 'mkdir() "{folder}" failed (2: No such file or directory)')],
+)
+def test_t_tries_the_folder_of_the_state_and_leaves_none(prefix: Path, folder: str, said: str) -> None:
+    (prefix / "logs").mkdir()
+    (prefix / "conf").mkdir()
+    text = proxying(free_ports(1)[0], [1], http=f"health_check_state {folder}/state.json;")
+    (prefix / "conf" / "nginx.conf").write_text(text)
+    command = [*UPWELL, "-t", "-p", str(prefix), "-c", "conf/nginx.conf", "-e", "stderr"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said.format(folder=prefix / folder) in done.stderr
+    assert done.returncode == ("successful" not in said)
+    assert sorted(path.name for path in prefix.iterdir()) == ["conf", "logs"]
 
 
 def test_all_of_it_in_one_process(prefix: Path, app: Started, hook: tuple[str, list[dict[str, Any]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import TextIO, cast
@@ -9,7 +10,7 @@ from typing import TextIO, cast
 from upwell.check.spec import CheckSpec
 from upwell.log import ErrorLog
 from upwell.process import pidfile
-from upwell.process.generation import NotPrepared, close_logs, open_plan_logs, read_plan
+from upwell.process.generation import NotPrepared, close_logs, make_folders, open_plan_logs, read_plan
 from upwell.process.journal import Journal, failure, make_folder_of, say
 from upwell.process.listeners import ListenError, discard, open_sockets
 from upwell.process.parts import Parts, Plan
@@ -53,6 +54,13 @@ def _try_out(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
     except OSError as error:
         journal.emerg(f'open() "{plan.pid}" {failure(error)}')
         raise NotPrepared from error
+    made: list[str] = []
+    try:
+        make_folders(plan, journal, made)
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                os.rmdir(folder)
     open_plan_logs(plan, journal, boot)
     close_logs(plan)
     try:

@@ -95,30 +95,48 @@ def open_plan_logs(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
         raise NotPrepared
 
 
-def make_folders(plan: Plan, owner: Identity | None, journal: Journal) -> None:
-    """Make the folders that workers write into, and give them to their user. Raises NotPrepared."""
+def make_folders(plan: Plan, journal: Journal, made: list[str]) -> Identity | None:
+    """Make the folders that workers and the checker write into, give them to their user, who is returned, and see that
+    he may. `made` gets those that were not there. Raises NotPrepared."""
+    try:
+        owner = resolve_user(plan.user)
+    except LookupError as error:
+        journal.emerg(error.args[0])
+        raise NotPrepared from error
     for path in plan.folders:
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
+            _make_folder(path, made)
             if owner is not None:
                 hand_over(path, owner.uid)
         except OSError as error:
             journal.emerg(f'mkdir() "{path}" {failure(error)}')
             raise NotPrepared from error
+    if plan.state_file:
+        _make_state_folder("health_check_state", plan.state_file, owner, journal, made)
+    for spec in plan.upstreams:
+        if spec.state:
+            _make_state_folder("state", spec.state, owner, journal, made)
+    return owner
 
 
-def make_state_folder(directive: str, path: str, owner: Identity | None, journal: Journal) -> None:
+def _make_folder(path: str, made: list[str]) -> bool:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return False
+    made.append(path)
+    return True
+
+
+def _make_state_folder(directive: str, path: str, owner: Identity | None, journal: Journal, made: list[str]) -> None:
     """See that the checker, as `owner`, can replace the file that `directive` names. A folder is made where there is
-    none; one that is there is somebody's, and only looked at. Raises NotPrepared."""
+    none; one that is there is somebody's, and only looked at."""
     folder = os.path.dirname(path)
     if not folder:
         return
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-            if owner is not None:
-                os.chown(folder, owner.uid, owner.gid)
+        if _make_folder(folder, made) and owner is not None:
+            os.chown(folder, owner.uid, owner.gid)
         found = os.stat(folder)
     except OSError as error:
         journal.emerg(f'mkdir() "{folder}" {failure(error)}')
@@ -157,17 +175,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets, plan:
     """
     if plan is None:
         plan = read_plan(parts, journal)
-    try:
-        identity = resolve_user(plan.user)
-    except LookupError as error:
-        journal.emerg(error.args[0])
-        raise NotPrepared from error
-    make_folders(plan, identity, journal)
-    if plan.state_file:
-        make_state_folder("health_check_state", plan.state_file, identity, journal)
-    for spec in plan.upstreams:
-        if spec.state:
-            make_state_folder("state", spec.state, identity, journal)
+    identity = make_folders(plan, journal, [])
     open_plan_logs(plan, journal, boot)
     before = journal.destinations
     if not plan.error_log:
