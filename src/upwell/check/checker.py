@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from upwell.check.names import Names
 
 _EVENTS: Final = 1024  # taken from epoll at once
-_STARTS: Final = 256  # probes begun in one round at most: a burst delays no answer that is there
+_STARTS: Final = 64  # probes begun in one round at most: a burst delays no answer that is there
 _EXPIRIES: Final = 512  # time-outs looked at in one round at most, for the same reason
 _OVERS: Final = (
     256  # ends of probes seen to in one round if there are no more at its start: each lets another one begin

@@ -1,10 +1,10 @@
 """The course of every check but lua-resty's: each target has its own times, so that thousands never march in step.
 
 The first probe is made at once; the second falls due after a random part of the interval, and from then on they follow
-each other by the interval (and a random part of `jitter`). Random times are multiples of some milliseconds, so that
-several of thousands are due together: one look at the clock and at what was answered does for all of them. Between up
-and down `fast_interval` holds, while down `down_interval`. How many may be probed at once is the gate's business
-(`gate.py`). Pure: no socket, no clock.
+each other by the interval (and a random part of `jitter`). Random times are multiples of a grain, so that where there
+are many probes some hundreds are due together: what the processor has at hand for one does for the next, and a probe
+among hundreds costs half of what it costs alone. Between up and down `fast_interval` holds, while down `down_interval`.
+How many may be probed at once is the gate's business (`gate.py`). Pure: no socket, no clock.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from upwell.peers.health import Thresholds
 
 _SOON: Final = 1.0  # seconds: a suspected target is not probed more often than this, unless its check says so itself
 
-
-_GRAIN: Final = 0.02  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
-_COARSE: Final = 5  # times as many for no more than _CALM probes a second; checks differ in where these times lie
-_CALM: Final = 1000
+_GRAIN: Final = 0.1  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
+_BUSY: Final = 100  # probes a second of one check, from which on these times lie
+_TOGETHER: Final = 250  # so many probes apart, but half the interval at most
+_SHIFT: Final = 0.02  # seconds; the times of different checks lie some of these apart
 
 
 class Rota:
@@ -38,6 +38,7 @@ class Rota:
         "_offset",
         "_random",
         "_soon",
+        "_spread",
         "_timetable",
         "changed",
         "spec",
@@ -54,9 +55,10 @@ class Rota:
         self.changed = False
         self._interval = spec.interval
         self._jitter = max(spec.jitter, 0.0)
-        calm = len(targets) <= _CALM * spec.interval
-        self._grain = min(_GRAIN * _COARSE if calm else _GRAIN, spec.interval / 10) or _GRAIN
-        self._offset = _GRAIN * random.randrange(_COARSE) if calm else 0.0
+        self._grain = self._spread = min(_GRAIN, spec.interval / 10) or _GRAIN
+        if len(targets) > _BUSY * spec.interval > 0:
+            self._spread = min(_TOGETHER * spec.interval / len(targets), spec.interval / 2)
+        self._offset = _SHIFT * random.randrange(max(int(self._spread / _SHIFT), 1))
         self._fast = spec.fast_interval or spec.interval
         self._down = spec.down_interval or spec.interval
         self._soon = spec.fast_interval or min(spec.interval, _SOON)
@@ -90,10 +92,9 @@ class Rota:
             period = self._fast
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
-            # The same times for all checks, whenever each of them began.
-            due = (
-                target.due + period * self._random.random()
-            ) // self._grain * self._grain + self._offset % self._grain
+            # The same times for all targets, whenever each of them began.
+            slot = 1 + int(self._random.random() * max(period // self._spread, 1.0))
+            due = ((now - self._offset) // self._spread + slot) * self._spread + self._offset
         else:
             # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
             due = target.due + period
