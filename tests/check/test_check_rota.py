@@ -37,9 +37,24 @@ def test_all_are_probed_at_once_and_then_spread() -> None:
         course.over(target, 4, 100.1)
     dues = sorted(due - 100.0 for due, _ in told)
     assert dues[0] >= 0.09
-    assert dues[-1] <= 10.0
+    assert dues[-1] <= 10.1
     tenths = [sum(step <= due < step + 1 for due in dues) for step in range(10)]
     assert min(tenths) > 60
+
+
+def test_where_many_are_probed_some_hundreds_are_due_together() -> None:
+    for count, interval, slots in ((500, 1.0, 2), (250, 1.0, 2), (10_000, 1.0, 40), (2_000, 2.0, 8), (50, 1.0, 10)):
+        course, targets, told = rota(count, interval=interval)
+        course.begin(100.0)
+        told.clear()
+        for target in targets:
+            course.over(target, 4, 100.01)
+        dues = [due for due, _ in told]
+        assert min(dues) > 100.01
+        assert max(dues) <= 100.01 + interval + 1e-6
+        assert len({round(due, 6) for due in dues}) == slots
+        most = max(dues.count(due) for due in set(dues))
+        assert most < 1.5 * count / slots + 10
 
 
 def test_then_the_interval_is_kept_from_due_to_due() -> None:

@@ -93,7 +93,7 @@ class Rota:
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
             # The same times for all targets, whenever each of them began.
-            slot = 1 + int(self._random.random() * max(period // self._spread, 1.0))
+            slot = 1 + int(self._random.random() * max(round(period / self._spread), 1))
             due = ((now - self._offset) // self._spread + slot) * self._spread + self._offset
         else:
             # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
