@@ -19,7 +19,7 @@ UNSUPPORTED = words(
     auth_jwt_validate_exp auth_jwt_validate_sig auth_jwt_www_authenticate auth_oidc
     auth_require autoindex_exact_size autoindex_format autoindex_localtime balancer_by_lua_block
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
-    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge     client_auth client_id
+    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge client_auth client_id
     client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
     dav_access dav_methods drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
@@ -66,8 +66,8 @@ UNSUPPORTED = words(
       memc_pass memcached_bind
     memcached_buffer_size memcached_connect_timeout memcached_force_ranges memcached_gzip_flag
     memcached_next_upstream memcached_next_upstream_timeout memcached_next_upstream_tries memcached_pass
-    memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth mirror
-    mirror_request_body modern_browser modern_browser_value modsecurity modsecurity_rules modsecurity_rules_file
+    memcached_read_timeout memcached_send_timeout memcached_socket_keepalive mgmt min_delete_depth
+    modern_browser modern_browser_value modsecurity modsecurity_rules modsecurity_rules_file
     more_clear_headers more_clear_input_headers more_set_headers more_set_input_headers mp4 mp4_buffer_size
     mp4_limit_rate mp4_limit_rate_after mp4_max_buffer_size mp4_start_key_frame nchan_pubsub ntlm num_map
     otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace

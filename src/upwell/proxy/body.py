@@ -40,6 +40,7 @@ class RequestBody:
     """
 
     __slots__ = (
+        "_closed",
         "_memory",
         "announced",
         "complete",
@@ -75,6 +76,7 @@ class RequestBody:
         self.consumer: Consumer | None = None
         self.file: BodyFile | None = None
         self._memory = _ALL
+        self._closed = False
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes from the connection; returns what is behind the content once it is complete, else None.
@@ -183,9 +185,20 @@ class RequestBody:
         except OSError as error:
             raise _failure("pwrite", file.path, error) from error
 
-    def close(self) -> None:
-        """The request is over: nothing is held any more."""
+    def shared(self, exchange: Exchange) -> RequestBody:
+        """The content, which has all come, for another exchange; what holds it is closed with the last of them."""
+        body = RequestBody(exchange, self.size)
+        body.pieces = [*self.pieces]
+        body.size = body.total = body.received = self.size
+        body.complete = body.read = True
         if self.file is not None:
+            body.file = self.file.share()
+        return body
+
+    def close(self) -> None:
+        """The request is over: nothing is held any more; idempotent."""
+        if self.file is not None and not self._closed:
+            self._closed = True
             self.file.close()
 
     def content(self) -> bytes:

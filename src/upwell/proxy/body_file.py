@@ -108,11 +108,12 @@ def _system_folder() -> str:
 class BodyFile:
     """One content. `path` is where it is, or was until it was opened; `size` what was written."""
 
-    __slots__ = ("_clean", "_fd", "path", "size")
+    __slots__ = ("_clean", "_fd", "_sharers", "path", "size")
 
     def __init__(self, fd: int, path: str, clean: bool) -> None:
         self._fd = fd
         self._clean = clean
+        self._sharers = 1
         self.path = path
         self.size = 0
 
@@ -134,9 +135,15 @@ class BodyFile:
             raise OSError(f"only {at} of {self.size} bytes are there")
         return piece
 
+    def share(self) -> BodyFile:
+        """One more has it, and closes it."""
+        self._sharers += 1
+        return self
+
     def close(self) -> None:
-        """Let go of the file, and take it away if it was for this request only; idempotent."""
-        if self._fd < 0:
+        """Let go of the file, and take it away if it was for this request only; for the last who has it."""
+        self._sharers -= 1
+        if self._fd < 0 or self._sharers > 0:
             return
         os.close(self._fd)
         self._fd = -1

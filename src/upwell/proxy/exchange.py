@@ -45,21 +45,19 @@ LEFT_EARLY: Final = "client prematurely closed connection"
 
 class Captured:
     """What a subrequest answered: `fields` are (name, value) pairs with names as written. With a `sink`, content goes
-    there instead of being kept, in `charset` if it is recoded at all. `thrown_away`: nobody wants any of it;
-    `head_only`: nor is it to be fetched.
+    there instead of being kept, in `charset` if it is recoded at all. `head_only`: none is
+    wanted, nor is it to be fetched.
     """
 
-    __slots__ = ("body", "charset", "fields", "head_only", "pieces", "sink", "status", "thrown_away", "truncated")
+    __slots__ = ("body", "charset", "fields", "head_only", "pieces", "sink", "status", "truncated")
 
     def __init__(
         self,
         sink: Callable[[Exchange, bytes], None] | None = None,
-        thrown_away: bool = False,
         head_only: bool = False,
     ) -> None:
         self.sink = sink
         self.charset: bytes | None = None
-        self.thrown_away = thrown_away
         self.head_only = head_only
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []
@@ -686,8 +684,11 @@ class Exchange:
         fields: Sequence[tuple[bytes, bytes]] | None,
         on_done: Callable[[Exchange], None],
         head_only: bool = False,
+        shares: RequestBody | None = None,
     ) -> Exchange:
-        """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns."""
+        """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns. `shares`: its
+        content, which is held somewhere already, for `on_done` to close.
+        """
         if self.depth >= 50:
             raise RuntimeError("subrequests cycle")
         inner = Exchange(self.client, self.head, make_target(uri, args), self.client.loop.time())
@@ -709,6 +710,8 @@ class Exchange:
         if body is not None:
             inner.body = RequestBody(inner, len(body))
             inner.body.feed(body)
+        elif shares is not None:
+            inner.body = shares.shared(inner)
         inner.on_done = on_done
         self.client.endpoint.begin(inner)
         return inner

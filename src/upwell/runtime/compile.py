@@ -30,6 +30,7 @@ from upwell.modules.limit_rate import LimitRateSettings, compile_size, set_rate,
 from upwell.modules.limit_req import LimitReqSettings, compile_limit_req
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
+from upwell.modules.mirror import MirrorSettings, compile_mirror
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
@@ -226,7 +227,7 @@ class Compiler:
         if code is not None:
             decides = together.any or together.delay > 0
             gates.append(phase.access_handler(*self._chunk(code), passes, decides))
-        return (*first, *join_gates(together, gates))
+        return (*first, *join_gates(together, gates), *compile_mirror(block[MirrorSettings]))
 
     def _preaccess(self, block: Block) -> tuple[Access, ...]:
         """What comes before the rules of access, in nginx's order."""
