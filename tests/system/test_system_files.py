@@ -16,9 +16,10 @@ import pytest
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Client, Origin, Seen, ask, get, post, response
-from upwell.contrib.processes import UPWELL, free_ports
+from upwell.contrib.processes import UPWELL, await_condition, free_ports
 
 WHEN = 1_700_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
+LONG = b"".join(b"%07d\n" % number for number in range(1_500_000))
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 TAG = f'"{WHEN:x}-1a"'
 
@@ -29,9 +30,11 @@ http {{
     access_log off;
     types {{ text/html html; text/css css; image/png png; }}
     default_type application/x-any;
-    root {files};
+    log_format size "$request_uri $status $body_bytes_sent $request_completion";
     server {{
         listen 127.0.0.1:{front};
+        root {files};
+        location = /file {{ access_log logs/access.log size; }}
         server_name first.example second.example;
         rewrite_log off;
         location / {{ }}
@@ -87,6 +90,11 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{front};
+        server_name bare;
+        location = /small {{ return 200 small; }}
+    }}
+    server {{
+        listen 127.0.0.1:{front};
         server_name tried;
         root {files};
         try_files /letters.txt =404;
@@ -98,12 +106,21 @@ http {{
         server_name .dotted.example;
         server_name_in_redirect on;
         root {files};
+        location /name {{ return 200 "$server_name"; }}
+    }}
+    server {{
+        listen 127.0.0.1:{front};
+        server_name ~^re(?<more>.*)\.example$ other;
+        server_name_in_redirect on;
+        root {files};
+        location /name {{ return 200 "$server_name"; }}
     }}
     server {{
         listen 127.0.0.1:{front};
         server_name *.leading.example;
         server_name_in_redirect on;
         root {files};
+        location /name {{ return 200 "$server_name"; }}
     }}
 }}
 """
@@ -156,6 +173,7 @@ class Beside:
     nginx: int
     upwell: int
     logs: tuple[Path, Path]
+    files: Path
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +192,7 @@ def beside(start_shared: StartBalancer) -> Iterator[Beside]:
             balancer = start_shared(configuration, [port], command)
             logs.append(balancer.prefix / "logs" / "error.log")
             assert ask(port, get("/letters.txt")).status == 200
-        yield Beside(ports[0], ports[1], (logs[0], logs[1]))
+        yield Beside(ports[0], ports[1], (logs[0], logs[1]), files)
         (files / "shut").chmod(0o755)
 
 
@@ -409,3 +427,90 @@ def test_the_error_log(beside: Beside) -> None:
     of_nginx = _lines(beside.logs[0], beside.nginx, counts[0])
     assert len(of_nginx) > len(paths) // 2
     assert _lines(beside.logs[1], beside.upwell, counts[1]) == of_nginx
+
+
+# What nginx does otherwise, or what cannot be seen beside it
+
+
+def test_nothing_leads_out_of_the_folder(beside: Beside) -> None:
+    """nginx follows dot segments that an alias without a slash, or a variable, brings back."""
+    paths = ("/img../letters.txt", "/img..", "/index/?i=../letters.txt", "/try/proxy/x?f=../letters.txt", "/retry/../x")
+    for path in (*paths, "/try/proxy/x?f=../../../../../../../etc/passwd"):
+        answer = ask(beside.upwell, get(path))
+        assert b"abcdef" not in answer.body, path
+        assert b"root:" not in answer.body, path
+    assert ask(beside.nginx, get("/img../letters.txt")).body == b"abcdefghijklmnopqrstuvwxyz"
+    assert ask(beside.upwell, get("/img../letters.txt")).status == 404
+
+
+class Slow:
+    """A client that has asked for /file and reads nothing of the answer but its head."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.socket.settimeout(20)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.sendall(get("/file"))
+        self.got = bytearray(self.socket.recv(1000))
+
+    def __enter__(self) -> Slow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def rest(self, size: int) -> bytes:
+        """The content, up to `size` bytes or the end."""
+        while len(self.got.partition(b"\r\n\r\n")[2]) < size:
+            piece = self.socket.recv(65536)
+            if not piece:
+                break
+            self.got += piece
+        return bytes(self.got.partition(b"\r\n\r\n")[2])
+
+
+@pytest.fixture
+def large(beside: Beside) -> Iterator[Path]:
+    """The file that Slow asks for, longer than what sockets hold."""
+    file = beside.files / "file"
+    file.write_bytes(LONG)
+    file.chmod(0o644)
+    yield file
+    file.unlink()
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(beside: Beside, large: Path) -> None:
+    small = b"GET /small HTTP/1.1\r\nHost: bare\r\n\r\n"
+    with Slow(beside.upwell) as slow, Slow(beside.upwell) as gone:
+        assert ask(beside.upwell, small).body == b"small"
+        gone.socket.close()
+        assert ask(beside.upwell, get("/file", "Range: bytes=9999992-")).body == LONG[9_999_992:]
+        assert slow.rest(len(LONG)) == LONG
+        slow.socket.sendall(small)
+        assert slow.socket.recv(1000).endswith(b"small")
+    log = beside.logs[1].parent / "access.log"
+    await_condition(lambda: log.read_text().count("/file 200") == 2, "the lines of both", 10)
+    assert f"/file 200 {len(LONG)} OK" in log.read_text()
+
+
+def test_a_file_that_becomes_shorter_ends_the_connection(beside: Beside, large: Path) -> None:
+    with Slow(beside.upwell) as slow:
+        os.truncate(large, 8_000_000)
+        assert slow.rest(len(LONG)) == LONG[:8_000_000]
+    await_condition(lambda: "was truncated while it was sent" in beside.logs[1].read_text(), "the line in the log", 10)
+
+
+def test_the_default_is_the_folder_html_of_the_prefix(beside: Beside) -> None:
+    def status(port: int, path: str) -> int:
+        return ask(port, get(path).replace(b"Host: test", b"Host: bare")).status
+
+    for port, log in zip((beside.nginx, beside.upwell), beside.logs, strict=True):
+        assert status(port, "/") == 404
+        assert status(port, "/x") == 404
+        html = log.parent.parent / "html"
+        assert f'open() "{html}/x" failed (2: No such file or directory)' in log.read_text("utf-8")
+        html.mkdir(mode=0o755)
+        (html / "index.html").write_text("page")
+        # 403 where another session of pytest has just closed its folders to the workers of root.
+        assert {status(port, "/"), status(port, "/index.html")} in ({200}, {403})

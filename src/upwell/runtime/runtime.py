@@ -368,7 +368,7 @@ class Runtime:
         named: dict[str, Location] = {}
         root = Level.of(_places(block, compiler, named))
         names = block[ServerSettings].names
-        name = names[0].text if names else ""
+        name = names[0].written if names else ""
         rewrite = compiler.rewrite(block) if block[RewriteSettings].steps else ()
         return Server(name, fallback, Locations(root, fallback).match, named, rewrite)
 
