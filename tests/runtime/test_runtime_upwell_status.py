@@ -268,3 +268,49 @@ def test_every_form_shows_who_belongs_there_now(serving: Serving) -> None:
     [about] = found(serving, "/json?upstream=other")["upstreams"]
     assert [peer["name"] for peer in about["peers"]] == ["10.0.0.9:80"]
     assert about["peers_total"] == 1
+
+
+CHOOSING = """
+upstream plain { server 10.0.0.1:80; }
+upstream cookie { server 10.0.0.1:80; sticky cookie id; keepalive 0; }
+upstream route { hash $uri$arg_x consistent; server 10.0.0.1:80; sticky route $cookie_r $arg_r; }
+upstream learn {
+    server 10.0.0.1:80 max_conns=1;
+    sticky learn create=$upstream_cookie_s lookup=$cookie_s zone=sessions:1m timeout=30s;
+    queue 7 timeout=3s; keepalive 5; keepalive_requests 9; keepalive_time 2m; keepalive_timeout 8s;
+}
+server { listen 127.0.0.1:8080; allow all; location / { upwell_status; status_format json; } }
+"""
+
+
+def test_how_peers_are_chosen_and_kept(tmp_path: Path) -> None:
+    with Serving(tmp_path, CHOOSING) as serving:
+        upstreams = json.loads(page(serving, "/").body)["upstreams"]
+    said = {
+        upstream["name"]: {name: upstream[name] for name in ("hash", "sticky", "queue", "keepalive")}
+        for upstream in upstreams
+    }
+    usual = {"connections": 32, "requests": 1000, "time": 3600.0, "timeout": 60.0}
+    nothing = {"hash": None, "sticky": None, "queue": None, "keepalive": usual}
+    learnt = {
+        "method": "learn",
+        "lookup": ["$cookie_s"],
+        "create": ["$upstream_cookie_s"],
+        "zone": "sessions",
+        "timeout": 30.0,
+    }
+    assert said == {
+        "plain": nothing,
+        "cookie": {**nothing, "sticky": {"method": "cookie", "cookie": "id"}, "keepalive": None},
+        "route": {
+            **nothing,
+            "hash": {"key": "$uri$arg_x", "consistent": True, "bounded": None},
+            "sticky": {"method": "route", "lookup": ["$cookie_r", "$arg_r"]},
+        },
+        "learn": {
+            "hash": None,
+            "sticky": learnt,
+            "queue": {"size": 7, "timeout": 3.0},
+            "keepalive": {"connections": 5, "requests": 9, "time": 120.0, "timeout": 8.0},
+        },
+    }

@@ -125,9 +125,10 @@ class PeerReport:
 
 class Report:
     """`sent` gives the checks that this worker had started (Lua), by identity; `named` are the configuration's.
-    `lookups` is what was counted of names (zone/resolvers.py)."""
+    `lookups` is what was counted of names (zone/resolvers.py), `sticky` how sessions are bound in the upstreams of
+    these names, as pages tell it."""
 
-    __slots__ = ("_named", "_rosters", "_seen", "_sent", "lookups", "table", "upstreams")
+    __slots__ = ("_named", "_rosters", "_seen", "_sent", "lookups", "sticky", "table", "upstreams")
 
     def __init__(
         self,
@@ -136,8 +137,10 @@ class Report:
         named: Sequence[CheckSpec],
         sent: Callable[[], Mapping[int, CheckSpec]],
         lookups: ResolverTable | None = None,
+        sticky: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.table = table
+        self.sticky: Mapping[str, Mapping[str, object]] = {} if sticky is None else sticky
         self.lookups = ResolverTable((), 0) if lookups is None else lookups
         self.upstreams = tuple(upstreams)
         self._rosters = {spec.name: Roster(spec, table) for spec in upstreams}

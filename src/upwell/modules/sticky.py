@@ -78,6 +78,26 @@ def zones(http: Block) -> Iterator[StickyZone]:
             yield sticky.zone
 
 
+def told(http: Block) -> dict[str, dict[str, object]]:
+    """How sessions are bound, by the names of upstreams, for pages."""
+    found: dict[str, dict[str, object]] = {}
+    for block in http.of("upstream"):
+        sticky = block[StickySettings].sticky
+        if sticky is None:
+            continue
+        lookup = [f"${name}" for name in sticky.lookup]
+        zone = sticky.zone
+        if sticky.cookie is not None:
+            said: dict[str, object] = {"method": "cookie", "cookie": sticky.cookie.name}
+        elif zone is None:
+            said = {"method": "route", "lookup": lookup}
+        else:
+            create = [f"${name}" for name in sticky.create]
+            said = {"method": "learn", "lookup": lookup, "create": create, "zone": zone.name, "timeout": zone.timeout}
+        found[block[UpstreamSettings].name] = said
+    return found
+
+
 def _sticky(block: Block, directive: Directive) -> None:
     once(block, directive, StickySettings, "sticky")
     kind = directive.args[0]

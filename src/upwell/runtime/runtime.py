@@ -26,6 +26,7 @@ from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
 from upwell.modules.ssl import SslSettings
+from upwell.modules.sticky import told
 from upwell.modules.variables import VariableSettings
 from upwell.peers.peer import STREAM, PeerKey
 from upwell.peers.upstream import Upstream, forget_others, publish_all
@@ -143,7 +144,7 @@ class Runtime:
                 self._error_logs(),
                 self._destinations,
                 plan.config.prefix,
-                Report(table, plan.upstreams, plan.checks, lambda: control.specs, plan.lookups),
+                Report(table, plan.upstreams, plan.checks, lambda: control.specs, plan.lookups, told(self._http)),
                 loop.call_soon,
                 compile_ways(self._http, self._upstreams, self._sessions, loop),
                 self._limits,

@@ -10,6 +10,7 @@ from upwell.check.pages.view import View, node, rfc3339
 from upwell.check.probe import KINDS
 from upwell.check.report import CheckReport, PeerReport
 from upwell.peers.panic import words
+from upwell.peers.peer import STREAM, Method, UpstreamSpec
 from upwell.version import VERSION
 from upwell.zone.resolvers import (
     CODES,
@@ -55,6 +56,10 @@ def pieces(view: View) -> Iterator[str]:
         about: dict[str, object] = {
             "name": upstream.name,
             "balancer": upstream.method.name,
+            "hash": _hash(upstream.method),
+            "sticky": view.report.sticky.get(upstream.name),
+            "queue": _queue(upstream),
+            "keepalive": _keepalive(upstream),
             "implicit": upstream.implicit,
             "peers_total": len(view.report.members(upstream)),
             "peers_up": up,
@@ -74,6 +79,27 @@ def pieces(view: View) -> Iterator[str]:
         yield "]}"
     resolvers = [_encode(_resolver(view, name)) for name in view.report.lookups.names]
     yield f'], "resolvers": [{", ".join(resolvers)}]}}\n'
+
+
+def _hash(method: Method) -> dict[str, object] | None:
+    if not method.key:
+        return None
+    return {"key": method.key, "consistent": method.consistent, "bounded": method.bounded or None}
+
+
+def _queue(upstream: UpstreamSpec) -> dict[str, object] | None:
+    return {"size": upstream.queue, "timeout": upstream.queue_timeout} if upstream.queue else None
+
+
+def _keepalive(upstream: UpstreamSpec) -> dict[str, object] | None:
+    if not upstream.keepalive or upstream.name.startswith(STREAM):
+        return None
+    return {
+        "connections": upstream.keepalive,
+        "requests": upstream.keepalive_requests,
+        "time": upstream.keepalive_time,
+        "timeout": upstream.keepalive_timeout,
+    }
 
 
 def _resolver(view: View, name: str) -> dict[str, object]:
