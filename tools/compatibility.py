@@ -33,6 +33,8 @@ holds that. The reference is nginx {NGINX_VERSION}, and for `*_by_lua*` OpenRest
 ## Directives
 """
 
+_PLACES = {"stream_server": "stream-server", "server_if": "server-if", "if": "location-if"}
+
 
 def rows() -> Iterator[tuple[str, str, str]]:
     """(name, where it may stand, what it does) of each directive that upwell knows by name."""
@@ -42,7 +44,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
         for item in module.commands:
             places.setdefault((item.name, module.name), set()).update(item.contexts)
     for (name, owner), contexts in places.items():
-        where = " ".join(sorted(one.replace("stream_server", "stream-server") for one in contexts))
+        where = " ".join(sorted(_PLACES.get(one, one) for one in contexts))
         yield name, where, idle[name] if owner == no_effect.MODULE.name else f"works (`{owner}`)"
     for name in UNSUPPORTED:
         yield name, "", f"refused: {REASONS[name]}" if name in REASONS else "refused"

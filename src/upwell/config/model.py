@@ -55,8 +55,8 @@ class Load:
 
 
 class Block:
-    """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server", "location", or
-    "stream", "stream_upstream", "stream_server".
+    """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server", "location",
+    "server_if", "if" (in a location), or "stream", "stream_upstream", "stream_server".
 
     `block[ProxySettings]` is the frozen dataclass of that feature for this block: its own values over those inherited
     from the blocks around it. While a file is loaded, setters put values in with `set`; afterwards nothing changes.
@@ -83,7 +83,7 @@ class Block:
         known = self._settings.get(settings)
         if known is None:
             outer = self.parent[settings] if self.parent is not None else None
-            known = merge(settings, outer, self._own.get(settings))
+            known = merge(settings, outer, self._own.get(settings), self.kind == "if")
             if self.load is None:
                 self._settings[settings] = known
         return cast(S, known)

@@ -173,9 +173,9 @@ def _check_maps(http: Block) -> None:
 MODULE = Module(
     "charset",
     (
-        command("charset", _LEVELS, 1, _name_slot("charset")),
-        command("source_charset", _LEVELS, 1, _name_slot("source")),
-        command("override_charset", _LEVELS, 1, flag(CharsetSettings, "override")),
+        command("charset", f"{_LEVELS} if", 1, _name_slot("charset")),
+        command("source_charset", f"{_LEVELS} if", 1, _name_slot("source")),
+        command("override_charset", f"{_LEVELS} if", 1, flag(CharsetSettings, "override")),
         command("charset_types", _LEVELS, (1, None), media_types(CharsetSettings, "types")),
         command("charset_map", "http", 2, _charset_map, block=True),
     ),

@@ -83,7 +83,7 @@ def _error_page(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "error_page",
     (
-        command("error_page", _LEVELS, (2, None), _error_page),
+        command("error_page", f"{_LEVELS} if", (2, None), _error_page),
         command("recursive_error_pages", _LEVELS, 1, flag(ErrorPageSettings, "recursive")),
     ),
 )

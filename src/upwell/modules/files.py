@@ -106,7 +106,7 @@ def _index(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "files",
     (
-        command("root", _LEVELS, 1, _root),
+        command("root", f"{_LEVELS} if", 1, _root),
         command("alias", "location", 1, _root),
         command("index", _LEVELS, (1, None), _index),
         command("etag", _LEVELS, 1, flag(FilesSettings, "etag")),

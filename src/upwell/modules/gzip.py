@@ -74,7 +74,7 @@ def _disable(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "gzip",
     (
-        command("gzip", _LEVELS, 1, flag(GzipSettings, "gzip")),
+        command("gzip", f"{_LEVELS} if", 1, flag(GzipSettings, "gzip")),
         command("gunzip", _LEVELS, 1, flag(GzipSettings, "gunzip")),
         command("gzip_types", _LEVELS, (1, None), media_types(GzipSettings, "types")),
         command("gzip_min_length", _LEVELS, 1, size(GzipSettings, "min_length")),

@@ -12,7 +12,7 @@ from upwell.config.slots import once
 from upwell.config.template import Template
 from upwell.units import parse_seconds
 
-_LEVELS = "http server location"
+_LEVELS = "http server location if"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = frozenset(("content-length", "transfer-encoding", "connection"))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RenderTemplate = Callable[[Template], Callable[["Exchange"], bytes]]
 
-_LEVELS = "http server location"
+_LEVELS = "http server location if"
 
 
 @dataclass(frozen=True, slots=True)

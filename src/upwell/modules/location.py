@@ -12,7 +12,7 @@ from upwell.config.model import Block
 from upwell.config.regex import compile_regex
 from upwell.config.slots import once
 from upwell.errors import ConfigError
-from upwell.modules.variables import declare
+from upwell.modules.variables import declare_groups
 
 _MODIFIERS = ("=", "^~", "~*", "~")
 
@@ -52,8 +52,7 @@ def _location(block: Block, directive: Directive) -> None:
         except ValueError as error:
             raise directive.error(str(error), place) from None
         block.set(LocationSettings, "regex", regex)
-        for group in regex.groupindex:
-            declare(block, group)
+        declare_groups(block, regex)
     outer = block.parent
     if outer is None or outer.kind != "location":
         return

@@ -14,7 +14,7 @@ from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import full_path
 from upwell.modules.location import LocationSettings
-from upwell.modules.rewrite import RewriteSettings, variable_name
+from upwell.modules.rewrite import CONTEXTS, RewriteSettings, variable_name
 from upwell.units import parse_size
 
 _LEVELS = "http server location"
@@ -170,14 +170,14 @@ MODULE = Module(
         command("lua_shared_dict", "http", 2, _shared_dict),
         *_forms("init", "http"),
         *_forms("init_worker", "http"),
-        *_forms("rewrite", _LEVELS),
-        *_forms("access", _LEVELS),
-        *_forms("content", "location"),
-        *_forms("header_filter", _LEVELS),
-        *_forms("log", _LEVELS),
-        command("set_by_lua_block", "server location", 1, _set_by_lua, block=True),
-        command("set_by_lua", "server location", (2, None), _set_by_lua),
-        command("set_by_lua_file", "server location", (2, None), _set_by_lua),
+        *_forms("rewrite", f"{_LEVELS} if"),
+        *_forms("access", f"{_LEVELS} if"),
+        *_forms("content", "location if"),
+        *_forms("header_filter", f"{_LEVELS} if"),
+        *_forms("log", f"{_LEVELS} if"),
+        command("set_by_lua_block", CONTEXTS, 1, _set_by_lua, block=True),
+        command("set_by_lua", CONTEXTS, (2, None), _set_by_lua),
+        command("set_by_lua_file", CONTEXTS, (2, None), _set_by_lua),
     ),
     options=("lua-nginx-module",),
 )

@@ -13,7 +13,7 @@ from upwell.config.regex import compile_regex
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.rewrite import variable_name
-from upwell.modules.variables import declare
+from upwell.modules.variables import declare_groups
 
 _NOTHING = Template(())
 
@@ -80,8 +80,7 @@ class _Entries:
                 regex = compile_regex(key[2 if caseless else 1 :], caseless)
             except ValueError as error:
                 raise entry.error(str(error)) from None
-            for group in regex.groupindex:
-                declare(self.block, group)
+            declare_groups(self.block, regex)
             self.regexes.append((regex, self.block.template(entry, 0)))
         else:
             self._add(key.removeprefix("\\").lower(), self.block.template(entry, 0), entry)

@@ -51,7 +51,7 @@ proxy_temp_path levels http server location
 read_ahead size http server location
 request_pool_size size http server
 send_lowat size http server location
-sendfile flag http server location
+sendfile flag http server location if
 sendfile_max_chunk size http server location
 referer_hash_bucket_size number server location
 referer_hash_max_size number server location
@@ -80,8 +80,7 @@ log_subrequest =off http server location
 proxy_cache =off http server location
 proxy_force_ranges =off http server location
 proxy_store =off http server location
-rewrite_log =off http server location
-ssi =off http server location
+ssi =off http server location if
 ssl_early_data =off http server
 ssl_stapling =off http server
 ssl_stapling_verify =off http server
@@ -162,7 +161,7 @@ def _check_flag(directive: Directive) -> None:
 _FLAGS = words(
     """tcp_nodelay autoindex http2 http3 log_subrequest
     proxy_force_ranges ssl_early_data ssl_stapling ssl_stapling_verify
-    rewrite_log ssi lua_code_cache
+    ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body
     lua_transform_underscores_in_response_headers lua_use_default_type rewrite_by_lua_no_postpone"""
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command, words
 from upwell.config.directive import Directive
-from upwell.config.inherit import LOCAL
+from upwell.config.inherit import LOCAL, OWN
 from upwell.config.model import Block
 from upwell.config.slots import buffers, flag, number, once, size, time, words_of
 from upwell.config.template import Template
@@ -90,7 +90,7 @@ class ProxySettings:
 class _Pending:
     """A `proxy_pass` whose upstream is looked up when the whole http block is known."""
 
-    address: Address | None = field(default=None, metadata=LOCAL)
+    address: Address | None = field(default=None, metadata=OWN)
 
 
 def default_redirect(settings: ProxySettings, location: LocationSettings) -> Redirect | None:
@@ -123,7 +123,7 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
     except ValueError as error:
         raise directive.error(f'{error} in upstream "{rest}"', 0) from None
     location = block[LocationSettings]
-    if address.uri and (location.is_regex or location.is_named):
+    if address.uri and (location.is_regex or location.is_named or block.kind == "if"):
         raise directive.error(
             '"proxy_pass" cannot have URI part in location given by regular expression, or inside named location, '
             'or inside "if" statement, or inside "limit_except" block',
@@ -146,7 +146,7 @@ def _close_http(block: Block) -> None:
     """Find the upstream of each `proxy_pass`; make one where an address is meant."""
     made: dict[ClientTls, ssl.SSLContext] = {}
     for inner in block.walk():
-        if inner.kind != "location":
+        if inner.kind not in ("location", "if") or "pass_" not in inner.own(ProxySettings):
             continue
         target, address = inner[ProxySettings].pass_, inner[_Pending].address
         if target is not None and target.secure is not False:
@@ -248,7 +248,7 @@ def _redirect(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "proxy",
     (
-        command("proxy_pass", "location", 1, _proxy_pass),
+        command("proxy_pass", "location if", 1, _proxy_pass),
         command("proxy_set_header", _LEVELS, 2, _set_header),
         command("proxy_connect_timeout", _LEVELS, 1, time(ProxySettings, "connect_timeout")),
         command("proxy_send_timeout", _LEVELS, 1, time(ProxySettings, "send_timeout")),

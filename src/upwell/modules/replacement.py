@@ -10,7 +10,7 @@ from upwell import pcre
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.regex import compile_regex
-from upwell.modules.variables import declare
+from upwell.modules.variables import declare_groups
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -25,8 +25,7 @@ def read_regex(block: Block, directive: Directive, pattern: str, caseless: bool)
         regex = compile_regex(pattern, caseless)
     except ValueError as error:
         raise directive.error(str(error), 0) from None
-    for group in regex.groupindex:
-        declare(block, group)
+    declare_groups(block, regex)
     return regex
 
 

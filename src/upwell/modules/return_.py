@@ -12,7 +12,7 @@ from upwell.config.model import Block
 from upwell.config.slots import parse_number
 from upwell.config.template import Template
 from upwell.errors import Position
-from upwell.modules.rewrite import RewriteSettings
+from upwell.modules.rewrite import CONTEXTS, RewriteSettings
 from upwell.proxy.absolute import absolute
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ def _return(block: Block, directive: Directive) -> None:
     block.append(RewriteSettings, "steps", Return(status, text, directive.position))
 
 
-MODULE = Module("return", (command("return", "server location", (1, 2), _return),))
+MODULE = Module("return", (command("return", CONTEXTS, (1, 2), _return),))

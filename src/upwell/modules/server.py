@@ -15,7 +15,7 @@ from upwell.config.regex import compile_regex
 from upwell.config.slots import buffers, flag, number, parse_number, size, time
 from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, is_ip, parse_address, parse_port
-from upwell.modules.variables import declare
+from upwell.modules.variables import declare_groups
 from upwell.proxy.listen import ListenSpec
 
 _LEVELS = "http server"
@@ -184,8 +184,7 @@ def _parse_name(block: Block, directive: Directive, index: int, name: str) -> Se
             regex = compile_regex(name[1:], caseless=True)
         except ValueError as error:
             raise directive.error(str(error), index) from None
-        for group in regex.groupindex:
-            declare(block, group)
+        declare_groups(block, regex)
         return ServerName("regex", name[1:], regex)
     if (name.startswith("*") and (len(name) < 3 or name[1] != ".")) or name == ".":
         raise directive.error(f'server name "{name}" is invalid', index)

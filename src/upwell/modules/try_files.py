@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
-from upwell.config.inherit import LOCAL
+from upwell.config.inherit import OWN
 from upwell.config.model import Block
 from upwell.config.slots import once, parse_number
 from upwell.config.template import Template
@@ -29,9 +29,9 @@ class TryFilesSettings:
     levels do not inherit them.
     """
 
-    tried: tuple[tuple[Template, bool], ...] = field(default=(), metadata=LOCAL)
-    last: Template = field(default=Template(()), metadata=LOCAL)
-    code: int | None = field(default=None, metadata=LOCAL)
+    tried: tuple[tuple[Template, bool], ...] = field(default=(), metadata=OWN)
+    last: Template = field(default=Template(()), metadata=OWN)
+    code: int | None = field(default=None, metadata=OWN)
 
 
 def compile_try_files(

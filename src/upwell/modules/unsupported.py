@@ -19,7 +19,7 @@ UNSUPPORTED = words(
     auth_jwt_validate_exp auth_jwt_validate_sig auth_jwt_www_authenticate auth_oidc
     auth_require autoindex_exact_size autoindex_format autoindex_localtime balancer_by_lua_block
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
-    break brotli brotli_comp_level brotli_static brotli_types cache_purge challenge client_auth client_id
+    brotli brotli_comp_level brotli_static brotli_types cache_purge challenge client_auth client_id
     client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path
     dav_access dav_methods drizzle_pass dyups_upstream_conf echo echo_abort_parent
     echo_after_body echo_before_body echo_blocking_sleep echo_duplicate echo_end echo_exec echo_flush
@@ -49,7 +49,7 @@ UNSUPPORTED = words(
     hls_mp4_buffer_size hls_mp4_max_buffer_size http2_body_preread_size http2_chunk_size http2_idle_timeout
     http2_max_concurrent_pushes http2_max_concurrent_streams http2_max_field_size http2_max_header_size
     http2_max_requests http2_pool_size http2_push http2_push_preload http2_recv_buffer_size http2_recv_timeout
-    http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size iconv_filter if
+    http2_streams_index_size http3_hq http3_max_concurrent_streams http3_stream_buffer_size iconv_filter
     image_filter image_filter_buffer image_filter_interlace image_filter_jpeg_quality
     image_filter_sharpen image_filter_transparency image_filter_webp_quality imap_auth imap_capabilities
     imap_client_buffer internal_redirect js_access js_body_filter js_content js_context_reuse
@@ -86,7 +86,7 @@ UNSUPPORTED = words(
     proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json redis2_pass redis2_query
-    resolver_file rewrite rtmp
+    resolver_file rtmp
     scgi_bind scgi_buffer_size scgi_buffering scgi_buffers scgi_busy_buffers_size scgi_cache
     scgi_cache_background_update scgi_cache_bypass scgi_cache_key scgi_cache_lock scgi_cache_lock_age
     scgi_cache_lock_timeout scgi_cache_max_range_offset scgi_cache_methods scgi_cache_min_uses scgi_cache_path
@@ -119,7 +119,7 @@ UNSUPPORTED = words(
     tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
     tunnel_next_upstream tunnel_next_upstream_timeout tunnel_next_upstream_tries tunnel_pass tunnel_read_timeout
     tunnel_send_lowat tunnel_send_timeout tunnel_socket_keepalive tunnel_socket_rcvbuf tunnel_socket_sndbuf
-    uninitialized_variable_warn upstream_conf upstream_list upstream_show uri usage_report userid userid_domain
+    upstream_conf upstream_list upstream_show uri usage_report userid userid_domain
     userid_expires userid_flags userid_mark userid_name userid_p3p userid_path userid_service uwsgi_bind
     uwsgi_buffer_size uwsgi_buffering uwsgi_buffers uwsgi_busy_buffers_size uwsgi_cache
     uwsgi_cache_background_update uwsgi_cache_bypass uwsgi_cache_key uwsgi_cache_lock uwsgi_cache_lock_age

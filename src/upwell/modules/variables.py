@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from upwell.config.command import Module, words
@@ -61,7 +62,7 @@ UNSUPPORTED = words(
 
 UNSUPPORTED_PREFIXES = ("jwt_", "ssl_")
 
-CHANGEABLE = frozenset(("limit_rate",))
+CHANGEABLE = frozenset(("args", "limit_rate"))
 """Variables of every request that `set` may change."""
 
 CHANGEABLE_PREFIXES = tuple(prefix for prefix in PREFIXES if prefix != "proxy_protocol_tlv_")
@@ -70,15 +71,26 @@ CHANGEABLE_PREFIXES = tuple(prefix for prefix in PREFIXES if prefix != "proxy_pr
 
 @dataclass(frozen=True, slots=True)
 class VariableSettings:
-    """The variables that a configuration makes (`set`, `set_by_lua`, named captures), on its http block."""
+    """The variables that a configuration makes (`set`, `set_by_lua`, named captures), on its http block. `captured` are
+    those of the last kind.
+    """
 
     names: frozenset[str] = field(default=frozenset(), metadata=LOCAL)
+    captured: frozenset[str] = field(default=frozenset(), metadata=LOCAL)
 
 
 def declare(block: Block, name: str) -> None:
     """Make `name` known to the templates of the whole configuration."""
     http = block.around("http")
     http.set(VariableSettings, "names", http.own(VariableSettings).get("names", frozenset()) | {name})
+
+
+def declare_groups(block: Block, regex: re.Pattern[bytes]) -> None:
+    """Make the named groups of `regex` known."""
+    for name in regex.groupindex:
+        declare(block, name)
+        http = block.around("http")
+        http.set(VariableSettings, "captured", http.own(VariableSettings).get("captured", frozenset()) | {name})
 
 
 def is_known(name: str) -> bool:

@@ -89,19 +89,22 @@ class Exchange:
     # Rare turns of an answer. `special`: its head must go through send_head, or its content through `_write_special`;
     # `due`: how much content is to come until what was announced is complete; `forced_status`: what the client gets
     # whatever the handlers say (nginx: err_status); `kept`: fields that survive internal redirects; `changes`: how
-    # often the URI was changed; `paged`: no error page any more; `groups`: the places in `tries` where the ones of a
-    # further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for the client and from a
-    # peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be done instead of ending;
-    # `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header); `waits`: for how many seconds
-    # tries were queued for a peer, by their places in `tries`; `chain`: what changes the content, `flushes`: nothing of
-    # it may be held back there for more to come, None: nobody has said so; `ratio` is $gzip_ratio;
-    # `came_from`: address and port that the connection came from, where a proxy was believed that it is another
-    # client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset.
+    # often the URI was changed; `moved`: it was changed, and a location is to be looked for anew; `located`: its front
+    # is what the location matched (nginx: valid_location); `paged`: no error page any more; `groups`: the places in
+    # `tries` where the ones of a further internal redirect begin; `limit_rate` and `peer_rate` are bytes a second, for
+    # the client and from a peer; `charset` is what a peer's type named before it redirected; `onward`: what is to be
+    # done instead of ending; `not_ours`: fields of every answer that a peer may leave out (proxy_pass_header); `waits`:
+    # for how many seconds tries were queued for a peer, by their places in `tries`; `chain`: what changes the content,
+    # `flushes`: nothing of it may be held back there for more to come, None: nobody has said so; `ratio` is
+    # $gzip_ratio; `came_from`: address and port that the connection came from, where a proxy was believed that it is
+    # another client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
     kept: tuple[tuple[bytes, bytes], ...] = ()
     changes: int = 0
+    moved: bool = False
+    located: bool = True
     paged: bool = False
     groups: tuple[int, ...] = ()
     limit_rate: int | None = None

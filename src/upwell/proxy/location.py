@@ -42,7 +42,8 @@ class Location:
     bytes a second, 0 for no limit; `limit_rate_after` how many are free. `hide`: the fields of a peer's answer that
     are not passed on; `charsets`: it may choose one (X-Accel-Charset). `files` says where its files
     are; `redirects`, what its own redirects look like; `variables`
-    are those of which it has its own.
+    are those of which it has its own. `unnamed`: it is an `if` that requests turn into on their way through another
+    location. `warns`: of variables that nobody has set.
     """
 
     name: str = ""
@@ -85,6 +86,8 @@ class Location:
     files: Files | None = None
     redirects: Redirects = USUAL
     variables: Mapping[str, Callable[[Exchange], bytes | None]] = field(default_factory=dict)
+    unnamed: bool = False
+    warns: bool = True
     simple: bool = False
     server_line: bytes = field(default=b"")
 

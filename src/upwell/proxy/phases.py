@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 MOST_CHANGES: Final = 10
 """How often a request may get another URI: by the rewrite phase and by internal redirects together."""
-STAYS: Final = "stays"
 CLOSE: Final = frozenset((408, 444, 499))
 """Statuses of which nothing is said: the connection is closed, as nginx does."""
 
@@ -44,6 +44,7 @@ def begin_named(exchange: Exchange, location: Location) -> None:
 async def _run(exchange: Exchange) -> None:
     """All phases."""
     if not await _decide(exchange, exchange.server.rewrite):
+        exchange.moved = False
         await _search(exchange, None)
 
 
@@ -52,7 +53,6 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
     most.
     """
     while True:
-        uri = exchange.uri
         location = exchange.location = found if found is not None else exchange.server.locate(exchange)
         if location.internal and not exchange.internal:
             exchange.respond_error(404)
@@ -62,8 +62,11 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
             return
         if await _decide(exchange, location.rewrite):
             return
-        if exchange.uri == uri or _stays(exchange):
+        if exchange.location is not location and await _decide(exchange, exchange.location.rewrite):
+            return
+        if not exchange.moved:
             break
+        exchange.moved = False
         found = None
         exchange.changes += 1
         if exchange.changes > MOST_CHANGES:
@@ -71,6 +74,7 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
             exchange.log(ERROR, f'rewrite or internal redirection cycle while processing "{shown}"')
             exchange.respond_error(500)
             return
+    location = exchange.location  # an `if` may have changed it
     if location.preaccess and await _decide(exchange, location.preaccess):
         return
     if exchange.capture is None and await _decide(exchange, location.access):
@@ -78,9 +82,13 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
     await location.content(exchange)
 
 
-def _stays(exchange: Exchange) -> bool:
-    """Whether the URI was changed for what comes after only, not to look for a location anew (`STAYS` in `module`)."""
-    return exchange.module is not None and exchange.module.pop(STAYS, False)
+def unless_moved(handler: Access) -> Access:
+    """`handler` of a rewrite phase, for requests that the steps before it have not sent elsewhere."""
+
+    def late(exchange: Exchange) -> int | Awaitable[int | None] | None:
+        return None if exchange.moved or exchange.location.unnamed else handler(exchange)
+
+    return late
 
 
 async def _decide(exchange: Exchange, handlers: tuple[Access, ...]) -> bool:

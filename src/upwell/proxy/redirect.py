@@ -78,6 +78,8 @@ def _forget(exchange: Exchange) -> None:
     exchange.filtered = False
     exchange.internal = True
     exchange.special = True
+    exchange.moved = False
+    exchange.located = True
     exchange.module = None
     exchange.destination = None
     exchange.status = exchange.forced_status  # what $status says from here on

@@ -168,7 +168,7 @@ def _stream_listens(stream: Block) -> Iterator[ListenSpec]:
 
 _LISTENS: Mapping[str, Callable[[Block], Iterator[ListenSpec]]] = {"http": _listens, "stream": _stream_listens}
 
-LOGGING = ("http", "server", "location", "stream", "stream_server")
+LOGGING = ("http", "server", "location", "if", "stream", "stream_server")
 """The kinds of blocks that may have logs of their own."""
 
 

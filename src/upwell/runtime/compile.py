@@ -26,18 +26,17 @@ from upwell.modules.files import compile_files
 from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
 from upwell.modules.limit_conn import LimitConnSettings, compile_limit_conn
-from upwell.modules.limit_rate import LimitRateSettings, compile_size, set_rate, take_peer_rate, take_rate
+from upwell.modules.limit_rate import LimitRateSettings, compile_size, take_peer_rate, take_rate
 from upwell.modules.limit_req import LimitReqSettings, compile_limit_req
 from upwell.modules.location import LocationSettings
-from upwell.modules.lua import LuaCode, LuaSettings, SetByLua
+from upwell.modules.lua import LuaCode, LuaSettings
 from upwell.modules.mirror import MirrorSettings, compile_mirror
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.redirects import compile_redirects
 from upwell.modules.referer import RefererSettings, referer_variables
-from upwell.modules.return_ import Return, compile_return
-from upwell.modules.rewrite import RewriteSettings, SetVariable
+from upwell.modules.rewrite import RewriteLogSettings, RewriteSettings
 from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
 from upwell.modules.secure_link import SecureLinkSettings, secure_link_variables
 from upwell.modules.server import ServerSettings
@@ -48,6 +47,7 @@ from upwell.proxy.added import adding, expiring
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.limits import let_go
 from upwell.proxy.location import Access, Content, Filter, Location
+from upwell.proxy.phases import unless_moved
 from upwell.proxy.real_ip import give_back
 from upwell.proxy.variables import Variable
 from upwell.runtime import proxying
@@ -55,7 +55,8 @@ from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.bodies import compile_body_filters
 from upwell.runtime.destinations import Destinations
 from upwell.runtime.limits import Limits
-from upwell.runtime.render import Render, render
+from upwell.runtime.render import render
+from upwell.runtime.script import Scripts
 from upwell.runtime.ways import Way
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Compiler:
         return Location(
             name=name,
             content=compile_try_files(block[TryFilesSettings], files, content, render),
-            rewrite=self.rewrite(block) if block.kind == "location" else (),
+            rewrite=self.rewrite(block) if block.kind != "server" else (),
             preaccess=self._preaccess(block),
             access=self._access(block),
             header_filters=self._header_filters(block),
@@ -150,6 +151,8 @@ class Compiler:
             lingering_timeout=http.lingering_timeout,
             reset_timedout=http.reset_timedout_connection,
             internal=settings.internal or settings.is_named,
+            unnamed=block.kind == "if",
+            warns=block[RewriteLogSettings].warn,
             chunks=http.chunked_transfer_encoding,
             charsets=has_charset(block[CharsetSettings]),
             files=files,
@@ -191,17 +194,17 @@ class Compiler:
     def rewrite(self, block: Block) -> tuple[Access, ...]:
         """The handlers of the rewrite phase of this very level."""
         steps: list[Access] = []
-        for step in block[RewriteSettings].steps:
-            if isinstance(step, SetVariable):
-                steps.append(_set(step.name, render(step.value)))
-            elif isinstance(step, SetByLua):
-                value = phase.set_handler(*self._chunk(step.code))
-                steps.append(_set_by(step.name, value, [render(one) for one in step.args]))
-            elif isinstance(step, Return):
-                steps.append(compile_return(step, render))
+        scripted = bool(block[RewriteSettings].steps)
+        if scripted and block.kind != "if":  # the steps of an `if` are among those of the level around it
+            scripts = Scripts(
+                lambda inner: self.location(inner, block[LocationSettings].pattern),
+                lambda step: phase.set_handler(*self._chunk(step.code)),
+            )
+            steps.append(scripts.handler(block))
         code = block[LuaSettings].rewrite
-        if code is not None and block.kind == "location":
-            steps.append(phase.rewrite_handler(*self._chunk(code)))
+        if code is not None and block.kind != "server":
+            handler = phase.rewrite_handler(*self._chunk(code))
+            steps.append(unless_moved(handler) if scripted and block.kind != "if" else handler)
         return tuple(steps)
 
     def _access(self, block: Block) -> tuple[Access, ...]:
@@ -293,19 +296,3 @@ def _keepalive_line(seconds: float | None) -> bytes:
     """What an answer says on a connection that lives on (the second argument of keepalive_timeout)."""
     line = b"Connection: keep-alive\r\n"
     return line + b"Keep-Alive: timeout=%d\r\n" % seconds if seconds else line
-
-
-def _set(name: str, value: Render) -> Access:
-    if name == "limit_rate":
-        return set_rate(value)
-
-    def assign(exchange: Exchange) -> None:
-        if exchange.variables is None:
-            exchange.variables = {}
-        exchange.variables[name] = value(exchange)
-
-    return assign
-
-
-def _set_by(name: str, value: Callable[[Exchange, list[bytes]], bytes], arguments: list[Render]) -> Access:
-    return _set(name, lambda exchange: value(exchange, [argument(exchange) for argument in arguments]))

@@ -14,6 +14,7 @@ from upwell.modules.map import Map, MapSettings
 from upwell.modules.split_clients import Split, SplitSettings
 from upwell.runtime.locations import keep_captures
 from upwell.runtime.render import Render, render
+from upwell.runtime.script import unset
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -26,7 +27,7 @@ _FACTOR: Final = 0x5BD1E995
 
 def computed_variables(http: Block) -> dict[str, Callable[[Exchange], bytes]]:
     """Each by its name. Where two say the same name, the last one counts, as in nginx."""
-    found: dict[str, Callable[[Exchange], bytes]] = {}
+    found: dict[str, Callable[[Exchange], bytes]] = {**unset(http)}
     for one in http[MapSettings].maps:
         found[one.name] = _mapped(one) if one.volatile else _once(one.name, _mapped(one))
     for geo in http[GeoSettings].geos:

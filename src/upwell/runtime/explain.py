@@ -119,7 +119,7 @@ def _policies_of_nobody(http: Block, checked: set[str]) -> Iterator[tuple[str, P
 
 def _used(http: Block) -> set[str] | None:
     """The upstreams that a `proxy_pass` names; None if one with variables may name any."""
-    passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind == "location"]
+    passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind in ("location", "if")]
     targets = [target for target in passes if target is not None]
     return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
 
@@ -225,7 +225,7 @@ def _method(method: Method) -> str:
 def _said(http: Block, folder: str) -> Iterator[str]:
     """Who knows the names that only requests say (`proxy_pass` with variables)."""
     for block in http.walk():
-        target = block[ProxySettings].pass_ if block.kind == "location" else None
+        target = block.own(ProxySettings).get("pass_")
         if target is None or target.template is None:
             continue
         asked = resolver_of(block)

@@ -19,6 +19,7 @@ from upwell.modules.proxy_response import ProxyResponseSettings
 from upwell.modules.proxy_socket import ProxySocketSettings
 from upwell.modules.replacement import by_front, whole_by_regex
 from upwell.modules.resolver import resolver_of
+from upwell.modules.rewrite import may_stop
 from upwell.proxy.absolute import absolute
 from upwell.proxy.accel import OBEYED
 from upwell.proxy.answer import HIDDEN
@@ -66,6 +67,8 @@ def compile_forward(
     path: Render = path_of_destination if by_value else path_as_sent
     if target.uri is not None:
         path = _replaced_path(settings, target.uri)
+        if may_stop(block):
+            path = _path_unless_stopped(path)
     method = None if asked.method is None else method_renderer(_asked(asked.method))
     instead = _content(asked)
     hide = hidden(proxy)
@@ -93,7 +96,7 @@ def compile_forward(
         next_on=frozenset() if "off" in proxy.next_upstream else proxy.next_upstream,
         next_tries=proxy.next_upstream_tries,
         next_timeout=proxy.next_upstream_timeout,
-        redirect=_redirects(proxy, settings),
+        redirect=_redirects(block),
         keeps=proxy.http_version == 11,
         request_buffering=proxy.request_buffering or instead is not None,
         ignore_client_abort=proxy.ignore_client_abort,
@@ -114,7 +117,7 @@ def compile_forward(
         return spec_of(upstream, keepalive, choose=way.choose, heard=way.heard, ended=way.ended, queue=way.queue)
 
     sockets = block[ProxySocketSettings]
-    tls = secured(block)
+    tls = None if target.secure is False else secured(block)
     plain = by_dial(sockets, None, make, destinations) if sockets != _USUAL_SOCKETS else by_upstream(make)
     choose = plain if tls is None else by_dial(sockets, tls, make, destinations)
     if target.template is not None:
@@ -197,11 +200,19 @@ def _replaced_path(settings: LocationSettings, uri: str) -> Callable[[Exchange],
     return path
 
 
-def _redirects(proxy: ProxySettings, settings: LocationSettings) -> Redirecting | None:
+def _path_unless_stopped(path: Render) -> Render:
+    """`path` for requests that met no `break`: behind one, the new URI is the target as it is."""
+    return lambda exchange: path(exchange) if exchange.located else exchange.path
+
+
+def _redirects(block: Block) -> Redirecting | None:
     """nginx's proxy_redirect: what becomes of a Location or Refresh value; None when nothing ever changes."""
+    proxy, settings = block[ProxySettings], block[LocationSettings]
     pairs = proxy.redirects
     if pairs is None:
         pair = default_redirect(proxy, settings)
+        if block.kind == "if" and block.parent is not None:  # whose own default is that of the level around it
+            pair = default_redirect(block.parent[ProxySettings], settings) or pair
         pairs = () if pair is None else (pair,)
     if not pairs:
         return None

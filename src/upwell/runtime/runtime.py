@@ -21,7 +21,7 @@ from upwell.lua.loaded import LoadedFiles, list_of
 from upwell.lua.vm import Vm
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.location import LocationSettings
-from upwell.modules.lua import LuaSettings
+from upwell.modules.lua import LuaSettings, SetByLua
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ServerSettings
@@ -424,7 +424,7 @@ def _uses_lua(http: Block) -> bool:
         lua = block[LuaSettings]
         if any((lua.init, lua.init_worker, lua.rewrite, lua.access, lua.content, lua.header_filter, lua.log)):
             return True
-        if any(type(step).__name__ == "SetByLua" for step in block[RewriteSettings].steps):
+        if any(isinstance(step, SetByLua) for step in block[RewriteSettings].steps):
             return True
     return False
 

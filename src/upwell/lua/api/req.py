@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from upwell.lua.api.codec import unescape_uri
 from upwell.lua.bridge import LuaFailure, integer, string
 from upwell.lua.contexts import CONTEXTS, MAY_ANSWER, REWRITE
-from upwell.proxy.phases import STAYS
 
 if TYPE_CHECKING:
     from upwell.lua.vm import Vm
@@ -167,8 +166,8 @@ def functions(vm: Vm) -> Mapping[str, Callable[..., Any]]:
         if jump and run.phase != REWRITE:
             raise LuaFailure(f"API disabled in the context of {CONTEXTS[run.phase][0]}")
         exchange.aim(target, exchange.args)
-        if run.phase == REWRITE and exchange.module is not None:
-            exchange.module[STAYS] = not jump
+        if run.phase == REWRITE:
+            exchange.moved = jump
         return jump
 
     return {
