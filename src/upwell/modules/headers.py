@@ -1,11 +1,11 @@
-"""`add_header` and `expires`: fields beside those that an answer has (nginx: ngx_http_headers_module)."""
+"""`add_header`, `add_trailer` and `expires`: fields beside those of an answer (nginx: ngx_http_headers_module)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from upwell.config.command import Module, command
+from upwell.config.command import Module, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.config.slots import once
@@ -19,7 +19,7 @@ _FRAMING = frozenset(("content-length", "transfer-encoding", "connection"))
 
 @dataclass(frozen=True, slots=True)
 class AddedField:
-    """One `add_header`; `always` means: whatever the status."""
+    """One `add_header` or `add_trailer`; `always` means: whatever the status."""
 
     name: str
     value: Template
@@ -44,19 +44,23 @@ class HeadersSettings:
     """The fields of one level replace those of the levels around it, as in nginx."""
 
     added: tuple[AddedField, ...] = ()
+    trailers: tuple[AddedField, ...] = ()
     expires: Expires = _OFF
 
 
-def _add_header(block: Block, directive: Directive) -> None:
-    name = directive.args[0]
-    if len(directive.args) == 3 and directive.args[2] != "always":
-        raise directive.error(f'invalid parameter "{directive.args[2]}"', 2)
-    if _TOKEN.fullmatch(name) is None:
-        raise directive.error(f'invalid header name "{name}"', 0)
-    if name.lower() in _FRAMING:
-        # A second one of these would say where another answer begins.
-        raise directive.error(f'"add_header {name}" is not supported by upwell', 0)
-    block.append(HeadersSettings, "added", AddedField(name, block.template(directive, 1), len(directive.args) == 3))
+def _adding(kind: str) -> Setter:
+    def add(block: Block, directive: Directive) -> None:
+        name = directive.args[0]
+        if len(directive.args) == 3 and directive.args[2] != "always":
+            raise directive.error(f'invalid parameter "{directive.args[2]}"', 2)
+        if _TOKEN.fullmatch(name) is None:
+            raise directive.error(f'invalid header name "{name}"', 0)
+        if name.lower() in _FRAMING:
+            # A second one of these would say where another answer begins.
+            raise directive.error(f'"{directive.name} {name}" is not supported by upwell', 0)
+        block.append(HeadersSettings, kind, AddedField(name, block.template(directive, 1), len(directive.args) == 3))
+
+    return add
 
 
 def _expires(block: Block, directive: Directive) -> None:
@@ -87,7 +91,8 @@ def _expires(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "headers",
     (
-        command("add_header", _LEVELS, (2, 3), _add_header),
+        command("add_header", _LEVELS, (2, 3), _adding("added")),
+        command("add_trailer", _LEVELS, (2, 3), _adding("trailers")),
         command("expires", _LEVELS, (1, 2), _expires),
     ),
 )

@@ -1,4 +1,4 @@
-"""Fields that a location adds to its answers: filters over `exchange.out` (nginx: add_header, expires)."""
+"""Fields that a location adds to its answers: filters over `exchange.out` (nginx: add_header, add_trailer, expires)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING, Final
 
+from upwell.http1.fields import one_line
 from upwell.proxy.clock import http_date
+from upwell.proxy.trailers import Trailers
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -16,6 +18,7 @@ Value = Callable[["Exchange"], bytes]
 
 _USUAL: Final = frozenset((200, 201, 204, 206, 301, 302, 303, 304, 307, 308))
 """What `add_header` without `always` and `expires` are for."""
+_EMPTY: Final = frozenset((204, 304))
 _SINGLE: Final = frozenset((b"etag", b"last-modified"))
 """Fields that are replaced, by nothing where the value is empty."""
 _EPOCH: Final = b"Thu, 01 Jan 1970 00:00:01 GMT"
@@ -39,6 +42,41 @@ def adding(fields: Sequence[tuple[bytes, Value, bool]]) -> Callable[[Exchange], 
         exchange.out = out
 
     return add
+
+
+def trailing(fields: Sequence[tuple[bytes, Value, bool]]) -> Callable[[Exchange], None]:
+    """A filter that has (name, value, always) sent behind the content, which goes out in chunks then, for each whose
+    value is not empty at the end of it.
+    """
+
+    def end(exchange: Exchange) -> None:
+        usual = exchange.status in _USUAL
+        given = [(name, one_line(value(exchange))) for name, value, always in fields if usual or always]
+        lines = [line for line in given if line[1]]
+        if not lines:
+            return
+        known = exchange.trailers
+        sent = {} if known is None else dict(known.sent)
+        for name, text in lines:
+            sent[name.lower()] = text
+        wire = b"".join([b"%b: %b\r\n" % line for line in lines])
+        if known is None:
+            exchange.trailers = Trailers({}, sent, wire)
+        else:
+            exchange.trailers = Trailers(known.received, sent, known.wire + wire)
+
+    always_some = any(always for _, _, always in fields)
+
+    def promise(exchange: Exchange) -> None:
+        if exchange.version < 11 or exchange.capture is not None or not exchange.location.chunks:
+            return
+        status = exchange.status
+        if exchange.header_only or status < 200 or status in _EMPTY or not (always_some or status in _USUAL):
+            return
+        exchange.content_length = None
+        exchange.ending = end
+
+    return promise
 
 
 def expiring(kind: str, seconds: int) -> Callable[[Exchange], None]:

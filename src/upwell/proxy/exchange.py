@@ -97,7 +97,8 @@ class Exchange:
     # for how many seconds tries were queued for a peer, by their places in `tries`; `chain`: what changes the content,
     # `flushes`: nothing of it may be held back there for more to come, None: nobody has said so; `ratio` is
     # $gzip_ratio; `came_from`: address and port that the connection came from, where a proxy was believed that it is
-    # another client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset.
+    # another client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset;
+    # `ending` makes the trailer section.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -117,6 +118,7 @@ class Exchange:
     flushes: bool | None = None
     ratio: bytes | None = None
     asked_charset: bytes | None = None
+    ending: Callable[[Exchange], None] | None = None
     not_ours: frozenset[bytes] = frozenset()
     came_from: tuple[str, bytes, int] | None = None
     limited: Limited | None = None
@@ -426,6 +428,8 @@ class Exchange:
             return
         self.finished = True
         if self.chunked and not self.header_only:
+            if self.ending is not None:
+                self.ending(self)
             end = LAST_CHUNK if self.trailers is None else last_chunk(self.trailers.wire)
             self.body_bytes_sent += len(end)
             self.client.out.append(end)

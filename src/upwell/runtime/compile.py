@@ -43,7 +43,7 @@ from upwell.modules.server import ServerSettings
 from upwell.modules.try_files import TryFilesSettings, compile_try_files
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.absolute import absolute
-from upwell.proxy.added import adding, expiring
+from upwell.proxy.added import adding, expiring, trailing
 from upwell.proxy.keepalive import Keepalive
 from upwell.proxy.limits import let_go
 from upwell.proxy.location import Access, Content, Filter, Location
@@ -261,6 +261,8 @@ class Compiler:
         if headers.added:
             filters.append(adding([(one.name.encode(), render(one.value), one.always) for one in headers.added]))
         filters.extend(compile_body_filters(block))
+        if headers.trailers:
+            filters.append(trailing([(one.name.encode(), render(one.value), one.always) for one in headers.trailers]))
         if compile_size(block[LimitRateSettings].rate, render) is not None:
             filters.append(take_rate)
         of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render)
