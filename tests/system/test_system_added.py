@@ -44,8 +44,8 @@ http {{
             proxy_pass http://127.0.0.1:{origin}; expires modified -1d; add_header X $upstream_status;
         }}
         location /off {{ expires max; location /off/in {{ expires off; return 200 "x"; }} return 200 "x"; }}
-        location /trailer {{ add_trailer X-Status $status; add_trailer X-Empty ""; add_trailer X-Sent $sent_http_content_type;
-            return 200 "text"; }}
+        location /trailer {{ add_trailer X-Status $status; add_trailer X-Empty "";
+            add_trailer X-Sent $sent_http_content_type; return 200 "text"; }}
         location /trailer/none {{ add_trailer X-Status $status; return 204; }}
         location /trailer/error {{ add_trailer X-Usual u; return 404 "error"; }}
         location /trailer/always {{ add_trailer X-Usual u; add_trailer X-Always a always; return 404 "error"; }}
