@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import balancers, checks, measure, memory, overload, scale, steady, stream, tools
+from bench import balancers, checks, measure, memory, overload, scale, steady, stream, tls, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
@@ -32,6 +32,7 @@ from bench.report import (
     report,
     scale_section,
     stream_section,
+    tls_section,
     workers_section,
 )
 from bench.stage import cores_here
@@ -40,7 +41,7 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream", "overload")
+_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream", "tls", "overload")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -112,6 +113,7 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "scale": lambda: scale_section(scale.measure_scale(plan, say)),
         "balancers": lambda: balancers_section(balancers.measure_balancers(say)),
         "stream": lambda: stream_section(stream.measure_stream(plan, say)),
+        "tls": lambda: tls_section(tls.measure_tls(plan, say)),
         "overload": lambda: overload_section(overload.measure_overload(plan, say)),
     }
     needs_upwell = {"probes", "checks", "scale"} if "upwell" not in plan.names else set()

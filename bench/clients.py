@@ -10,10 +10,11 @@ import gc
 import re
 import select
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import uvloop
@@ -303,3 +304,93 @@ def upload(port: int, size: int) -> None:
         content = _answer(connection)[1]
         if int(content or b"-1") != size:
             raise BadRun(f"{content!r} of {size} bytes arrived")
+
+
+class _Handshake:
+    """One connection over TLS 1.3 that says nothing: it ends when the server's tickets have come, with the session
+    to resume if it `asks` for that (which takes OpenSSL a while).
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext, session: ssl.SSLSession | None, asks: bool) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, session=session)
+        self._shaken = False
+        self._asks = asks
+        self.session: ssl.SSLSession | None = None
+        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.socket.setblocking(False)
+        self._step()
+
+    def _step(self) -> bool:
+        done = False
+        try:
+            if not self._shaken:
+                self.tls.do_handshake()
+                self._shaken = True
+            else:
+                done = True  # nothing else comes then
+            self.tls.read(1)
+        except ssl.SSLWantReadError:
+            pass
+        if done:
+            if self._asks:
+                self.session = self.tls.session
+            with suppress(ssl.SSLWantReadError):
+                self.tls.unwrap()
+        if self._outgoing.pending:
+            self.socket.sendall(self._outgoing.read())  # so little always has room
+        return done
+
+    def ready(self) -> bool:
+        """Take what has come; whether that was all. Raises BadRun."""
+        data = self.socket.recv(65_536)
+        if not data:
+            raise BadRun("the connection was closed during a handshake")
+        self._incoming.write(data)
+        return self._step()
+
+
+def shake(port: int, at_once: int, seconds: float, context: ssl.SSLContext, resumes: bool = False) -> Load:
+    """Handshakes for `seconds`, `at_once` at a time and at least one; with `resumes` all but the first resume its
+    session. Raises BadRun, OSError.
+    """
+    session: ssl.SSLSession | None = None
+    under_way: dict[int, _Handshake] = {}
+    count = 0
+    with ExitStack() as stack:
+        poll = stack.enter_context(select.epoll())
+
+        def close() -> None:
+            for one in under_way.values():
+                one.socket.close()
+
+        stack.callback(close)
+
+        def begin() -> None:
+            one = _Handshake(port, context, session, resumes and session is None)
+            under_way[one.socket.fileno()] = one
+            poll.register(one.socket, select.EPOLLIN)
+
+        begin()
+        began = time.monotonic()
+        ends = began + seconds
+        while under_way:
+            events = poll.poll(_GRACE)
+            if not events:
+                raise BadRun("no answer in a handshake")
+            for fd, _ in events:
+                one = under_way[fd]
+                if not one.ready():
+                    continue
+                if resumes and session is not None and not one.tls.session_reused:
+                    raise BadRun("a session was not resumed")
+                if resumes and session is None:
+                    session = one.session
+                del under_way[fd]
+                one.socket.close()
+                count += 1
+            if time.monotonic() < ends:
+                while len(under_way) < (1 if resumes and session is None else at_once):
+                    begin()
+        taken = time.monotonic() - began
+    return Load(count, count / max(taken, 1e-9), 0.0)

@@ -20,6 +20,8 @@ from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 from bench.stream import GOAL as STREAM_GOAL
 from bench.stream import WAYS as STREAM_WAYS
 from bench.stream import Spent
+from bench.tls import WAYS as TLS_WAYS
+from bench.tls import Secured
 from upwell.version import data_plane
 
 _OURS = ("upwell", "upwell compiled")
@@ -270,6 +272,24 @@ def stream_section(found: Mapping[tuple[str, str], Spent | str]) -> Section:
     goal = f"Goal for upwell: at most {STREAM_GOAL:g} x nginx's, a GB and a connection."
     data = {f"{way} {name}": one for (way, name), one in found.items()}
     return Section("stream", f"{table(rows)}\n\n{goal}", _data(data))
+
+
+def tls_section(found: Mapping[tuple[str, str], Secured | str]) -> Section:
+    """What TLS costs."""
+    rows = [["CPU time of TLS", "us", "a second", f"x {_REFERENCE}", "at most"]]
+    for way, title, most, _ in TLS_WAYS:
+        below = found.get((way, _REFERENCE))
+        for (measured, name), one in found.items():
+            if measured != way:
+                continue
+            if isinstance(one, str):
+                rows.append([f"{name}: {title}", _why(one), "-", "-", "-"])
+            else:
+                times = f"{one.cpu / max(below.cpu, 1e-9):.2f}" if isinstance(below, Secured) else "-"
+                goal = f"{most:g}" if name in _OURS else "-"
+                rows.append([f"{name}: {title}", f"{one.cpu:.1f}", f"{one.rate:,.0f}", times, goal])
+    data = {f"{way} {name}": one for (way, name), one in found.items()}
+    return Section("tls", table(rows), _data(data))
 
 
 def latency_section(found: Mapping[str, Latency | str], rate: float) -> Section:

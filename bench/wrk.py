@@ -33,14 +33,22 @@ def parse(output: str) -> Load:
     return Load(int(requests[1]), float(rate[1]), float(p99[1]) * _UNITS[p99[2]])
 
 
-def run(command: Sequence[str], case: Case, port: int, seconds: float, connections: int, folder: Path) -> Load:
+def run(
+    command: Sequence[str],
+    case: Case,
+    port: int,
+    seconds: float,
+    connections: int,
+    folder: Path,
+    scheme: str = "http",
+) -> Load:
     """Send requests of `case` to 127.0.0.1:`port` for `seconds` (whole ones) over `connections` connections."""
     written = folder / f"{case.name}.lua"
     written.write_text(script(case))
     arguments = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "--latency"]
     try:
         done = subprocess.run(
-            [*command, *arguments, "-s", str(written), f"http://127.0.0.1:{port}{case.path}"],
+            [*command, *arguments, "-s", str(written), f"{scheme}://127.0.0.1:{port}{case.path}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=seconds + 30,
