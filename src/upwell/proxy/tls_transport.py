@@ -108,13 +108,17 @@ class TlsTransport(Transport):
 
     def _receive(self) -> None:
         try:
-            data = _read(self._fd, MOST_READ)
+            data = _read(self._fd, self._most)
         except BlockingIOError:
             return
         except OSError as error:
             self._lose(error)
             return
         tls = self.tls
+        if data and len(data) == self._most:
+            if self._more:
+                self._most = MOST_READ
+            self._more = True
         if self._hello is not None:
             if data:
                 self._greet(self._hello, data)
@@ -190,6 +194,7 @@ class TlsTransport(Transport):
 
     def _pass_on(self, tls: ssl.SSLObject) -> None:
         """Tell what is inside, until the receiver wants no more or there is no more."""
+        incoming = self._incoming
         while self._reading:
             try:
                 data = tls.read(_RECORD)
@@ -206,6 +211,8 @@ class TlsTransport(Transport):
                 self._take_end()
                 break
             self._receiver.data_received(data)
+            if not incoming.pending and not tls.pending():
+                break  # to be told so by OpenSSL takes an exception
         if self._outgoing.pending:
             self._put_out()  # what TLS says by itself: tickets, new keys
 
