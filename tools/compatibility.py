@@ -63,7 +63,7 @@ def text() -> str:
     known += [(f"${prefix}*", "refused, but for those above") for prefix in UNSUPPORTED_PREFIXES]
     lines += [f"| `{name}` | {said} |" for name, said in sorted(known)]
     lines += ["", "## Variables of stream", "", "| variable | upwell |", "| --- | --- |"]
-    lines += [f"| `${name}` | works |" for name in sorted(SESSION_VARIABLES)]
+    lines += [f"| `${name}` | works |" for name in sorted((*SESSION_VARIABLES, "proxy_protocol_tlv_*"))]
     return "\n".join(lines) + "\n"
 
 

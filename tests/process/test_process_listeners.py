@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,45 @@ def test_options(journal: Journal) -> None:
         discard(all_of([sockets]))
     with pytest.raises(OSError, match="Bad file descriptor"):
         sockets[four][0].getsockname()
+
+
+def test_sockets_have_the_options_of_their_line_and_of_a_later_one(journal: Journal) -> None:
+    given = ListenSpec(
+        ("127.0.0.1", 0),
+        rcvbuf=20_000,
+        sndbuf=30_000,
+        fastopen=5,
+        deferred=True,
+        keepalive=True,
+        keepalive_times=(70, 0, 4),
+    )
+    sockets = open_sockets([given], 1, NONE, journal)
+    (sock,) = sockets[given]
+
+    def options() -> list[int]:
+        of_socket = (socket.SO_RCVBUF, socket.SO_SNDBUF, socket.SO_KEEPALIVE)
+        of_tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPCNT, socket.TCP_FASTOPEN, socket.TCP_DEFER_ACCEPT)
+        found = [sock.getsockopt(socket.SOL_SOCKET, option) for option in of_socket]
+        return found + [bool(sock.getsockopt(socket.IPPROTO_TCP, option)) for option in of_tcp]
+
+    try:
+        # Linux gives room for twice as much, and counts deferral in its own steps.
+        assert options() == [40_000, 60_000, 1, True, True, True, True]
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 70
+        again = ListenSpec(("127.0.0.1", 0), keepalive=False, rcvbuf=25_000)
+        assert open_sockets([again], 1, sockets, journal)[again] == (sock,)
+        assert options()[:3] == [50_000, 60_000, 0]
+        assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+    finally:
+        discard(all_of([sockets]))
+
+
+def test_an_option_that_a_socket_does_not_take_is_told_of(journal: Journal, tmp_path: Path) -> None:
+    spec = ListenSpec(str(tmp_path / "s"), deferred=True)
+    sockets = open_sockets([spec], 1, NONE, journal)
+    discard(all_of([sockets]))
+    [line] = said(journal)
+    assert re.search(r"alert\] .*setsockopt\(TCP_DEFER_ACCEPT, 1\) for unix:.* failed \(\d+: .*\), ignored", line)
 
 
 def test_reuseport_gives_each_worker_its_socket(journal: Journal) -> None:

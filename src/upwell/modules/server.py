@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from upwell.config.command import Module, command, words
@@ -17,12 +17,18 @@ from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, is_ip, parse_address, parse_port
 from upwell.modules.variables import declare_groups
 from upwell.proxy.listen import ListenSpec
+from upwell.units import parse_seconds, parse_size
 
 _LEVELS = "http server"
-_UNSUPPORTED = words(
-    """http2 spdy quic proxy_protocol setfib fastopen rcvbuf sndbuf accept_filter deferred so_keepalive
-    multipath"""
-)
+_UNSUPPORTED = words("http2 quic multipath")
+_NUMBERS: Mapping[str, Callable[[str], int]] = {
+    "backlog": parse_number,
+    "fastopen": parse_number,
+    "rcvbuf": parse_size,
+    "sndbuf": parse_size,
+}
+_LARGEST = (1 << 31) - 1  # a number of a socket is an int of C
+_ANY = ("0.0.0.0", "::")
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 
 
@@ -30,7 +36,7 @@ _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 class Listen:
     """One address that a server listens on. `explicit`: socket options were given here (nginx allows that once).
 
-    `ssl`: clients speak TLS there, to every server of the address.
+    `ssl`: clients speak TLS there, to every server of the address; `proxy_protocol`: they begin with that.
     """
 
     spec: ListenSpec
@@ -38,6 +44,7 @@ class Listen:
     explicit: bool
     position: Position
     ssl: bool = False
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,13 @@ class ServerSettings:
     merge_slashes: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class ProxiedSettings:
+    """On http: the addresses where the PROXY protocol is spoken."""
+
+    addresses: frozenset[object] = field(default=frozenset(), metadata=LOCAL)
+
+
 def _server(block: Block, directive: Directive) -> None:
     """A server has nothing to set before its body is read."""
 
@@ -90,14 +104,13 @@ def _listen(block: Block, directive: Directive) -> None:
         if parameter in ("default_server", "default"):
             default = True
             continue
-        if parameter == "ssl":
+        if parameter in ("ssl", "proxy_protocol"):
             continue
         explicit = True
         spec = with_listen_parameter(spec, directive, index, _UNSUPPORTED)
+    ssl, proxied = (name in directive.args[1:] for name in ("ssl", "proxy_protocol"))
     for address in addresses:
-        listen = Listen(
-            replace(spec, address=address), default, explicit, directive.position, "ssl" in directive.args[1:]
-        )
+        listen = Listen(replace(spec, address=address), default, explicit, directive.position, ssl, proxied)
         if any(other.spec.address == address for other in block.own(ServerSettings).get("listens", ())):
             raise directive.error(f"a duplicate listen {listen.spec.text}", 0)
         block.append(ServerSettings, "listens", listen)
@@ -113,19 +126,49 @@ def with_listen_parameter(
         return spec
     if parameter == "reuseport":
         return replace(spec, reuseport=True)
-    if parameter.startswith("backlog="):
+    if parameter == "deferred":
+        return replace(spec, deferred=True)
+    reads = _NUMBERS.get(name)
+    if reads is not None and parameter.startswith(f"{name}="):
         try:
-            backlog = parse_number(value)
+            number = reads(value)
+            if name == "backlog" and not number:
+                raise ValueError(value)
         except ValueError:
-            backlog = 0
-        if not backlog:
-            raise directive.error(f'invalid backlog "{parameter}"', index)
-        return replace(spec, backlog=backlog)
+            raise directive.error(f'invalid {name} "{parameter}"', index) from None
+        given = min(number, _LARGEST)
+        if name == "backlog":
+            return replace(spec, backlog=given)
+        if name == "fastopen":
+            return replace(spec, fastopen=given)
+        return replace(spec, rcvbuf=given) if name == "rcvbuf" else replace(spec, sndbuf=given)
     if parameter in ("ipv6only=on", "ipv6only=off"):
         return replace(spec, ipv6only=value == "on")
+    if parameter.startswith("ipv6only=o"):
+        raise directive.error(f'invalid ipv6only flags "{value}"', index)
+    if parameter.startswith("so_keepalive="):
+        return _with_keepalive(spec, directive, index, value)
+    if parameter.startswith("accept_filter="):
+        raise directive.error(f'accept filters "{parameter}" are not supported on this platform, ignored', index)
     if name in unsupported:
         raise directive.error(f'the parameter "{name}" of "listen" is not supported by upwell', index)
     raise directive.error(f'invalid parameter "{parameter}"', index)
+
+
+def _with_keepalive(spec: ListenSpec, directive: Directive, index: int, value: str) -> ListenSpec:
+    if value in ("on", "off"):
+        return replace(spec, keepalive=value == "on")
+    parts = value.split(":")
+    try:
+        if len(parts) > 3:
+            raise ValueError(value)
+        idle, between = (int(parse_seconds(part)) if part else 0 for part in (*parts, "")[:2])
+        times = idle, between, parse_number(parts[2]) if len(parts) == 3 and parts[2] else 0
+        if not any(times):
+            raise ValueError(value)
+    except ValueError:
+        raise directive.error(f'invalid so_keepalive value: "{value}"', index) from None
+    return replace(spec, keepalive=True, keepalive_times=times)
 
 
 def listen_addresses(block: Block, directive: Directive, port: int) -> list[tuple[str, int] | str]:
@@ -212,13 +255,13 @@ def _close_server(block: Block) -> None:
     own.setdefault("names", (ServerName("exact", ""),))
 
 
-def _close_http(block: Block) -> None:
+def _close_http(http: Block) -> None:
     """What servers may say only once per address."""
-    load = block.loading
+    load = http.loading
     explicit: dict[object, Listen] = {}
     default: dict[object, Listen] = {}
     names: dict[object, list[tuple[Listen, tuple[ServerName, ...]]]] = {}
-    for server in block.of("server"):
+    for server in http.of("server"):
         settings = server[ServerSettings]
         for listen in settings.listens:
             address = listen.spec.address
@@ -229,7 +272,44 @@ def _close_http(block: Block) -> None:
             names.setdefault(address, []).append((listen, settings.names))
     for servers in names.values():
         if len(servers) > 1:
+            load.warnings.extend(_redefined([listen for listen, _ in servers]))
             load.warnings.extend(_conflicts(servers))
+    proxied = {at for at, servers in names.items() if any(listen.proxy_protocol for listen, _ in servers)}
+    for at, servers in names.items():
+        if isinstance(at, tuple) and at[0] not in _ANY:
+            wildcard = ("::" if ":" in at[0] else "0.0.0.0", at[1])
+            if wildcard in names and (wildcard in proxied) != (at in proxied):
+                what = "a wildcard and {} on one port of which only one is proxy_protocol are not supported by upwell"
+                load.errors.append(_at(servers[0][0], what.format(servers[0][0].spec.text)))
+    http.set(ProxiedSettings, "addresses", frozenset(proxied))
+
+
+def _redefined(listens: list[Listen]) -> Iterator[ConfigError]:
+    """nginx's warnings about lines of one address that say different things of what is spoken there, where one cannot
+    know which was meant (nginx: ngx_http_add_addresses)."""
+    first = listens[0]
+    spoken = said = _protocols(first)
+    explicit, known, changed = first.explicit, False, False
+    for listen in listens[1:]:
+        now = _protocols(listen)
+        if now & ~spoken:
+            wrong = (explicit and not listen.explicit) or changed or bool(spoken & ~now)
+            said, changed = spoken, True
+        elif spoken & ~now:
+            wrong = listen.explicit or (known and now != said)
+            said, changed = now, True
+        else:
+            wrong = (listen.explicit and changed) or (known and now != said)
+            said = now
+        if wrong:
+            yield _at(listen, f"protocol options redefined for {listen.spec.text}")
+        known = True
+        explicit = explicit or listen.explicit
+        spoken |= now
+
+
+def _protocols(listen: Listen) -> int:
+    return listen.proxy_protocol | listen.ssl << 1
 
 
 def _conflicts(servers: list[tuple[Listen, tuple[ServerName, ...]]]) -> Iterator[ConfigError]:

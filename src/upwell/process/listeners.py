@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 
+from upwell.log import ALERT
 from upwell.process.journal import Journal, failure
 from upwell.proxy.listen import ListenSpec
 
@@ -77,9 +78,10 @@ def open_sockets(
         if old is not None and old.reuseport == listen.reuseport:
             # One that no worker accepts on would still get its part of the connections.
             opened[listen] = held = held[:workers] if listen.reuseport else held
-            if old.backlog != listen.backlog and not listen.udp:
-                for sock in held:
+            for sock in held:
+                if old.backlog != listen.backlog and not listen.udp:
                     sock.listen(listen.backlog)
+                _tune(sock, listen, old, journal)
             if not listen.reuseport or len(held) >= workers:
                 continue
         wanted.append(listen)
@@ -111,6 +113,7 @@ def _open_one(
     try:
         while len(held) < count:
             sock = _bind(listen)
+            _tune(sock, listen, None, journal)
             held.append(sock)
             fresh.append(sock)
     except OSError as error:
@@ -146,6 +149,34 @@ def _bind(listen: ListenSpec) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _tune(sock: socket.socket, listen: ListenSpec, before: ListenSpec | None, journal: Journal) -> None:
+    """Give a socket the options of `listen`, and what it does not say any more an end. What cannot be given is told of
+    and no more, as in nginx."""
+    options: list[tuple[str, int, int, int]] = []
+    if listen.rcvbuf is not None:
+        options.append(("SO_RCVBUF", socket.SOL_SOCKET, socket.SO_RCVBUF, listen.rcvbuf))
+    if listen.sndbuf is not None:
+        options.append(("SO_SNDBUF", socket.SOL_SOCKET, socket.SO_SNDBUF, listen.sndbuf))
+    if listen.keepalive is not None:
+        options.append(("SO_KEEPALIVE", socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(listen.keepalive)))
+    times = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    for name, option, value in zip(
+        ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), times, listen.keepalive_times, strict=True
+    ):
+        if value:
+            options.append((name, socket.IPPROTO_TCP, option, value))
+    if listen.fastopen is not None:
+        options.append(("TCP_FASTOPEN", socket.IPPROTO_TCP, socket.TCP_FASTOPEN, listen.fastopen))
+    if listen.deferred or (before is not None and before.deferred):
+        options.append(("TCP_DEFER_ACCEPT", socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(listen.deferred)))
+    for name, level, option, value in options:
+        try:
+            sock.setsockopt(level, option, value)
+        except (OSError, OverflowError) as error:
+            why = failure(error) if isinstance(error, OSError) else f"failed ({error})"
+            journal.write(ALERT, f"setsockopt({name}, {value}) for {listen.text} {why}, ignored")
 
 
 def _remove_stale(path: str) -> None:

@@ -55,9 +55,10 @@ class Endpoint:
     """What all connections of one listening socket share in one worker.
 
     `match` finds the server for an exchange by its `host`; `begin` starts an exchange whose server is known;
-    `variable` gives $name; `report` logs an exception that a handler let out. `parse` reads heads where `reader` and
-    `limits` are not those of all servers. `tls` is set where connections are in TLS;
-    `computed` are the variables that the configuration has computed when they are read, by name.
+    `variable` gives $name; `report` logs an exception that a handler let out. `parse` reads heads where `reader`
+    and `limits` are not those of all servers. `tls` is set where connections are in TLS, `proxied` where each
+    begins with the PROXY protocol; `computed` are the variables that the configuration has computed when they are
+    read, by name.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class Endpoint:
         "merge_slashes",
         "on_close",
         "parse",
+        "proxied",
         "reader",
         "report",
         "said_at",
@@ -127,6 +129,7 @@ class Endpoint:
         self.local: tuple[str, int] | None = None  # unless each connection has to be asked
         self.is_unix = False
         self.tls: TlsFront | None = None
+        self.proxied: bool = False
         self.crowded_until: float = 0.0  # nobody rested when somebody looked
         self.said_at: float = 0.0
         self.computed: Mapping[str, Callable[[Exchange], bytes]] = {}

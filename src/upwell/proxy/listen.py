@@ -11,7 +11,8 @@ class ListenSpec:
     """One address of `listen` (nginx: ngx_http_core_module). `address` is (host, port) or the path of a unix socket.
 
     Two specs are the same socket when `address` is equal; `backlog` as for listen(2). `ipv6only` means nothing but
-    for IPv6. `udp`: datagrams come to it, not connections.
+    for IPv6. `udp`: datagrams come to it, not connections. None, and 0 in `keepalive_times` (seconds before the first
+    probe, between two, how many) leave to the system what it does.
     """
 
     address: tuple[str, int] | str
@@ -19,6 +20,12 @@ class ListenSpec:
     reuseport: bool = False
     ipv6only: bool = True
     udp: bool = False
+    rcvbuf: int | None = None
+    sndbuf: int | None = None
+    fastopen: int | None = None
+    deferred: bool = False
+    keepalive: bool | None = None
+    keepalive_times: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def family(self) -> socket.AddressFamily:

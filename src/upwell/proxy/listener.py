@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from upwell.log import ALERT, CRIT, ERROR, NOTICE, ErrorLog
 from upwell.proxy.client import Endpoint
+from upwell.proxy.introduction import Introduction
 from upwell.proxy.session import Front
 from upwell.proxy.tcp_session import accepted
 from upwell.proxy.tls_transport import TlsTransport
@@ -78,9 +79,12 @@ class Listener(Watched):
             if endpoint is not None:
                 client = endpoint.connect()
                 if endpoint.tls is None:
-                    Transport(self._poll, fd, self._family, peer, client).begin()
+                    transport = Transport(self._poll, fd, self._family, peer, client)
                 else:
-                    TlsTransport(self._poll, fd, self._family, peer, client, endpoint.tls).begin()
+                    transport = TlsTransport(self._poll, fd, self._family, peer, client, endpoint.tls)
+                transport.begin()
+                if endpoint.proxied:
+                    Introduction(self._poll, fd, self._family, transport, client)
             elif self._front is not None:
                 accepted(self._front, fd, peer)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from upwell.proxy.proxy_protocol import field_of
 from upwell.proxy.session import Attempt, Session, TlsFacts
 from upwell.version import NGINX_VERSION
 
@@ -50,7 +51,7 @@ def _since_start(value: Callable[[Attempt], float]) -> SessionVariable:
 
 
 def _proxied(index: int) -> SessionVariable:
-    return lambda session: None if session.proxied is None else str(session.proxied[index]).encode()
+    return lambda session: None if session.proxied is None else str(session.proxied[index] or "").encode()
 
 
 def _of_tls(of: Callable[[TlsFacts], str]) -> SessionVariable:
@@ -90,3 +91,13 @@ VARIABLES: dict[str, SessionVariable] = {
     "upstream_first_byte_time": _since_start(lambda one: one.first_byte),
     "upstream_session_time": _since_start(lambda one: one.ended),
 }
+
+_TLV: Final = "proxy_protocol_tlv_"
+
+
+def find(name: str) -> SessionVariable | None:
+    """The function of $`name`; None when there is no such variable."""
+    if not name.startswith(_TLV):
+        return VARIABLES.get(name)
+    value = field_of(name[len(_TLV) :].lower())
+    return lambda session: value(session.proxied)

@@ -151,7 +151,7 @@ def _sent_trailer(name: str) -> Variable:
 def _introduced(index: int) -> Variable:
     def value(exchange: Exchange) -> bytes | None:
         told = exchange.client.introduced
-        return None if told is None else str(told[index]).encode()
+        return None if told is None else str(told[index] or "").encode()
 
     return value
 

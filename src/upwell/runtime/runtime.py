@@ -24,7 +24,7 @@ from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaSettings, SetByLua
 from upwell.modules.real_ip import RealIpSettings, compile_real_ip
 from upwell.modules.rewrite import RewriteSettings
-from upwell.modules.server import ServerSettings
+from upwell.modules.server import ProxiedSettings, ServerSettings
 from upwell.modules.ssl import SslSettings
 from upwell.modules.sticky import told
 from upwell.modules.variables import VariableSettings
@@ -355,9 +355,9 @@ class Runtime:
         elif address[0] not in _ANY:
             endpoint.local = address
         endpoint.computed = self._computed
-        believing = {
-            server: take for server, block in blocks.items() if (take := compile_real_ip(block[RealIpSettings]))
-        }
+        endpoint.proxied = self._http is not None and address in self._http[ProxiedSettings].addresses
+        takes = ((server, compile_real_ip(block[RealIpSettings])) for server, block in blocks.items())
+        believing = {server: take for server, take in takes if take is not None}
         if believing:
             endpoint.begin = _believing(endpoint.begin, believing)
         if self._http is not None and address in self._http[SslSettings].addresses:

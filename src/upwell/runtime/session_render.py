@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from upwell.config.template import Template, Variable
 from upwell.proxy.session import Session
-from upwell.proxy.session_variables import VARIABLES, SessionVariable
+from upwell.proxy.session_variables import SessionVariable, find
 from upwell.runtime.render import logged_value
 
 SessionRender = Callable[[Session], bytes]
@@ -28,14 +28,20 @@ def render_session(template: Template) -> SessionRender:
 def session_line(template: Template, escape: str) -> SessionRender:
     """The function of a `log_format`: values are escaped, one that is not found is "-" (empty with JSON)."""
     parts = [
-        _constant(part) if isinstance(part, str) else logged_value(VARIABLES[part.name], escape)
+        _constant(part) if isinstance(part, str) else logged_value(_variable(part.name), escape)
         for part in (*template.parts, "\n")
     ]
     return lambda session: b"".join([part(session) for part in parts])
 
 
 def _part(part: str | Variable) -> SessionVariable:
-    return _constant(part) if isinstance(part, str) else VARIABLES[part.name]
+    return _constant(part) if isinstance(part, str) else _variable(part.name)
+
+
+def _variable(name: str) -> SessionVariable:
+    known = find(name)
+    assert known is not None  # a configuration with another one was refused
+    return known
 
 
 def _constant(text: str) -> SessionRender:

@@ -14,8 +14,8 @@ from upwell.modules.server import ServerSettings, listen_addresses, with_listen_
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.proxy.listen import ListenSpec
 
-_UNSUPPORTED = words("setfib fastopen rcvbuf sndbuf accept_filter deferred so_keepalive multipath default_server")
-_TCP_ONLY = words("ssl proxy_protocol backlog")
+_UNSUPPORTED = words("multipath")
+_TCP_ONLY = words("ssl proxy_protocol backlog fastopen deferred so_keepalive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def _listen(block: Block, directive: Directive) -> None:
         name = parameter.partition("=")[0]
         if udp and name in _TCP_ONLY:
             raise directive.error(f'"listen" directive "{name}" parameter is incompatible with "udp"', index)
-        if parameter in ("udp", "ssl", "proxy_protocol"):
-            continue
+        if parameter in ("udp", "ssl", "proxy_protocol", "default_server"):
+            continue  # an address has one server, which is its default
         explicit = True
         spec = with_listen_parameter(spec, directive, index, _UNSUPPORTED)
     for address in addresses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from upwell.config.command import Module, words
 from upwell.config.model import Block
 from upwell.errors import ConfigError
-from upwell.proxy.session_variables import VARIABLES
+from upwell.proxy.session_variables import find
 
 _UNSUPPORTED = words(
     """
@@ -21,9 +21,9 @@ _UNSUPPORTED = words(
 def _close_stream(block: Block) -> None:
     load = block.loading
     for name, position in load.uses:
-        if name in VARIABLES or name in load.forgiven:
+        if find(name) is not None or name in load.forgiven:
             continue
-        if name in _UNSUPPORTED or name.startswith("proxy_protocol_tlv_"):
+        if name in _UNSUPPORTED:
             load.errors.append(ConfigError(f'"${name}" is not supported by upwell in stream', position))
         else:
             load.errors.append(ConfigError(f'unknown "{name}" variable', position))
