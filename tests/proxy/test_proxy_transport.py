@@ -211,6 +211,7 @@ def test_a_listener_that_the_kernel_will_not_watch_tries_again(turning: Turning)
         loop = turning.loop
         receiver = Noting()
         tls = None
+        proxied = False
 
         def connect(self) -> Noting:
             return self.receiver
