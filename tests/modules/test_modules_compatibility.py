@@ -11,7 +11,7 @@ def test_the_table_is_what_the_code_does() -> None:
 
 def test_each_kind_is_in_it() -> None:
     found = {(name, where): said for name, where, said in rows()}
-    assert found["proxy_pass", "location location-if"].startswith("works")
+    assert found["proxy_pass", "limit_except location location-if"].startswith("works")
     assert found["sendfile", "http location location-if server"] == "no effect"
     assert found["log_subrequest", "http location server"] == "only `off`"
     assert found["proxy_cache_path", ""] == "refused"

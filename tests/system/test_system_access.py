@@ -62,6 +62,19 @@ LOCATIONS = r"""
         location /any/rules/ { satisfy any; deny all; proxy_pass http://peers; }
         location /any/none/ { satisfy any; proxy_pass http://peers; }
         location /delayed/ { auth_delay 1ms; auth_basic "r"; proxy_pass http://peers; }
+        location /methods/ { proxy_pass http://peers; limit_except GET { deny all; } }
+        location /methods/some/ { limit_except post Options { allow 127.0.0.1; deny all; } proxy_pass http://peers; }
+        location /methods/uri/ { proxy_pass http://peers/other/; limit_except HEAD { auth_basic "r"; } }
+        location /methods/elsewhere/ {
+            limit_except GET { proxy_pass http://others; auth_basic "write"; access_log off; }
+            proxy_pass http://peers/read/;
+        }
+        location /methods/returned/ { return 200 "returned"; limit_except GET { deny all; } }
+        location /methods/open/ { return 200 "returned"; limit_except GET { allow all; } }
+        location /methods/any/ { satisfy any; deny all; limit_except GET { auth_basic "r"; } proxy_pass http://peers; }
+        location ~ ^/methods/regex/(.*) { limit_except GET { deny all; } proxy_pass http://peers/$1; }
+        location /methods/regex/no { limit_except GET { deny all; } internal; }
+        location /methods/error/ { error_page 403 = /shown; limit_except GET { deny all; } proxy_pass http://peers; }
         location /link/ {
             secure_link $arg_h,$arg_e;
             secure_link_md5 "$arg_e$uri secret";
@@ -135,6 +148,7 @@ error_log logs/error.log info;
 events {{ }}
 http {{
     upstream peers {{ server 127.0.0.1:{peer}; }}
+    upstream others {{ server 127.0.0.1:{peer}; }}
     server {{
         listen 127.0.0.1:{front};
         server_name localhost;
@@ -254,6 +268,16 @@ REQUESTS = {
         for status in (200, 204, 401, 403, 404, 302, 500)
     },
     **_LINKS,
+    **{
+        f"{method} {place}": get(f"/methods/{place}x").replace(b"GET", method.encode(), 1)
+        for place in ("", "some/", "uri/", "elsewhere/", "returned/", "open/", "any/", "regex/", "regex/no", "error/")
+        for method in ("GET", "HEAD", "DELETE", "OPTIONS", "BREW")
+    },
+    "POST, limited": post(b"content", "/methods/"),
+    "POST, not limited": post(b"content", "/methods/some/"),
+    "POST, to others": post(b"content", "/methods/elsewhere/", basic("plain")),
+    "PUT, an error page": post(b"content", "/methods/error/").replace(b"POST", b"PUT", 1),
+    "a folder's redirect": get("/methods/elsewhere").replace(b"GET", b"DELETE", 1),
     **{
         f"from {referer[:40]} at {place}": get(f"/referer/{place}", f"Referer: {referer}")
         for referer in _REFERERS

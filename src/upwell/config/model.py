@@ -56,7 +56,7 @@ class Load:
 
 class Block:
     """One block of the configuration: `kind` is "main", "events", "http", "upstream", "server", "location",
-    "server_if", "if" (in a location), or "stream", "stream_upstream", "stream_server".
+    "limit_except", "server_if", "if" (in a location), or "stream", "stream_upstream", "stream_server".
 
     `block[ProxySettings]` is the frozen dataclass of that feature for this block: its own values over those inherited
     from the blocks around it. While a file is loaded, setters put values in with `set`; afterwards nothing changes.

@@ -224,7 +224,7 @@ MODULE = Module(
     "access_log",
     (
         command("log_format", "http stream", (2, None), _log_format),
-        command("access_log", f"{_LEVELS} if", (1, None), _access_log),
+        command("access_log", f"{_LEVELS} if limit_except", (1, None), _access_log),
         command("open_log_file_cache", _LEVELS, (1, 4), _log_file_cache),
     ),
     {"http": _close_http, "stream": _close_section},

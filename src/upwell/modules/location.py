@@ -14,6 +14,8 @@ from upwell.config.slots import once
 from upwell.errors import ConfigError
 from upwell.modules.variables import declare_groups
 
+PLACES = ("location", "if", "limit_except")
+"""The kinds of blocks that answer requests, below the server's own level."""
 _MODIFIERS = ("=", "^~", "~*", "~")
 
 

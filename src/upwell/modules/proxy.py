@@ -14,7 +14,7 @@ from upwell.config.slots import buffers, flag, number, once, size, time, words_o
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.address import Address, parse_address
-from upwell.modules.location import LocationSettings
+from upwell.modules.location import PLACES, LocationSettings
 from upwell.modules.replacement import read_regex
 from upwell.modules.tls import close_peer_tls, peer_commands
 from upwell.modules.upstream import find_upstream, implicit_upstream
@@ -123,7 +123,7 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
     except ValueError as error:
         raise directive.error(f'{error} in upstream "{rest}"', 0) from None
     location = block[LocationSettings]
-    if address.uri and (location.is_regex or location.is_named or block.kind == "if"):
+    if address.uri and (location.is_regex or location.is_named or block.kind != "location"):
         raise directive.error(
             '"proxy_pass" cannot have URI part in location given by regular expression, or inside named location, '
             'or inside "if" statement, or inside "limit_except" block',
@@ -142,11 +142,20 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
     block.set(LocationSettings, "handler", "proxy_pass")
 
 
+def hand_on(location: Block, inner: Block) -> None:
+    """Have a block inside a location pass its requests to where the location passes them, unless it says otherwise."""
+    own = location.own(ProxySettings)
+    if "pass_" in own and not inner[LocationSettings].handler:
+        inner.set(ProxySettings, "pass_", own["pass_"])
+        inner.set(_Pending, "address", location[_Pending].address)
+        inner.set(LocationSettings, "handler", "proxy_pass")
+
+
 def _close_http(block: Block) -> None:
     """Find the upstream of each `proxy_pass`; make one where an address is meant."""
     made: dict[ClientTls, ssl.SSLContext] = {}
     for inner in block.walk():
-        if inner.kind not in ("location", "if") or "pass_" not in inner.own(ProxySettings):
+        if inner.kind not in PLACES or "pass_" not in inner.own(ProxySettings):
             continue
         target, address = inner[ProxySettings].pass_, inner[_Pending].address
         if target is not None and target.secure is not False:
@@ -248,7 +257,7 @@ def _redirect(block: Block, directive: Directive) -> None:
 MODULE = Module(
     "proxy",
     (
-        command("proxy_pass", "location if", 1, _proxy_pass),
+        command("proxy_pass", "location if limit_except", 1, _proxy_pass),
         command("proxy_set_header", _LEVELS, 2, _set_header),
         command("proxy_connect_timeout", _LEVELS, 1, time(ProxySettings, "connect_timeout")),
         command("proxy_send_timeout", _LEVELS, 1, time(ProxySettings, "send_timeout")),

@@ -58,7 +58,7 @@ UNSUPPORTED = words(
     js_fetch_protocols js_fetch_proxy js_fetch_timeout js_fetch_trusted_certificate js_fetch_verify
     js_fetch_verify_depth js_filter js_header_filter js_import js_include js_load_http_native_module
     js_load_stream_native_module js_path js_periodic js_preload_object js_preread js_set js_shared_dict_zone js_var
-    keyval keyval_zone license_token limit_except limit_zone load_module lua_add_variable
+    keyval keyval_zone license_token limit_zone load_module lua_add_variable
     lua_capture_error_log lua_socket_buffer_size lua_socket_connect_timeout lua_socket_keepalive_timeout
     lua_socket_pool_size lua_socket_read_timeout lua_socket_send_lowat lua_socket_send_timeout lua_ssl_certificate
     lua_ssl_certificate_key lua_ssl_ciphers lua_ssl_conf_command lua_ssl_crl lua_ssl_key_log lua_ssl_protocols

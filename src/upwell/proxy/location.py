@@ -43,7 +43,8 @@ class Location:
     are not passed on; `charsets`: it may choose one (X-Accel-Charset). `files` says where its files
     are; `redirects`, what its own redirects look like; `variables`
     are those of which it has its own. `unnamed`: it is an `if` that requests turn into on their way through another
-    location. `warns`: of variables that nobody has set.
+    location. `warns`: of variables that nobody has set. Requests with another method than `methods`
+    are for `others`, if there are any.
     """
 
     name: str = ""
@@ -88,12 +89,14 @@ class Location:
     variables: Mapping[str, Callable[[Exchange], bytes | None]] = field(default_factory=dict)
     unnamed: bool = False
     warns: bool = True
+    methods: frozenset[bytes] = frozenset()
+    others: Location | None = None
     simple: bool = False
     server_line: bytes = field(default=b"")
 
     def __post_init__(self) -> None:
         self.server_line = b"Server: " + self.signature + b"\r\n"
-        self.simple = not (self.rewrite or self.preaccess or self.access)
+        self.simple = not (self.others or self.rewrite or self.preaccess or self.access)
 
     def __repr__(self) -> str:
         return f"<Location {self.name}>"

@@ -54,6 +54,8 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
     """
     while True:
         location = exchange.location = found if found is not None else exchange.server.locate(exchange)
+        if location.others is not None and exchange.method not in location.methods:
+            location = exchange.location = location.others
         if location.internal and not exchange.internal:
             exchange.respond_error(404)
             return

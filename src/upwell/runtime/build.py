@@ -17,6 +17,7 @@ from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
 from upwell.modules.health_check_notify import receivers
 from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
+from upwell.modules.location import PLACES
 from upwell.modules.lua import LuaSettings
 from upwell.modules.resolver import NamesSettings, resolvers
 from upwell.modules.server import ServerSettings
@@ -168,7 +169,7 @@ def _stream_listens(stream: Block) -> Iterator[ListenSpec]:
 
 _LISTENS: Mapping[str, Callable[[Block], Iterator[ListenSpec]]] = {"http": _listens, "stream": _stream_listens}
 
-LOGGING = ("http", "server", "location", "if", "stream", "stream_server")
+LOGGING = ("http", "server", "location", "if", "limit_except", "stream", "stream_server")
 """The kinds of blocks that may have logs of their own."""
 
 
@@ -188,7 +189,7 @@ def _folders(main: Block, prefix: str) -> Iterator[str]:
     paths = {
         body_folder(block[ClientBodySettings], prefix).path: None
         for block in main.walk()
-        if block.kind in ("http", "server", "location")
+        if block.kind in ("http", "server", *PLACES)
     }
     return (path for path in paths if path)
 

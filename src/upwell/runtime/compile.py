@@ -26,6 +26,7 @@ from upwell.modules.files import compile_files
 from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
 from upwell.modules.limit_conn import LimitConnSettings, compile_limit_conn
+from upwell.modules.limit_except import LimitExceptSettings
 from upwell.modules.limit_rate import LimitRateSettings, compile_size, take_peer_rate, take_rate
 from upwell.modules.limit_req import LimitReqSettings, compile_limit_req
 from upwell.modules.location import LocationSettings
@@ -111,7 +112,14 @@ class Compiler:
         self._error_logs = error_logs
 
     def location(self, block: Block, name: str) -> Location:
-        """The compiled form of a `location` block, or of a `server` block's own level."""
+        """The compiled form of a `location` block, or of a `server` block's own level; of `limit_except` too."""
+        location = self._location(block, name)
+        for inner in block.of("limit_except"):
+            methods = inner[LimitExceptSettings].methods
+            location = replace(location, methods=methods, others=self._location(inner, name))
+        return location
+
+    def _location(self, block: Block, name: str) -> Location:
         http = block[HttpSettings]
         settings = block[LocationSettings]
         proxied = block[ProxySettings].pass_
@@ -171,7 +179,7 @@ class Compiler:
             whole = address + b"?" + exchange.args if exchange.args else address
             exchange.respond_error(301, ((b"Location", absolute(exchange, whole)),))
 
-        return replace(location, content=content)
+        return replace(location, content=content, others=None)
 
     def _chunk(self, code: LuaCode) -> tuple[Vm, Chunk]:
         assert self._vm is not None  # a configuration with Lua code has one

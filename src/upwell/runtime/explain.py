@@ -18,6 +18,7 @@ from upwell.config.model import Block
 from upwell.errors import Position
 from upwell.modules.checks import ChecksSettings
 from upwell.modules.health_policy import HealthPolicySettings
+from upwell.modules.location import PLACES
 from upwell.modules.lua import LuaSettings
 from upwell.modules.proxy import ProxySettings
 from upwell.modules.resolver import resolver_of
@@ -119,7 +120,7 @@ def _policies_of_nobody(http: Block, checked: set[str]) -> Iterator[tuple[str, P
 
 def _used(http: Block) -> set[str] | None:
     """The upstreams that a `proxy_pass` names; None if one with variables may name any."""
-    passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind in ("location", "if")]
+    passes = [block[ProxySettings].pass_ for block in http.walk() if block.kind in PLACES]
     targets = [target for target in passes if target is not None]
     return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
 
@@ -226,7 +227,7 @@ def _said(http: Block, folder: str) -> Iterator[str]:
     """Who knows the names that only requests say (`proxy_pass` with variables)."""
     for block in http.walk():
         target = block.own(ProxySettings).get("pass_")
-        if target is None or target.template is None:
+        if target is None or target.template is None or block.kind == "limit_except":
             continue
         asked = resolver_of(block)
         how = "gets a 502: there is no resolver" if asked is None else f"is {_looked_up(asked)}"

@@ -9,6 +9,7 @@ from hashlib import sha256
 from upwell.config.model import Block
 from upwell.modules.limit_conn import LimitConnSettings
 from upwell.modules.limit_zones import LimitZone, LimitZonesSettings
+from upwell.modules.location import PLACES
 from upwell.modules.real_ip import RealIpSettings
 from upwell.zone.counts import Counts
 from upwell.zone.rates import Rates
@@ -48,7 +49,7 @@ def open_limits(folder: str, http: Block | None) -> Limits:
         else:
             limits.counts[zone.name] = zone, Counts(zone.name, path, zone.size)
     for server in http.of("server"):
-        blocks = [server, *(block for block in server.walk() if block.kind == "location")]
+        blocks = [server, *(block for block in server.walk() if block.kind in PLACES)]
         if any(block[LimitConnSettings].limits for block in blocks):
             limits.counting.add(server)
         if any(block[RealIpSettings].networks for block in blocks):
