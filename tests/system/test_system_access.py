@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tempfile
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import md5
+from pathlib import Path
 
 import pytest
 
 from tests.system.beside import Outcome, outcome
-from tests.system.conftest import StartBalancer
 from tests.system.wire import Origin, Seen, get, post, response
 from upwell.contrib.processes import UPWELL, Balancer, free_ports
 
@@ -355,16 +357,19 @@ def write_users(balancer: Balancer) -> None:
 
 
 @pytest.fixture(scope="module")
-def sides(nginx: tuple[str, ...], start_shared: StartBalancer) -> Iterator[_Both]:
+def sides(nginx: tuple[str, ...]) -> Iterator[_Both]:
     ports = free_ports(2)
-    with Origin(_respond) as origin:
+    # Not in pytest's folders: each session that starts closes them to others, which the workers of root are.
+    with tempfile.TemporaryDirectory() as folder, Origin(_respond) as origin, ExitStack() as stack:
+        Path(folder).chmod(0o755)
 
-        def start(port: int, command: tuple[str, ...]) -> _Side:
-            balancer = start_shared(_configuration(port, origin.port), [port], command)
+        def start(name: str, port: int, command: tuple[str, ...]) -> _Side:
+            prefix = Path(folder) / name
+            balancer = stack.enter_context(Balancer(prefix, _configuration(port, origin.port), [port], command))
             write_users(balancer)
             return _Side(port, balancer)
 
-        yield _Both(start(ports[0], nginx), start(ports[1], UPWELL), origin)
+        yield _Both(start("nginx", ports[0], nginx), start("upwell", ports[1], UPWELL), origin)
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS.keys())
