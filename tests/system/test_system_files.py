@@ -81,6 +81,15 @@ http {{
         location /inside/ {{ internal; alias {files}/; }}
         location /rate/ {{ alias {files}/; limit_rate 100m; }}
         location /zipped/ {{ alias {files}/; gzip on; gzip_types *; gzip_vary on; }}
+        location /list/ {{ alias {files}/listed/; autoindex on; add_header X-Added $status; }}
+        location /list/dir/ {{ alias {files}/dir/; autoindex on; }}
+        location /list/shut/ {{ alias {files}/shut/; autoindex on; index /; }}
+        location /list/size/ {{
+            alias {files}/listed/; autoindex on; autoindex_exact_size off; autoindex_localtime on;
+        }}
+        location /list/json/ {{ alias {files}/listed/; autoindex on; autoindex_format json; }}
+        location /list/xml/ {{ alias {files}/listed/; autoindex on; autoindex_format xml; }}
+        location /list/empty/ {{ alias {files}/empty/; autoindex on; autoindex_format json; }}
         location /relative/ {{ alias {files}/; absolute_redirect off; }}
         location /noport/ {{ alias {files}/; port_in_redirect off; }}
         location /named/ {{ alias {files}/; server_name_in_redirect on; }}
@@ -155,6 +164,19 @@ def _make_files(folder: Path) -> None:
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+    listed = folder / "listed"
+    listed.mkdir()
+    names = ["a b.txt", 'q"<&>.html', ".hidden", "x" * 70, "y" * 50, "z" * 49, "\u00e9%?#.txt", "a:b", "back\\slash"]
+    for name in (*names, "tab\tand\x01", "~-._", "B", "a'"):
+        (listed / name).write_bytes(b"")
+    for name in ("dir", "d" * 50, "e" * 49, "f" * 51):
+        (listed / name).mkdir()
+    for size in (1, 1023, 9999, 10_000, 1_048_575, 1_048_576, 1_572_863, 1_572_864, 3_670_016_000):
+        (listed / f"size{size}").touch()
+        os.truncate(listed / f"size{size}", size)
+    (listed / "broken").symlink_to("nowhere")
+    (listed / "to dir").symlink_to("dir")
+    os.mkfifo(listed / "fifo")
     (folder / "secret.txt").write_bytes(b"secret")
     (folder / "link").symlink_to("dir")
     (folder / "out").symlink_to("/etc/hostname")
@@ -163,7 +185,7 @@ def _make_files(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() else 0o644)
-            os.utime(path, (WHEN, WHEN))
+        os.utime(path, (WHEN, WHEN), follow_symlinks=False)
     (folder / "secret.txt").chmod(0)
     (folder / "shut").chmod(0)
 
@@ -360,6 +382,15 @@ def test_ranges(beside: Beside) -> None:
     requests += [get(path, "Accept-Encoding: gzip", f"If-None-Match: W/{TAG}") for path in zipped]
     requests += [get(path, "Range: bytes=0-1") for path in zipped]
     requests += [get("/paged/none", "Range: bytes=0-1"), post(b"x", "/paged/letters.txt", "Range: bytes=0-1")]
+    _compare(beside, requests)
+
+
+def test_folders_are_listed(beside: Beside) -> None:
+    paths = _words(
+        "/list/ /list/dir/ /list/none/ /list/size/ /list/json/ /list/xml/ /list/empty/ /list/shut/ /list/a:b /list/dir"
+    )
+    requests = [get(path) for path in paths] + [_head(get("/list/")), post(b"x", "/list/")]
+    requests += [get("/list/", "Range: bytes=0-1"), get("/list/json/", version="1.0")]
     _compare(beside, requests)
 
 

@@ -12,6 +12,7 @@ from upwell.config.model import Block
 from upwell.config.slots import choice, flag, number
 from upwell.config.template import Template
 from upwell.http1.conditions import BEFORE, EXACT, OFF
+from upwell.modules.autoindex import AutoindexSettings, compile_listing
 from upwell.modules.core import full_path
 from upwell.modules.location import LocationSettings
 from upwell.proxy.files import BY_REGEX, UNLIMITED, Files
@@ -55,6 +56,7 @@ def compile_files(block: Block, prefix: str, render: Callable[[Template], Value]
         settings.max_ranges,
         settings.log_not_found,
         block[LocationSettings].pattern,
+        compile_listing(block[AutoindexSettings]),
     )
 
 

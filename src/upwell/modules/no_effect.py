@@ -71,7 +71,6 @@ variables_hash_bucket_size number http stream
 variables_hash_max_size number http stream
 
 tcp_nodelay =on stream stream_server
-autoindex =off http server location
 disable_symlinks =off http server location
 gzip_static =off http server location
 http2 =off http server
@@ -159,7 +158,7 @@ def _check_flag(directive: Directive) -> None:
 
 
 _FLAGS = words(
-    """tcp_nodelay autoindex http2 http3 log_subrequest
+    """tcp_nodelay http2 http3 log_subrequest
     proxy_force_ranges ssl_early_data ssl_stapling ssl_stapling_verify
     ssi lua_code_cache
     access_by_lua_no_postpone lua_check_client_abort lua_http10_buffering lua_load_resty_core lua_need_request_body

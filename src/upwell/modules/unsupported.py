@@ -17,7 +17,7 @@ UNSUPPORTED = words(
     auth_jwt_header_set auth_jwt_key_file auth_jwt_key_request auth_jwt_leeway auth_jwt_phase auth_jwt_require
     auth_jwt_require_claim auth_jwt_require_header auth_jwt_revocation_list_kid auth_jwt_revocation_list_sub
     auth_jwt_validate_exp auth_jwt_validate_sig auth_jwt_www_authenticate auth_oidc
-    auth_require autoindex_exact_size autoindex_format autoindex_localtime balancer_by_lua_block
+    auth_require balancer_by_lua_block
     balancer_by_lua_file balancer_keepalive body_filter_by_lua body_filter_by_lua_block body_filter_by_lua_file
     brotli brotli_comp_level brotli_static brotli_types cache_purge challenge client_auth client_id
     client_secret config_url consistent_hash contact cookie_name coolkit create_full_put_path

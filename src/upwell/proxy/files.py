@@ -20,6 +20,7 @@ from upwell.http1.ranges import is_of_bytes, parse_ranges, part_head, parts_end
 from upwell.http1.target import escape_uri
 from upwell.log import ALERT, CRIT, ERROR, printable
 from upwell.proxy.absolute import absolute
+from upwell.proxy.autoindex import Listing
 from upwell.proxy.clock import http_date
 from upwell.proxy.file_answer import send_file
 from upwell.proxy.redirect import redirect
@@ -53,10 +54,23 @@ class NoPath(Exception):
 class Files:
     """One location's files. `root` is the folder as it is, or `value(exchange)` where variables are in it; `alias` how
     much of the URI it stands for (0: a root; `BY_REGEX`: all of it). `prefix` is where other paths begin. `index` are
-    names, or functions that give them. `since` is a constant of http1/conditions.py.
+    names, or functions that give them; `listing` shows a folder that has none. `since` is a constant of
+    http1/conditions.py.
     """
 
-    __slots__ = ("alias", "etag", "index", "log_absent", "most_ranges", "name", "prefix", "root", "since", "value")
+    __slots__ = (
+        "alias",
+        "etag",
+        "index",
+        "listing",
+        "log_absent",
+        "most_ranges",
+        "name",
+        "prefix",
+        "root",
+        "since",
+        "value",
+    )
 
     def __init__(
         self,
@@ -70,6 +84,7 @@ class Files:
         most_ranges: int = UNLIMITED,
         log_absent: bool = True,
         name: str = "",
+        listing: Listing | None = None,
     ) -> None:
         self.root: bytes = root
         self.value: Value | None = value
@@ -81,6 +96,7 @@ class Files:
         self.most_ranges: int = most_ranges
         self.log_absent: bool = log_absent
         self.name: str = name
+        self.listing: Listing | None = listing
 
     def __repr__(self) -> str:
         return f"<Files {printable(self.root)}>"
@@ -139,8 +155,14 @@ class Files:
             if exchange.uri.endswith(b"/"):
                 if method not in _READ:
                     exchange.respond_error(405)
-                elif not self._show_index(exchange):
-                    exchange.log(ERROR, f'directory index of "{printable(self.path(exchange))}" is forbidden')
+                    return
+                if self._show_index(exchange):
+                    return
+                path = self.path(exchange)
+                if self.listing is not None and method != b"POST":
+                    await self.listing.show(exchange, path)
+                else:
+                    exchange.log(ERROR, f'directory index of "{printable(path)}" is forbidden')
                     exchange.respond_error(403)
                 return
             if method not in _READ:
