@@ -81,6 +81,12 @@ http {{
         location /inside/ {{ internal; alias {files}/; }}
         location /rate/ {{ alias {files}/; limit_rate 100m; }}
         location /zipped/ {{ alias {files}/; gzip on; gzip_types *; gzip_vary on; }}
+        location /rewritten/ {{ alias {files}/; rewrite ^ /rewritten/letters.txt break; }}
+        location /rewritten/root/ {{ rewrite ^ /letters.txt break; }}
+        location ~ ^/rewritten/re/(.*) {{ alias {files}/$1; rewrite ^ /x break; }}
+        location /rewritten/try/ {{ alias {files}/; rewrite ^ /x break; try_files letters.txt =404; }}
+        location /if/ {{ alias {files}/dir/; if (!-f $request_filename) {{ return 207 $request_filename; }} }}
+        location /if/root/ {{ if ($arg_x) {{ root {files}/dir; }} rewrite ^ /letters.txt break; }}
         location /list/ {{ alias {files}/listed/; autoindex on; add_header X-Added $status; }}
         location /list/dir/ {{ alias {files}/dir/; autoindex on; }}
         location /list/shut/ {{ alias {files}/shut/; autoindex on; index /; }}
@@ -271,7 +277,8 @@ def test_files_and_folders(beside: Beside) -> None:
         /re/letters.txt /re/dir/index.html /re/none.html /re/letters.png /retry/letters /retry/letters.txt
         /retry/none /retry/dir/index.html /host/ /host /outer/ /outer/letters.txt /outer/dir/
         /outer/dir/index.html /index/ /index/?i=nothing.html /index/?i=/letters.txt /index/dir/?a=1 /last/
-        /last/?q /loop/ /quiet/none /quiet/ /typed/letters.txt /typed/dir/index.html /vars /vars/x
+        /last/?q /loop/ /quiet/none /quiet/ /typed/letters.txt /typed/dir/index.html /rewritten/x /rewritten/root/x
+        /rewritten/re/x /rewritten/try/ /if/letters.txt /if/none /if/root/ /if/root/?x=1 /vars /vars/x
         /vars/alias/letters.txt /vars/re/dir/index.html /vars/re/none
         """
     )
@@ -446,7 +453,7 @@ def test_the_error_log(beside: Beside) -> None:
         """
         /none /none/ /letters.txt/x /letters.txt/ /empty/ /dir/ /secret.txt /shut/x /shut/ /circle /circle/
         /fifo /quiet/none /quiet/none/ /quiet/empty/ /try/nobody/x /try/cycle/x /try/alias/none /img/none
-        /vars/re/none /loop/
+        /vars/re/none /loop/ /rewritten/x
         """
     )
     paths.append("/" + "x" * 300)

@@ -113,24 +113,24 @@ class Files:
 
     def path(self, exchange: Exchange) -> bytes:
         """The path that the URI means (nginx: $request_filename). Raises NoPath."""
+        rest = self.rest(exchange)
         folder = self.folder(exchange)
         if self.alias != BY_REGEX:
-            return self.inside(exchange, folder, self.rest(exchange))
+            return self.inside(exchange, folder, rest)
         module = exchange.module
         if module is not None and TRIED in module:
             return self.inside(exchange, folder, exchange.uri)
         return self.inside(exchange, folder, b"")
 
     def rest(self, exchange: Exchange) -> bytes:
-        """What of the URI comes behind the folder. Raises NoPath."""
+        """What of the URI comes behind the folder, if that does not stand for all of it. Raises NoPath."""
         alias = self.alias
         if not alias:
             return exchange.uri
-        if len(exchange.uri) < alias:
-            # nginx refuses every URI that was rewritten without another search for a location.
+        if not exchange.located or len(exchange.uri) < alias:
             exchange.log(ALERT, f'"alias" cannot be used in location "{self.name}" where URI was rewritten')
             raise NoPath(500)
-        return exchange.uri[alias:]
+        return exchange.uri[alias:] if alias > 0 else b""
 
     def inside(self, exchange: Exchange, folder: bytes, rest: bytes) -> bytes:
         """`rest` behind `folder`, out of which it must not lead. Raises NoPath.

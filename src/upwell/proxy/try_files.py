@@ -77,8 +77,7 @@ class TryFiles:
         """Look for the files; the one that is there becomes the URI. Raises NoPath."""
         files = self._files
         folder = files.folder(exchange)
-        if files.alias > 0:
-            files.rest(exchange)  # which refuses a URI that was rewritten
+        files.rest(exchange)  # which refuses a URI that was rewritten
         for tried in self._tried:
             name = self._name(exchange, tried.name)
             try:
