@@ -201,7 +201,7 @@ def test_variables_are_in_one_table_only() -> None:
     assert is_known("http_x_y")
     assert is_known("remote_addr")
     assert not is_known("nosuch")
-    assert is_unsupported("ssl_curve")
+    assert is_unsupported("ssl_sigalg")
     assert not is_unsupported("ssl_protocol")
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upwell.proxy.client_hello import Hello, Offers
+from upwell.proxy.server_hello import group_of
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
 
@@ -147,3 +148,19 @@ def test_nonsense_offers_nothing_and_raises_nothing(end: int, at: int, byte: int
     offers = Offers(bytes(said[:end]))
     assert len(offers.ciphers) < 1000
     assert len(offers.groups) < 1000
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("curve", "number"), [("prime256v1", 0x17), ("X25519", 0x1D)])
+def test_the_group_is_read_from_what_the_server_says(version: ssl.TLSVersion, curve: str, number: int) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")
+    context.set_ecdh_curve(curve)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming.write(_said("a.test", version))
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
+    flight = outgoing.read()
+    assert group_of(flight) == number
+    for end in range(len(flight)):
+        assert group_of(flight[:end]) in (0, number)

@@ -15,6 +15,7 @@ from upwell.modules.server import Listen, ServerSettings
 from upwell.modules.tls import ServerTlsSettings, close_server_tls, server_commands
 
 _LEVELS = "http server"
+_OFFERED = frozenset(("ssl_ciphers", "ssl_curve", "ssl_curves"))
 _ANY = ("0.0.0.0", "::")
 
 
@@ -27,7 +28,7 @@ class SslSettings:
     addresses: frozenset[object] = field(default=frozenset(), metadata=LOCAL)
     """On http: where clients speak TLS."""
     keeps_hello: bool = False
-    """On http: a variable tells what clients offer."""
+    """On http: a variable tells what clients offer and what was chosen."""
 
 
 def _buffer_size(block: Block, directive: Directive) -> None:
@@ -43,7 +44,7 @@ def _close_http(http: Block) -> None:
         for listen in server[ServerSettings].listens:
             servers.setdefault(listen.spec.address, []).append((server, listen))
     secured = {address: found for address, found in servers.items() if any(listen.ssl for _, listen in found)}
-    if any(name in ("ssl_ciphers", "ssl_curves") for name, _ in http.loading.uses):
+    if any(name in _OFFERED for name, _ in http.loading.uses):
         http.set(SslSettings, "keeps_hello", True)
     if secured:
         http.set(SslSettings, "addresses", frozenset(secured))

@@ -25,8 +25,8 @@ SUPPORTED = words(
     proxy_protocol_server_port realip_remote_addr realip_remote_port
     ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
-    ssl_client_v_start ssl_client_verify ssl_curves ssl_protocol ssl_server_name ssl_session_id ssl_session_reused
-    upstream_addr
+    ssl_client_v_start ssl_client_verify ssl_curve ssl_curves ssl_protocol ssl_server_name ssl_session_id
+    ssl_session_reused upstream_addr
     upstream_bytes_received upstream_bytes_sent upstream_cache_status upstream_connect_time upstream_header_time
     upstream_queue_time upstream_response_length upstream_response_time upstream_status
     """

@@ -17,6 +17,7 @@ from upwell.errors import MessageError
 from upwell.http1.fields import check_host
 from upwell.pcre import PatternTimeout
 from upwell.proxy.client_hello import Hello
+from upwell.proxy.server_hello import group_of
 from upwell.proxy.tls import is_too_deep
 from upwell.proxy.transport import MOST_READ, Poll, Transport
 
@@ -67,7 +68,7 @@ class TlsTransport(Transport):
 
     `tls` is None before it begins, and where the client does not speak TLS at all. `server` is the one that the client
     named by SNI, None for none, and `name` its name, b"" for none. `hello` is what it said first, b"" where nobody
-    asks for it.
+    asks for it; `group` is that of the key exchange by number then.
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class TlsTransport(Transport):
         "_outgoing",
         "_shaking",
         "client",
+        "group",
         "hello",
         "name",
         "server",
@@ -93,6 +95,7 @@ class TlsTransport(Transport):
         self.client = client
         self.name = b""
         self.hello = b""
+        self.group = 0
         self.server: Server | None = None
         self._front = front
         self._loop: asyncio.AbstractEventLoop = client.loop
@@ -172,11 +175,19 @@ class TlsTransport(Transport):
         if self._shake(tls):
             self._pass_on(tls)
 
+    def _note_group(self) -> None:
+        """Look into what goes out."""
+        said = self._outgoing.read()
+        self.group = group_of(said)
+        self._outgoing.write(said)
+
     def _shake(self, tls: ssl.SSLObject) -> bool:
         """Whether the handshake is over."""
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
+            if self.hello and not self.group:
+                self._note_group()
             self._put_out()
             return False
         except OSError as error:

@@ -108,6 +108,14 @@ def _curves(exchange: Exchange) -> bytes | None:
     return ":".join(_GROUPS.get(one, f"0x{one:04x}") for one in offers.groups).encode() or None
 
 
+def _curve(exchange: Exchange) -> bytes | None:
+    """Of a session that TLS 1.2 resumes nobody tells it."""
+    transport = exchange.client.tls
+    if transport is None or not transport.group:
+        return None
+    return _GROUPS.get(transport.group, f"0x{transport.group:04x}").encode()
+
+
 def _der(tls: ssl.SSLObject) -> bytes | None:
     return tls.getpeercert(binary_form=True)
 
@@ -205,6 +213,7 @@ VARIABLES: dict[str, TlsVariable] = {
     "ssl_client_v_remain": _of(_remaining),
     "ssl_client_v_start": _of(_field("notBefore")),
     "ssl_client_verify": _of(_verified),
+    "ssl_curve": _curve,
     "ssl_curves": _curves,
     "ssl_protocol": _of(lambda tls: tls.version()),
     "ssl_server_name": _server_name,
