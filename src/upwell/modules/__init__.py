@@ -4,6 +4,7 @@ from upwell.config.command import Module
 from upwell.modules import (
     access,
     access_log,
+    addition,
     auth_basic,
     auth_request,
     autoindex,
@@ -96,6 +97,7 @@ MODULES: tuple[Module, ...] = (
     health_check_state.MODULE,
     limit_rate.MODULE,
     gzip.MODULE,
+    addition.MODULE,
     mirror.MODULE,
     charset.MODULE,
     sub.MODULE,

@@ -10,8 +10,8 @@ from upwell.config.command import words
 
 UNSUPPORTED = words(
     """
-    accept_terms_of_service account_key acme_certificate acme_issuer acme_shared_zone add_after_body add_before_body
-    add_header_inherit add_trailer_inherit addition_types ancient_browser
+    accept_terms_of_service account_key acme_certificate acme_issuer acme_shared_zone add_header_inherit
+    add_trailer_inherit ancient_browser
     ancient_browser_value api array_join auth_http auth_http_header
     auth_http_pass_client_cert auth_http_timeout auth_jwt auth_jwt_allow_nested auth_jwt_claim_set
     auth_jwt_header_set auth_jwt_key_file auth_jwt_key_request auth_jwt_leeway auth_jwt_phase auth_jwt_require

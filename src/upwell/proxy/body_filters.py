@@ -50,6 +50,17 @@ class Stage:
     def pending(self) -> bool:
         return False
 
+    @property
+    def surrounds(self) -> bool:
+        """Whether there is content of others before (`begin`) and after (`follow`) that of the answer."""
+        return False
+
+    async def begin(self) -> None:
+        return
+
+    async def follow(self) -> None:
+        return
+
 
 Opener = Callable[["Exchange"], "Stage | None"]
 
@@ -57,15 +68,19 @@ Opener = Callable[["Exchange"], "Stage | None"]
 class Chain:
     """The stages of one answer. What they give is put into the client's hands as the exchange frames it."""
 
-    __slots__ = ("_alarm", "_armed", "_dirty", "_exchange", "_pumping", "_stages")
+    __slots__ = ("_alarm", "_armed", "_dirty", "_ended", "_exchange", "_pumping", "_stages", "_surrounded")
 
     def __init__(self, exchange: Exchange, stages: Sequence[Stage]) -> None:
         self._exchange = exchange
         self._stages = list(stages)
         self._alarm: Alarm | None = None
-        for stage in stages:
+        self._surrounded = -1
+        for place, stage in enumerate(stages):
             if stage.gathers and exchange.capture is None:
                 self._alarm = Alarm(self._wake)
+            if stage.surrounds:
+                self._surrounded = place
+        self._ended = 0
         self._armed = False
         self._dirty = False
         self._pumping = False
@@ -74,14 +89,29 @@ class Chain:
         return f"<Chain {self._stages}>"
 
     @property
-    def pending(self) -> bool:
-        """Whether the first stage has more to give of what it got."""
-        return self._stages[0].pending
+    def late(self) -> bool:
+        """Whether there is more to be sent than what can be given at once at the end."""
+        return self._stages[0].pending or self._surrounded >= 0
 
     def feed(self, data: bytes) -> None:
         """Content from whoever answers."""
         exchange = self._exchange
         self._pass(self._stages[0].feed(data), 1)
+        self._see_off()
+        if self._stages[0].pending and not self._pumping:
+            self._pumping = True
+            if exchange.source is not None:
+                exchange.source.pause()
+            exchange.client.loop.call_soon(self.pump)
+
+    def join(self, stage: Stage, data: bytes) -> None:
+        """Content from elsewhere, for the stages behind `stage`."""
+        self._pass(data, self._stages.index(stage) + 1)
+        self._see_off()
+
+    def _see_off(self) -> None:
+        """Let nothing wait for more of it for long."""
+        exchange = self._exchange
         if exchange.flushes:
             self.flush()
         elif self._alarm is not None:
@@ -89,11 +119,6 @@ class Chain:
             if not self._armed:
                 self._armed = True
                 exchange.client.endpoint.timers.arm(self._alarm, _HELD)
-        if self._stages[0].pending and not self._pumping:
-            self._pumping = True
-            if exchange.source is not None:
-                exchange.source.pause()
-            exchange.client.loop.call_soon(self.pump)
 
     def _pass(self, data: bytes, at: int) -> None:
         """Hand `data` to the stages from `at` on."""
@@ -144,25 +169,37 @@ class Chain:
             self._exchange.client.loop.call_soon(self.pump)
         return self._pumping
 
-    async def empty(self) -> None:
-        """Wait until all that the first stage got is on its way."""
+    async def complete(self) -> None:
+        """Send what takes time, so that `end` has nothing more to wait for."""
+        exchange = self._exchange
         self._pumping = False
-        while self._stages[0].pending and not self._exchange.cut:
+        while self._stages[0].pending and not exchange.cut:
             self._pass(self._stages[0].more(), 1)
-            await self._exchange.drained()
+            await exchange.drained()
+        if self._surrounded < 0:
+            return
+        stage = self._stages[self._surrounded]
+        await stage.begin()
+        if not exchange.cut:
+            self._end(self._surrounded + 1)
+        await stage.follow()
 
     def end(self) -> None:
         """All content has come."""
-        exchange = self._exchange
         if self._alarm is not None and self._armed:
-            exchange.client.endpoint.timers.drop(self._alarm)
+            self._exchange.client.endpoint.timers.drop(self._alarm)
+        self._end(len(self._stages))
+
+    def _end(self, upto: int) -> None:
+        """Have the stages before `upto` that have not ended yet give the rest."""
         data = b""
-        for stage in self._stages:
+        for stage in self._stages[self._ended : upto]:
             if data:
                 data = stage.feed(data)
             data += stage.end()
-        if data and not exchange.cut:
-            exchange.put(data)
+        self._ended = upto
+        if not self._exchange.cut:
+            self._pass(data, upto)
 
 
 def opening(openers: Sequence[Opener]) -> Callable[[Exchange], None]:

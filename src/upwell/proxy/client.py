@@ -329,6 +329,8 @@ class ClientConnection(Receiver):
         if exchange is None and self._in_head and first:
             self._give_up(400, "client prematurely closed connection")
         elif exchange is not None and first:
+            if waiting is not None and waiting is not exchange:
+                waiting.fail(ClientClosed())  # a subrequest that sends by itself
             # What waits for the client itself, or for a peer on its behalf, is given up; a handler runs to its end.
             receiving = self.body is not None and self.body.waiting
             if exchange.proxying and exchange.abortable:

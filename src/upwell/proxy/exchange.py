@@ -7,7 +7,7 @@ with it. What is written is collected and handed to the transport once, when the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from upwell.errors import ClientClosed, MessageError
@@ -19,7 +19,7 @@ from upwell.http1.respond import status_line, status_sent
 from upwell.http1.target import Target, make_target
 from upwell.log import ERROR, INFO, WARN, printable
 from upwell.proxy import pace
-from upwell.proxy.accel import with_charset
+from upwell.proxy.accel import charset_of, with_charset
 from upwell.proxy.answer import passed_field
 from upwell.proxy.body import RequestBody
 from upwell.proxy.error_page import has_page, show
@@ -98,7 +98,8 @@ class Exchange:
     # `flushes`: nothing of it may be held back there for more to come, None: nobody has said so; `ratio` is
     # $gzip_ratio; `came_from`: address and port that the connection came from, where a proxy was believed that it is
     # another client's; `limited`: what became of limit_req and limit_conn; `asked_charset` is a peer's X-Accel-Charset;
-    # `ending` makes the trailer section.
+    # `ending` makes the trailer section;
+    # `prelude`: content of others that is to be sent before any; `chain_done`: what takes time in `chain` is over.
     special: bool = False
     due: int | None = None
     forced_status: int = 0
@@ -115,6 +116,8 @@ class Exchange:
     filtered: bool = False
     waits: dict[int, float] | None = None
     chain: Chain | None = None
+    chain_done: bool = False
+    prelude: Callable[[], Awaitable[None]] | None = None
     flushes: bool | None = None
     ratio: bytes | None = None
     asked_charset: bytes | None = None
@@ -409,6 +412,8 @@ class Exchange:
 
     async def drained(self) -> None:
         """Hand over what was written and wait while the client is slow to read."""
+        if self.prelude is not None:
+            await self.prelude()
         if self.capture is None or self.capture.sink is not None:
             await self.client.drained(self)
 
@@ -438,8 +443,9 @@ class Exchange:
         """Have the chain give the rest; false when that takes time, or is impossible."""
         if self.cut:
             return False
-        if chain.pending:
-            self._finish_after(chain.empty())
+        if chain.late and not self.chain_done:
+            self.chain_done = True
+            self._finish_after(chain.complete())
             return False
         self.chain = None
         chain.end()
@@ -664,6 +670,7 @@ class Exchange:
         body: bytes | None = None,
         fields: Sequence[tuple[bytes, bytes]] | None = None,
         head_only: bool = False,
+        sink: Callable[[Exchange, bytes], None] | None = None,
     ) -> Exchange:
         """The exchange of a subrequest, when it has ended."""
         waiting = False
@@ -672,7 +679,7 @@ class Exchange:
             if waiting:
                 self.resume()
 
-        inner = self.begin_subrequest(uri, args, method, body, fields, done, head_only)
+        inner = self.begin_subrequest(uri, args, method, body, fields, done, head_only, None, sink)
         if not inner._ended:
             waiting = True
             try:
@@ -692,9 +699,10 @@ class Exchange:
         on_done: Callable[[Exchange], None],
         head_only: bool = False,
         shares: RequestBody | None = None,
+        sink: Callable[[Exchange, bytes], None] | None = None,
     ) -> Exchange:
         """Start a subrequest; `on_done(inner)` is called when it has ended, maybe before this returns. `shares`: its
-        content, which is held somewhere already, for `on_done` to close.
+        content, which is held somewhere already, for `on_done` to close. `sink`: as in Captured.
         """
         if self.depth >= 50:
             raise RuntimeError("subrequests cycle")
@@ -706,7 +714,9 @@ class Exchange:
         inner.host = self.host
         inner.internal = True
         inner.depth = self.depth + 1
-        inner.capture = Captured(head_only=head_only)
+        inner.capture = Captured(sink, head_only)
+        if sink is not None and self.content_type is not None:
+            inner.capture.charset = charset_of(self.content_type)
         inner.special = True
         inner.variables = dict(self.variables) if self.variables else None
         inner.fields_set = self.fields_set

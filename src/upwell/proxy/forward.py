@@ -146,6 +146,8 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
             if not answer(exchange, head, spec):
                 connection.drop(head, method)
                 return
+            if exchange.prelude is not None:
+                await connection.wait_for(exchange.prelude)
             if not connection.relay(head, method):
                 await suspend()
             exchange.finish()

@@ -11,7 +11,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
@@ -440,15 +440,31 @@ class UpstreamConnection(Intake):
             self._buffer = b""
             if self._pass_on(data):
                 return True
+        if self._state == _CLOSED:  # while it had to wait
+            return self._ended_with(reader)
         self._state = _RELAY
-        if exchange.capture is None:
+        passes = exchange.capture is None or exchange.capture.sink is not None
+        if passes:
             exchange.client.flush()
             exchange.client.hold(self._limits.buffered)
-        if exchange.capture is None and not exchange.client.writable:
+        if passes and not exchange.client.writable:
             self.pause()
         else:
             self.pool.timers.arm(self, self._limits.read_timeout)
         return False
+
+    def _ended_with(self, reader: Reader) -> bool:
+        """The peer has closed before anybody asked for the rest: it is complete if that is what ends it."""
+        if not isinstance(reader, CloseReader):
+            raise UpstreamError("error", "upstream prematurely closed connection while reading upstream", sent=True)
+        return True
+
+    async def wait_for(self, others: Callable[[], Awaitable[None]]) -> None:
+        """Content of others goes first: read no more until it is through, nor hold the time against the peer."""
+        self.pool.timers.disarm(self)
+        self.transport.pause_reading()
+        await others()
+        self.transport.resume_reading()
 
     def drop(self, head: ResponseHead, method: bytes) -> None:
         """Nobody wants the response's content: the connection may be used again only where all of it is here."""

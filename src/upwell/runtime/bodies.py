@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from upwell.config.model import Block
+from upwell.modules.addition import AdditionSettings, compile_addition
 from upwell.modules.charset import compile_charset
 from upwell.modules.gzip import GzipSettings, compile_gzip
 from upwell.modules.proxy import ProxySettings
@@ -22,7 +23,8 @@ def compile_body_filters(block: Block) -> tuple[Filter, ...]:
     unpack, pack = compile_gzip(block[GzipSettings])
     replace = compile_sub(block[SubSettings], render)
     recode = compile_charset(block, render)
-    openers = [opener for opener in (unpack, replace, recode, pack) if opener is not None]
+    surround = compile_addition(block[AdditionSettings])
+    openers = [opener for opener in (unpack, replace, recode, surround, pack) if opener is not None]
     if not openers:
         return ()
     filters: list[Filter] = [opening(openers)]
