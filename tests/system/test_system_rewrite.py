@@ -172,7 +172,7 @@ PATHS = words("""
 SECOND = words("""
     / /?x=1 /a/q /a/inner /b/inner /?r=1 /?s=1 /?t=1 /missing /stop/x%20y?z /base/x
 """)
-_ESCAPED = "".join(f"%{byte:02x}" for byte in range(1, 256))
+_ESCAPED = "".join(f"%{byte:02x}" for byte in range(1, 256) if byte != 10)
 
 
 def _host(seen: Seen) -> str:

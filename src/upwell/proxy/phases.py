@@ -64,7 +64,8 @@ async def _search(exchange: Exchange, found: Location | None) -> None:
             return
         if await _decide(exchange, location.rewrite):
             return
-        if exchange.location is not location and await _decide(exchange, exchange.location.rewrite):
+        turned = exchange.location is not location and not exchange.moved  # into an `if`, with code of its own
+        if turned and await _decide(exchange, exchange.location.rewrite):
             return
         if not exchange.moved:
             break
