@@ -73,7 +73,6 @@ def trailing(fields: Sequence[tuple[bytes, Value, bool]]) -> Callable[[Exchange]
         status = exchange.status
         if exchange.header_only or status < 200 or status in _EMPTY or not (always_some or status in _USUAL):
             return
-        exchange.content_length = None
         exchange.ending = end
 
     return promise

@@ -277,7 +277,7 @@ class Exchange:
             fields.append(b"Content-Type: %b\r\n" % self.content_type)
         if status < 200 or status in _NO_CONTENT:
             pass
-        elif self.content_length is not None:
+        elif self.content_length is not None and self.ending is None:
             fields.append(b"Content-Length: %d\r\n" % self.content_length)
             if not self.header_only:
                 self.special = True
