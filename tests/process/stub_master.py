@@ -28,6 +28,7 @@ from upwell.process.journal import Journal, open_boot_log
 from upwell.process.master import Master
 from upwell.process.parts import LogFile, Parts, Plan, Runtime, table_of
 from upwell.proxy.listen import ListenSpec
+from upwell.zone.connections import ConnectionTable
 from upwell.zone.layout import CHECKER_HEARTBEAT
 from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import PeerTable
@@ -53,6 +54,7 @@ class StubPlan:
     state_file: str = ""
     names: tuple[NamedPeers, ...] = ()
     lookups: ResolverTable = field(default_factory=lambda: ResolverTable((), 1))
+    connections: ConnectionTable = field(default_factory=lambda: ConnectionTable(0))
     logs: tuple[LogFile, ...] = ()
     folders: tuple[str, ...] = ()
     health_check_concurrency: int = 0

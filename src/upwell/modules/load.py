@@ -24,6 +24,8 @@ http_upstream_hash_module http_upstream_ip_hash_module http_upstream_least_conn_
 http_upstream_least_time_module http_upstream_keepalive_module http_upstream_zone_module http_upstream_sticky_module
 """)
 
+_ON_DEMAND = words("http_auth_request_module http_secure_link_module http_stub_status_module")  # only when told to
+
 _MEMBERS = frozenset((("upstream", "server"),))
 
 
@@ -73,7 +75,7 @@ def configure_arguments() -> list[str]:
     present = {option for module in MODULES for option in module.options}
     arguments = [f"--without-{name}" for name in sorted(_BUILT_IN) if name not in present]
     arguments.append("--without-http-cache")
-    chosen = {name for name in present if name.startswith("stream")}
+    chosen = {name for name in present if name.startswith("stream") or name in _ON_DEMAND}
     arguments += [f"--with-{name}" for name in sorted(chosen)]
     arguments += [f"--add-module={name}" for name in sorted(present - chosen) if name not in _BUILT_IN]
     return arguments

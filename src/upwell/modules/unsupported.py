@@ -114,7 +114,7 @@ UNSUPPORTED = words(
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
     ssl_stapling_file ssl_stapling_responder
     starttls state_path status
-    status_zone sticky_cookie_insert stream_lua_package_path stub_status
+    status_zone sticky_cookie_insert stream_lua_package_path
        subrequest_output_buffer_size subs_filter timeout
     tunnel_allow_upstream tunnel_bind tunnel_bind_dynamic tunnel_buffer_size tunnel_connect_timeout
     tunnel_next_upstream tunnel_next_upstream_timeout tunnel_next_upstream_tries tunnel_pass tunnel_read_timeout

@@ -12,7 +12,8 @@ from upwell.errors import ConfigError
 
 SUPPORTED = words(
     """
-    args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time content_length
+    args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time
+    connections_active connections_reading connections_waiting connections_writing content_length
     content_type date_gmt date_local document_uri host hostname https invalid_referer is_args
     is_request_port msec nginx_version pid
     pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port remote_user request
@@ -48,7 +49,7 @@ PREFIXES = (
 
 UNSUPPORTED = words(
     """
-    ancient_browser connections_active connections_reading connections_waiting connections_writing
+    ancient_browser
     fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude

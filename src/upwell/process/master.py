@@ -381,6 +381,7 @@ class Master:
         generation.table.adopt(old.table, int(time.monotonic() * 1000))
         if not shares_logs(generation.plan, old.plan):
             generation.plan.lookups.adopt(old.plan.lookups)
+            generation.plan.connections.adopt(old.plan.connections)
         self._begin(generation, self._current_number)
 
     def _upgrade(self, _: Upgrade) -> None:

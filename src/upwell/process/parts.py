@@ -19,6 +19,7 @@ from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.process.control import Control
 from upwell.process.journal import Journal
 from upwell.proxy.listen import ListenSpec
+from upwell.zone.connections import ConnectionTable
 from upwell.zone.resolvers import ResolverTable
 from upwell.zone.table import PeerTable
 
@@ -80,6 +81,9 @@ class Plan(Protocol):
     def names(self) -> Sequence[NamedPeers]: ...
     @property
     def lookups(self) -> ResolverTable: ...
+
+    @property
+    def connections(self) -> ConnectionTable: ...
     @property
     def health_check_concurrency(self) -> int: ...
     @property

@@ -79,6 +79,7 @@ class Endpoint:
         "match",
         "merge_slashes",
         "on_close",
+        "on_open",
         "parse",
         "proxied",
         "reader",
@@ -126,6 +127,7 @@ class Endpoint:
         self.parse = parse
         self.draining = False
         self.on_close: Callable[[], None] | None = None
+        self.on_open: Callable[[bool], None] | None = None  # told whether there was a place for it
         self.local: tuple[str, int] | None = None  # unless each connection has to be asked
         self.is_unix = False
         self.tls: TlsFront | None = None
@@ -271,6 +273,8 @@ class ClientConnection(Receiver):
         if len(endpoint.connections) >= endpoint.limit and not endpoint.make_room():
             endpoint.log.alert(f"{endpoint.limit} worker_connections are not enough")
             self._lost = True
+            if endpoint.on_open is not None:
+                endpoint.on_open(False)
             transport.close()
             return
         if not endpoint.is_unix:
@@ -279,6 +283,8 @@ class ClientConnection(Receiver):
             self.address_bytes = self.address.encode()
         self.opened = self.loop.time()
         endpoint.connections.add(self)
+        if endpoint.on_open is not None:
+            endpoint.on_open(True)
         endpoint.timers.arm(self, endpoint.header_timeout)
 
     def data_received(self, data: bytes) -> None:

@@ -351,6 +351,16 @@ def _of_location(name: str) -> Variable:
     return value
 
 
+def _of_worker(name: str) -> Variable:
+    """One that the worker works out, where the configuration names it."""
+
+    def value(exchange: Exchange) -> bytes | None:
+        compute = exchange.client.endpoint.computed.get(name)
+        return None if compute is None else compute(exchange)
+
+    return value
+
+
 def _tcp_info(offset: int) -> Variable:
     def info(exchange: Exchange) -> bytes | None:
         number = tcp_info(exchange.client.transport, offset)
@@ -368,6 +378,10 @@ VARIABLES: dict[str, Variable] = {
     "connection": lambda x: b"%d" % x.client.number,
     "connection_requests": lambda x: b"%d" % x.client.requests,
     "connection_time": lambda x: _seconds(x.client.loop.time() - x.client.opened),
+    "connections_active": _of_worker("connections_active"),
+    "connections_reading": _of_worker("connections_reading"),
+    "connections_waiting": _of_worker("connections_waiting"),
+    "connections_writing": _of_worker("connections_writing"),
     "content_length": _content_length,
     "gzip_ratio": lambda x: x.ratio,
     "content_type": lambda x: x.values.get(b"content-type"),

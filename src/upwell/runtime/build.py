@@ -23,12 +23,14 @@ from upwell.modules.resolver import NamesSettings, resolvers
 from upwell.modules.server import ServerSettings
 from upwell.modules.sticky import zones
 from upwell.modules.stream.server import StreamServerSettings
+from upwell.modules.stub_status import StubStatusSettings
 from upwell.modules.upstream import UpstreamsSettings
 from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import UpstreamSpec
 from upwell.proxy.listen import ListenSpec
 from upwell.resolve.spec import ResolverSpec
 from upwell.runtime.logs import AccessLogFile
+from upwell.zone.connections import ConnectionTable
 from upwell.zone.resolvers import ResolverTable
 
 
@@ -43,7 +45,8 @@ class Plan:
     `shared_dicts` are (name, bytes), and so are `session_zones` (`sticky learn`). `folders` are those that workers
     write into. `notified` says who is told of the peers of each upstream; `state_file` is the path of the checker's,
     "" for none. `names` are the peers that are known by name, `resolvers` whom anybody may ask, and `lookups` what is
-    counted of it, for each `name` of a resolver.
+    counted of it, for each `name` of a resolver. `connections` is what workers count of those of clients,
+    if somebody wants to know.
     """
 
     config: Config
@@ -66,6 +69,7 @@ class Plan:
     names: tuple[NamedPeers, ...]
     resolvers: tuple[ResolverSpec, ...]
     lookups: ResolverTable
+    connections: ConnectionTable
     health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
     session_zones: tuple[tuple[str, int], ...]
@@ -142,6 +146,7 @@ def plan(config: Config) -> Plan:
         state_file=http[StateSettings].path if http is not None else "",
         names=tuple(line for section in sections for line in section[NamesSettings].lines),
         resolvers=asked,
+        connections=ConnectionTable(seats if http is not None and http[StubStatusSettings].used else 0),
         lookups=ResolverTable(list(dict.fromkeys(spec.name for spec in asked)), seats),
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from upwell.modules.rewrite import RewriteLogSettings, RewriteSettings
 from upwell.modules.satisfy import PASSES, SatisfySettings, join_gates
 from upwell.modules.secure_link import SecureLinkSettings, secure_link_variables
 from upwell.modules.server import ServerSettings
+from upwell.modules.stub_status import compile_stub_status
 from upwell.modules.try_files import TryFilesSettings, compile_try_files
 from upwell.modules.upwell_status import UpwellStatusSettings, compile_upwell_status
 from upwell.proxy.absolute import absolute
@@ -74,6 +75,7 @@ class Compiler:
 
     __slots__ = (
         "_call_soon",
+        "_census",
         "_destinations",
         "_error_logs",
         "_limits",
@@ -98,7 +100,9 @@ class Compiler:
         call_soon: Callable[[Callable[[], object]], object],
         ways: Mapping[Upstream, Way],
         limits: Limits,
+        census: Callable[[], Sequence[int]] | None = None,
     ) -> None:
+        self._census = census
         self._user_checks: UserChecks | None = None
         self._limits = limits
         self._ways = ways
@@ -197,6 +201,9 @@ class Compiler:
             return compile_check_status(block[CheckStatusSettings], self._report)
         if settings.handler == "upwell_status":
             return compile_upwell_status(block[UpwellStatusSettings], self._report, self._call_soon)
+        if settings.handler == "stub_status":
+            assert self._census is not None  # where there is such a page, there is something to tell
+            return compile_stub_status(self._census)
         return None
 
     def rewrite(self, block: Block) -> tuple[Access, ...]:

@@ -27,6 +27,7 @@ from upwell.modules.rewrite import RewriteSettings
 from upwell.modules.server import ProxiedSettings, ServerSettings
 from upwell.modules.ssl import SslSettings
 from upwell.modules.sticky import told
+from upwell.modules.stub_status import StubStatusSettings, census_variables
 from upwell.modules.variables import VariableSettings
 from upwell.peers.peer import STREAM, PeerKey
 from upwell.peers.upstream import Upstream, forget_others, publish_all
@@ -41,6 +42,7 @@ from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 from upwell.runtime.access_logs import AccessLogs
 from upwell.runtime.build import LOGGING, Plan
+from upwell.runtime.census import Census
 from upwell.runtime.compile import Compiler
 from upwell.runtime.computed import computed_variables
 from upwell.runtime.destinations import Destinations, keepalive_of
@@ -134,7 +136,12 @@ class Runtime:
             self._streams = Streams(
                 stream, streamed, self._access_logs, self._error_logs(), self._log, self._connection_closed
             )
+        self._census: Census | None = None
+        if self._http is not None and self._http[StubStatusSettings].used:
+            self._census = Census(plan.connections, worker, self._connections)
         self._computed = {} if self._http is None else computed_variables(self._http)
+        if self._census is not None:
+            self._computed |= census_variables(self._census.sums)
         self._limits = open_limits(shared_dir, self._http)
         if self._http is not None:
             compiler = Compiler(
@@ -148,6 +155,7 @@ class Runtime:
                 loop.call_soon,
                 compile_ways(self._http, self._upstreams, self._sessions, loop),
                 self._limits,
+                None if self._census is None else self._census.sums,
             )
             self._listen(self._http, compiler)
 
@@ -198,6 +206,8 @@ class Runtime:
         self._idle.append(callback)
 
     def _connection_closed(self) -> None:
+        if self._census is not None:
+            self._census.closed()
         if self._idle and self.idle:
             callbacks, self._idle = self._idle, []
             for callback in callbacks:
@@ -231,6 +241,8 @@ class Runtime:
     def _publish(self) -> None:
         """This worker's counters into the zone, once a second."""
         publish_all(self._table, self._worker, self._all_upstreams())
+        if self._census is not None:
+            self._census.look()
         self._publishing = self._loop.call_later(_PUBLISH_EVERY, self._publish)
 
     def _all_upstreams(self) -> list[Upstream]:
@@ -355,6 +367,10 @@ class Runtime:
         elif address[0] not in _ANY:
             endpoint.local = address
         endpoint.computed = self._computed
+        if self._census is not None:
+            endpoint.begin = self._census.counting(endpoint.begin)
+            endpoint.on_open = self._census.opened
+            endpoint.on_close = self._connection_closed
         endpoint.proxied = self._http is not None and address in self._http[ProxiedSettings].addresses
         takes = ((server, compile_real_ip(block[RealIpSettings])) for server, block in blocks.items())
         believing = {server: take for server, take in takes if take is not None}
