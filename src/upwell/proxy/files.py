@@ -169,8 +169,8 @@ class Files:
                 exchange.respond_error(405)
                 return
             path = self.path(exchange)
-        except NoPath as error:
-            exchange.respond_error(error.status)
+        except NoPath as no_path:  # mypyc keeps one type for each name of a function
+            exchange.respond_error(no_path.status)
             return
         try:
             fd = os.open(path, _FLAGS)
