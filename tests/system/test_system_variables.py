@@ -16,19 +16,19 @@ from upwell.config.command import words
 from upwell.contrib.processes import Balancer, await_condition, free_ports
 
 VARIABLES = words("""
-    arg_a arg_b args body_bytes_sent bytes_sent connection_requests content_length content_type cookie_a cookie_b
-    document_uri host hostname http_connection http_cookie http_host http_link http_transfer_encoding http_user_agent
-    http_via http_x_f http_x_forwarded_for https is_args is_request_port pipe proxy_add_x_forwarded_for proxy_host
-    proxy_port query_string remote_addr remote_port remote_user request request_body request_completion request_length
-    request_method request_port request_time request_uri scheme sent_http_cache_control sent_http_content_length
-    sent_http_content_type sent_http_date sent_http_etag sent_http_expires sent_http_keep_alive
-    sent_http_last_modified sent_http_link
-    sent_http_location sent_http_server sent_http_set_cookie sent_http_transfer_encoding sent_http_x_a server_addr
-    server_name server_port server_protocol status upstream_addr upstream_bytes_received upstream_bytes_sent
+    ancient_browser arg_a arg_b args body_bytes_sent bytes_sent connection_requests content_length content_type
+    cookie_a cookie_b document_uri host hostname http_connection http_cookie http_host http_link
+    http_transfer_encoding http_user_agent http_via http_x_f http_x_forwarded_for http2 https is_args modern_browser
+    msie is_request_port pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port
+    remote_user request request_body request_completion request_length request_method request_port request_time
+    request_uri scheme sent_http_cache_control sent_http_content_length sent_http_content_type sent_http_date
+    sent_http_etag sent_http_expires sent_http_keep_alive sent_http_last_modified sent_http_link sent_http_location
+    sent_http_server sent_http_set_cookie sent_http_transfer_encoding sent_http_x_a server_addr server_name
+    server_port server_protocol status upstream_addr upstream_bytes_received upstream_bytes_sent
     upstream_connect_time upstream_cookie_a upstream_cookie_b upstream_header_time upstream_http_connection
-    upstream_http_content_length upstream_http_content_type upstream_http_date upstream_http_etag upstream_http_server
-    upstream_http_set_cookie upstream_http_transfer_encoding upstream_http_x_a upstream_response_length
-    upstream_response_time upstream_status uri
+    upstream_http_content_length upstream_http_content_type upstream_http_date upstream_http_etag
+    upstream_http_server upstream_http_set_cookie upstream_http_transfer_encoding upstream_http_x_a
+    upstream_response_length upstream_response_time upstream_status uri
 """)
 # Left out is $sent_http_connection: nginx logs "close" for a connection that it has just kept.
 
@@ -204,6 +204,8 @@ REQUESTS = {
     "arguments' letters": get("/text?A=1&B"),
     "arguments twice": get("/text?a=1&a=2;b=3"),
     "a method of its own": get("/text").replace(b"GET", b"M-SEARCH", 1),
+    "MSIE": get("/text", "User-Agent: Mozilla/4.0 (compatible; MSIE 6.0)"),
+    "hardly MSIE": get("/text", "User-Agent: MSIE 6."),
     "another server": _raw("GET / HTTP/1.1", "Host: second.org"),
     "bytes in a target": _raw('GET /text\xff"<> HTTP/1.1', "Host: a"),
     "nonsense": b"nonsense\r\n\r\n",

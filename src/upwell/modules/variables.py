@@ -12,10 +12,10 @@ from upwell.errors import ConfigError
 
 SUPPORTED = words(
     """
-    args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time
+    ancient_browser args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time
     connections_active connections_reading connections_waiting connections_writing content_length
-    content_type date_gmt date_local document_uri host hostname https invalid_referer is_args
-    is_request_port msec nginx_version pid
+    content_type date_gmt date_local document_uri host hostname http2 http3 https invalid_referer is_args
+    is_request_port modern_browser msec msie nginx_version pid
     pipe proxy_add_x_forwarded_for proxy_host proxy_port query_string remote_addr remote_port remote_user request
     request_body request_body_file request_completion request_id request_length request_method request_port
     request_time request_uri scheme secure_link
@@ -28,7 +28,8 @@ SUPPORTED = words(
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
     ssl_client_v_start ssl_client_verify ssl_curve ssl_curves ssl_protocol ssl_server_name ssl_session_id
     ssl_session_reused upstream_addr
-    upstream_bytes_received upstream_bytes_sent upstream_cache_status upstream_connect_time upstream_header_time
+    upstream_bytes_received upstream_bytes_sent
+    upstream_cache_age upstream_cache_status upstream_connect_time upstream_header_time
     upstream_queue_time upstream_response_length upstream_response_time upstream_status
     """
 )
@@ -49,14 +50,13 @@ PREFIXES = (
 
 UNSUPPORTED = words(
     """
-    ancient_browser
     fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
     geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
     geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
-    geoip_org geoip_postal_code geoip_region geoip_region_name http2 http3
-    memcached_key modern_browser msie
+    geoip_org geoip_postal_code geoip_region geoip_region_name
+    memcached_key
     slice_range uid_got
-    uid_reset uid_set upstream_cache_age upstream_last_addr upstream_last_server_name
+    uid_reset uid_set upstream_last_addr upstream_last_server_name
     """
 )
 """Variables of nginx's standard modules that upwell lacks."""

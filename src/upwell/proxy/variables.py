@@ -369,7 +369,13 @@ def _tcp_info(offset: int) -> Variable:
     return info
 
 
+def _msie(exchange: Exchange) -> bytes:
+    agent = exchange.values.get(b"user-agent", b"")
+    return b"1" if 0 <= agent.find(b"MSIE ") < len(agent) - 7 else b""
+
+
 VARIABLES: dict[str, Variable] = {
+    "ancient_browser": lambda _: b"1",  # as is every one where no directive says which are modern
     "args": lambda x: x.args or None,
     "query_string": lambda x: x.args or None,
     "binary_remote_addr": _binary_address,
@@ -390,6 +396,8 @@ VARIABLES: dict[str, Variable] = {
     "document_uri": lambda x: x.uri or None,
     "host": lambda x: x.host or x.server.name.encode(),
     "hostname": lambda _: _HOSTNAME,
+    "http2": lambda _: b"",
+    "http3": lambda _: b"",
     "https": lambda x: b"on" if x.scheme == "https" else b"",
     "invalid_referer": _of_location("invalid_referer"),
     "is_request_port": lambda x: b":" if _request_port(x) else b"",
@@ -397,7 +405,9 @@ VARIABLES: dict[str, Variable] = {
     "limit_conn_status": status_of_count,
     "limit_rate": _limit_rate,
     "limit_req_status": status_of_rate,
+    "modern_browser": lambda _: b"",
     "msec": lambda _: b"%.3f" % time.time(),
+    "msie": _msie,
     "nginx_version": lambda _: NGINX_VERSION.encode(),
     "pid": lambda _: b"%d" % os.getpid(),
     "pipe": lambda x: b"p" if x.client.requests > 1 and x.client.pipelined else b".",
@@ -443,6 +453,7 @@ VARIABLES: dict[str, Variable] = {
     "upstream_addr": _over_tries(lambda one: one.peer.encode()),
     "upstream_bytes_received": _over_tries(lambda one: b"%d" % one.received),
     "upstream_bytes_sent": _over_tries(lambda one: b"%d" % one.sent),
+    "upstream_cache_age": lambda _: None,
     "upstream_cache_status": lambda _: None,  # there is no cache
     "upstream_connect_time": _over_tries(_span("started", "connected")),
     "upstream_header_time": _over_tries(_span("started", "header")),
