@@ -50,6 +50,7 @@ PATTERNS = (
     "check/probes/http_match.py",
     "check/probes/python.py",
     "check/probes/tcp.py",
+    "check/probes/udp.py",
     "zone/layout.py",
     "zone/phrases.py",
     "zone/records.py",

@@ -26,8 +26,8 @@ def hang(peer: object) -> None:
     GATE.wait()
 
 
-ENDING = {"exec": ("/bin/false",), "python": "builtins:repr"}
-HANGING = {"exec": ("/bin/sleep", "1000"), "python": "upwell_hanging:hang"}
+ENDING = {"exec": ("/bin/false",), "python": "builtins:repr", "udp": None}
+HANGING = {"exec": ("/bin/sleep", "1000"), "python": "upwell_hanging:hang", "udp": None}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def loop() -> Iterator[Loop]:
 def made(what: object, name: str, loop: Loop) -> Target:
     command = what if isinstance(what, tuple) else ()
     function = what if isinstance(what, str) else ""
-    spec = CheckSpec("u", name, dialect=PLUS, timeout=LIMIT, command=command, function=function)
+    spec = CheckSpec("u", name, dialect=PLUS, timeout=LIMIT, command=command, function=function, expect="x")
     return OTHERS[name](spec, PeerSpec("app:1", ("127.0.0.1", 1)), Place(0, 0, 0), loop)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from typing import Any
 
 from tests.system.conftest import StartBalancer
@@ -33,6 +34,55 @@ def _talking(word: bytes) -> Talker:
             connection.sendall(word if data == b"ping\n" else data)
 
     return Talker(talk)
+
+
+def test_datagrams_tell_who_is_well(start: StartBalancer) -> None:
+    front, quiet, page, nobody = free_ports(4)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as well,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ill,
+    ):
+        for sock in (well, ill):
+            sock.bind(("127.0.0.1", 0))
+        ports = [sock.getsockname()[1] for sock in (well, ill)]
+
+        def serve() -> None:
+            while True:
+                data, client = well.recvfrom(100)
+                if data == b"over":
+                    return
+                well.sendto(b"pong 1" if data == b"ping" else b"served", client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        start(
+            f"""
+events {{ }}
+http {{ access_log off; server {{ listen 127.0.0.1:{page}; location / {{ upwell_status; status_format json; }} }} }}
+stream {{
+    match ponging {{ send ping; expect ~ "^pong [0-9]"; }}
+    upstream group {{ server 127.0.0.1:{ports[0]}; server 127.0.0.1:{ports[1]}; server 127.0.0.1:{nobody}; }}
+    upstream other {{ server 127.0.0.1:{ports[1]}; server 127.0.0.1:{nobody}; }}
+    health_check_timeout 100ms;
+    server {{ listen 127.0.0.1:{front} udp; proxy_pass group; health_check udp interval=50ms match=ponging; }}
+    server {{ listen 127.0.0.1:{quiet} udp; proxy_pass other; health_check udp interval=50ms mandatory; }}
+}}
+""",
+            [page],
+        )
+        wanted = {f"127.0.0.1:{ports[0]}": "up", f"127.0.0.1:{ports[1]}": "down", f"127.0.0.1:{nobody}": "down"}
+        await_condition(lambda: _states(page, "stream/group") == wanted, "the verdicts", 10)
+        silent = {f"127.0.0.1:{ports[1]}": "up", f"127.0.0.1:{nobody}": "down"}
+        await_condition(lambda: _states(page, "stream/other") == silent, "the verdicts without match", 10)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect(("127.0.0.1", front))
+            for _ in range(3):
+                client.send(b"hello")
+                assert client.recv(100) == b"served"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"over", ("127.0.0.1", ports[0]))
+        thread.join(20)
 
 
 def test_a_match_tells_who_is_well(start: StartBalancer) -> None:

@@ -47,8 +47,10 @@ _LONGEST: Final = 365 * 86400.0  # seconds; far below what the zone's words hold
 _MOST: Final = 1 << 30
 _LONGEST_REQUEST: Final = 1 << 15  # bytes; it is kept for each check and shown on pages
 _LONGEST_NAME: Final = 255
+_UDP: Final = b"nginx health check"  # what NGINX Plus sends where nothing is said
 _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
+_SPEAKING: Final = _STREAM | {"udp"}
 _TLS: Final = frozenset(("https", "tls"))
 _OF_LOCATIONS: Final = frozenset(("http", "https", "grpc"))
 """Their requests are made of what a location says."""
@@ -229,11 +231,11 @@ PARAMETERS: Final = {
     "uri": _Parameter(_uri, _HTTP),
     "method": _Parameter(_method, _HTTP),
     "header": _Parameter(_text, _HTTP),
-    "match": _Parameter(_name, _HTTP | _STREAM),
+    "match": _Parameter(_name, _HTTP | _SPEAKING),
     "host": _Parameter(_host, _HTTP | {"grpc"}),
     "keepalive_time": _Parameter(_period, _HTTP | {"grpc", "redis", "ajp"}),
-    "send": _Parameter(octets, _STREAM),
-    "expect": _Parameter(_expect, _STREAM),
+    "send": _Parameter(octets, _SPEAKING),
+    "expect": _Parameter(_expect, _SPEAKING),
     "sni": _Parameter(_server_name, _TLS | {"ssl_hello"}),
     "verify": _Parameter(_flag, _TLS),
     "ca": _Parameter(_text, _TLS),
@@ -277,7 +279,11 @@ def _health_check(block: Block, directive: Directive) -> None:
         if name == "header":
             headers.append(_header(block, directive, index, value))
     in_stream = block.kind == "stream_server"
-    wish = _Wish(directive, given, tuple(headers), "tcp" if in_stream else "http")
+    udp = given.pop("udp", False)
+    if udp and (not in_stream or "type" in given):
+        what = '"type="' if in_stream else "a location"
+        raise directive.error(f'the parameter "udp" of "health_check" is not compatible with {what}')
+    wish = _Wish(directive, given, tuple(headers), ("udp" if udp else "tcp") if in_stream else "http")
     if in_stream and wish.type in _OF_LOCATIONS:
         raise directive.error(f'"type={wish.type}" is not supported by upwell in stream', places["type"])
     for name, index in places.items():
@@ -330,12 +336,10 @@ def _words(error: ValueError, name: str, value: str) -> str:
 
 def _word(directive: Directive, index: int, given: dict[str, Any]) -> None:
     word = directive.args[index]
-    if word == "udp":
-        raise directive.error('the parameter "udp" of "health_check" is not supported by upwell', index)
     if word == "persistent":
         if index == 0 or directive.args[index - 1] != "mandatory":
             raise directive.error('"persistent" must follow "mandatory"', index)
-    elif word != "mandatory":
+    elif word not in ("mandatory", "udp"):
         raise directive.error(f'invalid parameter "{shown(word)}"', index)
     if word in given:
         raise directive.error(f'duplicate parameter "{word}"', index)
@@ -512,7 +516,7 @@ def _sent(kind: str, given: dict[str, Any], match: Match | None, request: ProbeR
     if kind in _HTTP and request is not None:
         return request.data
     sent: bytes = given.get("send") or (match.send if match is not None else b"")
-    return sent
+    return sent or (_UDP if kind == "udp" else b"")
 
 
 def _patience(proxy: ProxySettings) -> float:

@@ -389,6 +389,10 @@ def _ask_stream(spec: CheckSpec) -> str:
     return f"{text}, over which {_quoted(spec.request)} is sent" if spec.request else text
 
 
+def _ask_udp(spec: CheckSpec) -> str:
+    return f"a datagram of {_quoted(spec.request)}"
+
+
 def _ask_grpc(spec: CheckSpec) -> str:
     return f"grpc.health.v1.Health/Check for {f'the service {spec.service}' if spec.service else 'the whole server'}"
 
@@ -423,6 +427,7 @@ _ASKS: Final[dict[str, Callable[[CheckSpec], str]]] = {
     "https": _ask_http,
     "tcp": _ask_stream,
     "tls": _ask_stream,
+    "udp": _ask_udp,
     "grpc": _ask_grpc,
     "exec": _ask_command,
     "python": _ask_function,
@@ -462,6 +467,8 @@ def _passes_stream(spec: CheckSpec) -> list[str]:
     if spec.expect:
         wanted = compiled(spec.expect).wanted
         return [f"what comes back matches {wanted[2:]}" if wanted.startswith("~") else f"{wanted} comes back"]
+    if spec.type == "udp":
+        return ["no ICMP error comes back before something else, or in all that time"]
     if spec.request:
         return ["anything comes back"]
     return ["it is accepted" if spec.type == "tcp" else "the TLS handshake is done"]
@@ -498,6 +505,7 @@ _PASSES: Final[dict[str, Callable[[CheckSpec], list[str]]]] = {
     "https": _passes_http,
     "tcp": _passes_stream,
     "tls": _passes_stream,
+    "udp": _passes_stream,
     "grpc": _passes_grpc,
     "mysql": _passes_database,
     "postgres": _passes_database,

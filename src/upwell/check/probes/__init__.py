@@ -27,6 +27,7 @@ from upwell.check.probes.redis import RedisProbe
 from upwell.check.probes.ssl_hello import SslHelloProbe
 from upwell.check.probes.tcp import TcpProbe
 from upwell.check.probes.tls import TlsProbe
+from upwell.check.probes.udp import UdpTarget
 from upwell.check.spec import RESTY, CheckSpec
 from upwell.check.target import Loop, Place, Target
 from upwell.peers.peer import PeerSpec
@@ -68,6 +69,7 @@ PROBES: Final[dict[str, Callable[[CheckSpec, str], Probe]]] = {
 OTHERS: Final[dict[str, Callable[[CheckSpec, PeerSpec, Place, Loop], Target]]] = {
     "exec": ExecTarget,
     "python": PythonTarget,
+    "udp": UdpTarget,
 }
 """Each member makes the target of one peer."""
 

@@ -30,7 +30,7 @@ class ExpectProbe:
     def __init__(self, spec: CheckSpec, name: str) -> None:
         """Raises ValueError for a regular expression that is none."""
         self._request = spec.request
-        self._expect = _shared(spec.expect) if spec.expect else None
+        self._expect = shared(spec.expect) if spec.expect else None
         self._data = b""
         self._spent = 0.0
         self.doing = f"waiting for {self._awaited}"
@@ -88,5 +88,5 @@ class ExpectProbe:
 
 
 @lru_cache(maxsize=64)
-def _shared(expect: str) -> Compiled:
+def shared(expect: str) -> Compiled:
     return compiled(expect)
