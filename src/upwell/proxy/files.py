@@ -234,7 +234,7 @@ class Files:
         exchange.out = out
         exchange.filter_head()
         if usual and exchange.capture is None and exchange.status == 200 and self.most_ranges:
-            length = exchange.content_length
+            length = _length(exchange)
             if length is not None:
                 ranges = self._ranges(exchange, length)
                 if ranges is not None:
@@ -341,6 +341,13 @@ def words_of(number: int) -> str:
 @lru_cache(maxsize=1024)
 def _date(seconds: int) -> bytes:
     return http_date(seconds)
+
+
+def _length(exchange: Exchange) -> int | None:
+    """The content's length, of which a filter may have made an unknown one: in the function that has set it, mypyc
+    knows better.
+    """
+    return exchange.content_length
 
 
 def _said(exchange: Exchange, name: bytes) -> bytes | None:
