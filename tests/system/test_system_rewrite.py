@@ -119,6 +119,14 @@ LOCATIONS = r"""
             if ($uri ~ ^/msg/(x|y)) { rewrite ^ /c?z; } rewrite no /x; rewrite /c /d/$1 break;
             return 200 "$uri $args"; }
         location /msg/away { rewrite_log on; rewrite ^ /zz? permanent; }
+        location /passwd { root /nope; if ($arg_a) { root /etc; } if ($arg_b) { expires epoch; } }
+        location /tried { root /etc; try_files /passwd =404; if ($arg_a) { set $x 1; } }
+        location /slash/ { proxy_pass http://ORIGIN; return 403; }
+        location /slashed/ { proxy_pass http://ORIGIN; rewrite ^ /x break; deny all; }
+        location /closed { deny all; proxy_pass http://ORIGIN; if ($arg_a) { add_header X-A b always; } }
+        location /paged2 { error_page 403 /shown; if ($arg_a) { error_page 404 /shown; return 403; } return 403; }
+        location /types { types { } default_type a/b; return 200 x; if ($arg_a) { return 200 y; } }
+        location /media { default_type a/b; if ($arg_a) { return 200 y; } return 200 x; }
         location /unset { if ($unset) { } return 200 "[$unset]"; }
         location /quiet { uninitialized_variable_warn off; return 200 "[$unset]"; }
         if ($arg_zzz) { set $unset 1; }
@@ -168,6 +176,8 @@ PATHS = words("""
     /unproxied?p=1 /unproxied /default/a /default/a?p=1 /proxied/?p=1 /re/a?a=x /re/a?a=b /re/a%20b /outer/
     /outer/in /error /error/b?a=1 /at-break/x?y /rate /mapped /chain/a /post /drop444 /drop444?a=1 /msg/x?1
     /msg/z?1 /msg/away?a /unset /quiet
+    /passwd /passwd?a=1 /passwd?a=1&b=1 /tried /tried?a=1 /slash /slash/ /slashed /slashed/ /slashed?a=b /closed?a=1
+    /closed /paged2 /paged2?a=1 /types /media /media?a=1
 """)
 SECOND = words("""
     / /?x=1 /a/q /a/inner /b/inner /?r=1 /?s=1 /?t=1 /missing /stop/x%20y?z /base/x

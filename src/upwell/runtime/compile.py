@@ -183,7 +183,8 @@ class Compiler:
             whole = address + b"?" + exchange.args if exchange.args else address
             exchange.respond_error(301, ((b"Location", absolute(exchange, whole)),))
 
-        return replace(location, content=content, others=None)
+        # nginx sends the client on before any phase of the location.
+        return replace(location, content=content, others=None, rewrite=(), preaccess=(), access=())
 
     def _chunk(self, code: LuaCode) -> tuple[Vm, Chunk]:
         assert self._vm is not None  # a configuration with Lua code has one
