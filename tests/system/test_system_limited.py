@@ -185,6 +185,7 @@ def test_requests_are_counted_until_they_are_over(sides: tuple[Side, Side]) -> N
         lines.append(told(side, "x=held"))
     assert lines[1] == lines[0]
     assert len(lines[1]) == 2
+    assert "unexpected" not in sides[1].balancer.error_log()
 
 
 def test_a_client_that_leaves_counts_no_more(sides: tuple[Side, Side]) -> None:

@@ -174,6 +174,14 @@ def test_a_process_that_starts_takes_the_place_of_a_dead_one(path: str, tmp_path
     assert sorted(os.listdir(tmp_path)) == ["zone", "zone.0"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_files_are_those_of_the_folder_s_owner(path: str, tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    Rates("zone", f"{path}.rates", SMALL, 1000).close()
+    Counts("zone", path, SMALL).close()
+    assert {entry.stat().st_uid for entry in os.scandir(tmp_path)} == {65534}
+
+
 def test_what_was_counted_before_a_zone_began_anew_is_not_taken_back(counts: Counts, path: str) -> None:
     held = counts.enter(b"a", 1)
     in_child(lambda: KeyedTable(path, SMALL // 64).__enter__())

@@ -11,10 +11,11 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
-from upwell.zone.keyed import KeyedTable
+from upwell.zone.keyed import KeyedTable, open_shared
 
 _RECORD: Final = 64  # what nginx needs for one on a 64-bit machine, so that a zone holds about as many
 _SUM: Final = 0
@@ -33,7 +34,7 @@ class _Part:
     __slots__ = ("_fd", "_map", "words")
 
     def __init__(self, path: str, places: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_shared(path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = 4 * (places + 1)
@@ -86,7 +87,8 @@ class Counts:
         now = self._clock()
         if held is None and now >= self._looked + _PAUSE:
             self._looked = now
-            self._look(self._part)
+            with suppress(OSError):  # of descriptors there may be none left
+                self._look(self._part)
             held = self._enter(key, most)
         return held
 

@@ -25,6 +25,16 @@ _CHAIN, _NEWER, _OLDER = range(4, 7)
 _NUMBERS: Final = 4
 
 
+def open_shared(path: str) -> int:
+    """A descriptor of the file at `path`, which belongs to whom its folder belongs to: a process may open it before it
+    gives its privileges up, and again afterwards."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not os.geteuid():
+        folder = os.stat(os.path.dirname(path))
+        os.fchown(fd, folder.st_uid, folder.st_gid)
+    return fd
+
+
 class KeyedTable:
     """`places` records at most, numbered from 1. Everything but `epoch` is asked inside of `with table:`, which one
     process at a time is.
@@ -40,7 +50,7 @@ class KeyedTable:
         buckets = 1 << places.bit_length()
         self._mask = buckets - 1
         self._buckets = (_HEAD + (places + 1) * _NODE) // 4
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_shared(path)
         size = _HEAD + (places + 1) * _NODE + 4 * buckets
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
