@@ -154,7 +154,7 @@ def _places(name: Referer) -> set[tuple[str, str]]:
 
 def _close(block: Block) -> None:
     own = block.own(RefererSettings)
-    if own and not own.keys() & {"names", "regexes", "server_names"}:
+    if own and not any(own[name] for name in _NAMED):
         message = (
             'the "none" or "blocked" referers are specified in the "valid_referers" directive without any valid referer'
         )
