@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.system.beside import NGINX, Beside, both, compare
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Client, Seen, get, post, response
+from upwell.contrib.processes import UPWELL, free_ports
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (make dev)")
 
@@ -148,3 +150,41 @@ def test_the_next_request_of_a_connection_has_its_own_client(beside: Beside) -> 
                 for fields in (("X-Real-IP: 192.0.2.1",), (), ("X-Real-IP: 192.0.2.2",))
             ]
         assert bodies == [b"192.0.2.1", b"127.0.0.1", b"192.0.2.2"]
+
+
+def test_who_comes_by_a_unix_socket_may_be_believed(start: StartBalancer, tmp_path: Path) -> None:
+    assert NGINX is not None
+    answers = []
+    for name, command in (("nginx", NGINX), ("upwell", UPWELL)):
+        path = tmp_path / name
+        (port,) = free_ports(1)
+        start(
+            f"""
+events {{}}
+http {{
+    set_real_ip_from unix:;
+    server {{
+        listen 127.0.0.1:{port};
+        listen unix:{path};
+        location / {{ return 200 "$remote_addr|$remote_port|$realip_remote_addr|$realip_remote_port"; }}
+        location /in {{ deny unix:; allow 192.0.2.1; deny all; proxy_pass http://127.0.0.1:{port}/told; }}
+    }}
+}}
+""",
+            [port],
+            command,
+        )
+        told = []
+        for request in (get("/"), get("/", "X-Real-IP: 192.0.2.1:80"), get("/in"), get("/in", "X-Real-IP: 192.0.2.1")):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(10)
+                connection.connect(str(path))
+                connection.sendall(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+                answer = b""
+                while piece := connection.recv(65536):
+                    answer += piece
+            status, _, body = answer.partition(b"\r\n\r\n")
+            told.append((status[:12], body.split(b"|")[0] if b"<html>" not in body else b""))
+        answers.append(told)
+    assert answers[1] == answers[0]
+    assert answers[1][1] == (b"HTTP/1.1 200", b"192.0.2.1")
