@@ -36,6 +36,18 @@ def test_other_methods_are_not_allowed(tmp_path: Path) -> None:
         assert serving.ask(_GET.replace(b"GET", b"DELETE") % b"/status").status == 405
 
 
+def test_who_has_no_connection_leaves_no_count(tmp_path: Path) -> None:
+    with Serving(tmp_path, _PAGE) as serving:
+        clients = [serving.client() for _ in range(2)]
+        census = serving.runtime._census
+        assert census is not None
+        assert census.sums()[3:] == [2, 0, 0, 2]
+        for client in clients:
+            client.far.transport.close()
+        serving.loop.run()
+        assert serving._plan.connections.sums()[3:] == [0, 0, 0, 0]  # as another worker sees it
+
+
 def test_the_variables(tmp_path: Path) -> None:
     said = "$connections_active,$connections_reading,$connections_writing,$connections_waiting"
     with Serving(tmp_path, f"server {{ listen 127.0.0.1:8080; return 200 {said}; }}") as serving:

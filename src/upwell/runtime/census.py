@@ -48,8 +48,11 @@ class Census:
             words[ACTIVE] = len(self._connections)
 
     def closed(self) -> None:
-        """A connection ended."""
-        self._words[ACTIVE] = len(self._connections)
+        """A connection ended. Who has none any more may be about to go, and must leave nothing that looks like some."""
+        words = self._words
+        words[ACTIVE] = len(self._connections)
+        if not self._connections:
+            words[READING] = words[WRITING] = words[WAITING] = 0
 
     def counting(self, begin: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
         """`begin` for requests that are counted, those from within not."""
