@@ -71,6 +71,11 @@ def full_path(block: Block, path: str) -> str:
     return os.path.join(block.loading.prefix, path)
 
 
+def conf_path(block: Block, path: str) -> str:
+    """`path` from the folder of the configuration file (nginx: conf_prefix), where certificates are looked for."""
+    return os.path.join(block.loading.folder, path)
+
+
 def _worker_processes(block: Block, directive: Directive) -> None:
     once(block, directive, CoreSettings, "worker_processes")
     text = directive.args[0]

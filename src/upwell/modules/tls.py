@@ -17,7 +17,7 @@ from upwell.config.model import Block
 from upwell.config.slots import choice, flag, number, once, read_flag, read_time, text, time, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
-from upwell.modules.core import full_path
+from upwell.modules.core import conf_path
 from upwell.proxy.tls import ClientTls, ServerTls, TlsError, client_context, server_context
 from upwell.proxy.tls_commands import CommandError, configure
 
@@ -85,7 +85,7 @@ def _path(block: Block, directive: Directive) -> str:
         raise directive.error(f'"{directive.name} {kind}:" is not supported by upwell', 0)
     if not path:
         return ""
-    path = full_path(block, path)
+    path = conf_path(block, path)
     block.loading.depend_on(path)
     return path
 
@@ -148,7 +148,7 @@ def _conf_command(settings: type[object]) -> Setter:
         name, value = directive.args
         side = ssl.PROTOCOL_TLS_SERVER if settings is ServerTlsSettings else ssl.PROTOCOL_TLS_CLIENT
         if name.lower() == "dhparameters":
-            value = full_path(block, value)
+            value = conf_path(block, value)
             block.loading.depend_on(value)
         try:
             configure(ssl.SSLContext(side), name, value)
