@@ -286,9 +286,22 @@ def report(course: Course, facts: dict[str, str], plot: str = "") -> str:
         why = Counter(one.failure for one in each if one.failure)
         words = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
         lines.append(f"| {kind} | {len(each):,} | {sum(why.values())} | {words} |")
+    after = Counter(_before(course, one) for one in course.done if one.failure)
+    if after:
+        lines += ["", "Failed after: " + ", ".join(f"{what}: {count}" for what, count in after.most_common()) + "."]
     events = Counter(what for _, what in course.marks)
     lines += ["", "Done to it: " + ", ".join(f"{what} ({count})" for what, count in events.items()) + ".", ""]
     return "\n".join(lines)
+
+
+def _before(course: Course, one: Done) -> str:
+    """What was done last before a request failed, and how long before."""
+    ended = one.began + one.seconds
+    marks = [(at, what) for at, what in course.marks if at <= ended]
+    if not marks:
+        return "nothing yet"
+    at, what = marks[-1]
+    return f"{what} (within a second)" if ended - at < 1 else f"{what} (later)"
 
 
 def main(argv: list[str]) -> int:

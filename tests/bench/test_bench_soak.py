@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from soak.__main__ import Course, main, picture, report, soak, trends
-from soak.load import WEBSOCKET
+from soak.load import WEBSOCKET, Done
 from soak.plot import Panel, draw
 from soak.sample import ROLES, Sample, trend
 
@@ -49,6 +49,15 @@ def test_what_stays_is_flat_and_what_grows_is_said_to() -> None:
     assert len(trends(_course(0.0))) == 2 * len(ROLES)
     assert [one.what for one in trends(_course(5000.0)) if not one.flat] == ["memory of a worker"]
     assert "GROWS" in report(_course(5000.0), {})
+
+
+def test_what_failed_is_said_with_what_was_done_before() -> None:
+    course = Course(60.0, marks=[(10.0, "a worker is killed"), (20.0, "reload")])
+    assert "Failed after" not in report(course, {})
+    for ended, failure in ((5.0, "502"), (10.5, "cut off"), (10.6, "cut off"), (20.5, ""), (29.0, "502")):
+        course.done.append(Done("small", ended - 1.0, 1.0, failure))
+    said = "Failed after: a worker is killed (within a second): 2, nothing yet: 1, reload (later): 1."
+    assert said in report(course, {})
 
 
 @pytest.mark.parametrize(
