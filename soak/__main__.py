@@ -67,6 +67,7 @@ events {{ worker_connections 4096; }}
 http {{
     access_log logs/access.log;
     keepalive_requests 1000000;
+    keepalive_min_timeout 5s;
     client_max_body_size 0;
     lua_shared_dict counted 1m;
     upstream app {{ {servers} keepalive 16; }}

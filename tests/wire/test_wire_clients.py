@@ -272,6 +272,27 @@ def test_a_graceful_end_closes_the_idle_and_lets_the_others_finish() -> None:
         assert beginning.far.closed()
 
 
+def test_a_graceful_end_answers_what_has_come_unread() -> None:
+    """A busy worker hears of the end before it reads what is there: closing would reset the connection."""
+    with Joined() as joined:
+        clients = [joined.client() for _ in range(2)]
+        for client in clients:
+            client.send(get())
+            joined.origin.last.send(response(b"served"))
+            assert client.answer().body == b"served"
+        clients[0].far.transport.far_socket.send(b"G")
+        joined.endpoint.draining = True
+        for client in clients:
+            client.protocol.close_if_idle()
+        joined.loop.run()
+        assert [client.far.closed() for client in clients] == [False, True]
+        clients[0].send(get())
+        joined.origin.last.send(response(b"the last"))
+        answer = clients[0].answer()
+        assert (answer.body, answer.field("Connection")) == (b"the last", "close")
+        assert clients[0].far.closed()
+
+
 # Heads that are refused
 
 

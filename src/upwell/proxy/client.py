@@ -23,7 +23,7 @@ from upwell.proxy.browsers import is_msie6, is_safari
 from upwell.proxy.clock import Clock
 from upwell.proxy.exchange import LEFT_EARLY, Exchange
 from upwell.proxy.intake import Receiver
-from upwell.proxy.sockets import reset_on_close
+from upwell.proxy.sockets import has_unread, reset_on_close
 from upwell.proxy.stall import Stall
 from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import NEVER, Timers
@@ -846,14 +846,14 @@ class ClientConnection(Receiver):
         self._close(self.endpoint.default.fallback)
 
     def close_if_idle(self) -> None:
-        """For a graceful end: close a connection that rests between two requests. (Of a new one, a request may be on
-        its way; client_header_timeout bounds it.)
+        """For a graceful end: close a connection that rests between two requests. Of a new one, a request may be on
+        its way; client_header_timeout bounds it. One that has come while this worker was busy is answered, as the last.
         """
         if self.requests and self.exchange is None and not self._in_head and not self._buffer:
             left = self._rests_until - self.loop.time()
             if left > 0.0:
                 self.endpoint.timers.arm(self, left)
-            else:
+            elif not has_unread(self.transport):
                 self._close(self.endpoint.default.fallback)
 
 

@@ -22,6 +22,15 @@ def reset_on_close(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
 
+def has_unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes have come that nobody has read yet: closing now would answer them with RST."""
+    sock = transport.get_extra_info("socket")
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except (AttributeError, OSError):
+        return False
+
+
 def tcp_info(transport: asyncio.BaseTransport, offset: int) -> int | None:
     """One number of TCP_INFO; None where there is none, or no connection any more."""
     sock = transport.get_extra_info("socket")
