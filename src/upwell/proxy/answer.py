@@ -193,4 +193,4 @@ def answer_through_filters(exchange: Exchange, head: ResponseHead, spec: Forward
     if exchange.capture is not None and exchange.capture.head_only:
         exchange.finish()
         return False
-    return True
+    return exchange.prelude is None

@@ -144,9 +144,9 @@ async def forward(exchange: Exchange, spec: ForwardSpec) -> None:
                 return
             method = exchange.method if spec.method is None else _method_sent(exchange, spec.method)
             if not answer(exchange, head, spec):
-                connection.drop(head, method)
-                return
-            if exchange.prelude is not None:
+                if exchange.prelude is None or exchange.finished:
+                    connection.drop(head, method)
+                    return
                 await connection.wait_for(exchange.prelude)
             if not connection.relay(head, method):
                 await suspend()
