@@ -94,7 +94,7 @@ def sides(start_shared: StartBalancer) -> Iterator[tuple[Side, Side]]:
 
             def respond(seen: Seen, _: socket.socket) -> bytes:
                 if seen.target.startswith((b"/held", b"/dry?x=held")):
-                    answers.wait(10)
+                    answers.wait(50)
                 return response(b"yes")
 
             origin = stack.enter_context(Origin(respond))
@@ -233,7 +233,7 @@ def test_workers_share_their_zones_and_a_killed_one_leaves_nothing_in_them(start
 
     def respond(seen: Seen, _: socket.socket) -> bytes:
         if seen.target.startswith(b"/held"):
-            answers.wait(10)
+            answers.wait(50)
         return response(b"yes")
 
     (port,) = free_ports(1)
@@ -253,7 +253,7 @@ def test_workers_share_their_zones_and_a_killed_one_leaves_nothing_in_them(start
                 assert client.closed(10)
         finally:
             answers.set()
-        await_condition(lambda: is_answered(lambda: ask(port, get("/held?x=1")).status == 200), "a free place", 15)
+        await_condition(lambda: is_answered(lambda: ask(port, get("/held?x=1")).status == 200), "a free place", 30)
         # What was counted of the rate is known to whoever comes after them.
         assert ask(port, get("/burst?x=1")).status == 503
 
