@@ -80,6 +80,8 @@ http {{
         location /accel/ {{ proxy_pass http://127.0.0.1:{origin}; }}
         location /inside/ {{ internal; alias {files}/; }}
         location /rate/ {{ alias {files}/; limit_rate 100m; }}
+        location /charset/ {{ alias {files}/; charset utf-8; charset_types *; autoindex on; }}
+        location /charset/xml/ {{ alias {files}/listed/; charset utf-8; autoindex on; autoindex_format xml; }}
         location /zipped/ {{ alias {files}/; gzip on; gzip_types *; gzip_vary on; }}
         location /rewritten/ {{ alias {files}/; rewrite ^ /rewritten/letters.txt break; }}
         location /rewritten/root/ {{ rewrite ^ /letters.txt break; }}
@@ -359,6 +361,7 @@ def test_ranges(beside: Beside) -> None:
         "/two/letters.txt",
         "/fields/letters.txt",
         "/always/letters.txt",
+        "/charset/letters.txt",
     ):
         requests += [get(path, f"Range: bytes={one}") for one in few]
     requests += [get(path, f"Range: bytes={one}") for path in ("/nothing.html", "/paged/letters.txt") for one in few]
@@ -394,7 +397,8 @@ def test_ranges(beside: Beside) -> None:
 
 def test_folders_are_listed(beside: Beside) -> None:
     paths = _words(
-        "/list/ /list/dir/ /list/none/ /list/size/ /list/json/ /list/xml/ /list/empty/ /list/shut/ /list/a:b /list/dir"
+        "/list/ /list/dir/ /list/none/ /list/size/ /list/json/ /list/xml/ /list/empty/ /list/shut/ /charset/xml/"
+        " /charset/empty/ /list/a:b /list/dir"
     )
     requests = [get(path) for path in paths] + [_head(get("/list/")), post(b"x", "/list/")]
     requests += [get("/list/", "Range: bytes=0-1"), get("/list/json/", version="1.0")]

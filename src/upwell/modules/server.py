@@ -324,9 +324,7 @@ def _conflicts(servers: list[tuple[Listen, tuple[ServerName, ...]]]) -> Iterator
 
 
 def _written(name: ServerName) -> str:
-    return {"leading": f"*.{name.text}", "dotted": f".{name.text}", "trailing": f"{name.text}.*"}.get(
-        name.kind, name.text
-    )
+    return f".{name.text}" if name.kind == "dotted" else name.written
 
 
 def _at(listen: Listen, message: str) -> ConfigError:
