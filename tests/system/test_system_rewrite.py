@@ -127,6 +127,19 @@ LOCATIONS = r"""
         location /paged2 { error_page 403 /shown; if ($arg_a) { error_page 404 /shown; return 403; } return 403; }
         location /types { types { } default_type a/b; return 200 x; if ($arg_a) { return 200 y; } }
         location /media { default_type a/b; if ($arg_a) { return 200 y; } return 200 x; }
+        location ~ ^/(hosts|guests)$ {
+            root /etc;
+            if (-f $request_filename) { return 200 "there: $document_root $request_filename"; }
+            if (!-e $document_root$uri) { rewrite ^/(.*)$ /index.php?page=$1&$args? last; }
+        }
+        location = /index.php { proxy_pass http://ORIGIN; }
+        location /mine {
+            set $wanted "$host:$scheme";
+            if ($http_user_agent ~* (bot|crawler)) { set $wanted "$wanted:$1"; }
+            if ($http_cookie ~ "id=([^;]+)(?:;|$)") { set $wanted "$wanted:$1"; }
+            if ($mm = "[]") { set $wanted "$wanted:none"; }
+            if ($scheme != https) { return 301 https://$host$request_uri?wanted=$wanted; }
+        }
         location /unset { if ($unset) { } return 200 "[$unset]"; }
         location /quiet { uninitialized_variable_warn off; return 200 "[$unset]"; }
         if ($arg_zzz) { set $unset 1; }
@@ -177,7 +190,7 @@ PATHS = words("""
     /outer/in /error /error/b?a=1 /at-break/x?y /rate /mapped /chain/a /post /drop444 /drop444?a=1 /msg/x?1
     /msg/z?1 /msg/away?a /unset /quiet
     /passwd /passwd?a=1 /passwd?a=1&b=1 /tried /tried?a=1 /slash /slash/ /slashed /slashed/ /slashed?a=b /closed?a=1
-    /closed /paged2 /paged2?a=1 /types /media /media?a=1
+    /hosts /guests?a=b /closed /paged2 /paged2?a=1 /types /media /media?a=1
 """)
 SECOND = words("""
     / /?x=1 /a/q /a/inner /b/inner /?r=1 /?s=1 /?t=1 /missing /stop/x%20y?z /base/x
@@ -216,6 +229,7 @@ def _alike(beside: Beside, requests: Sequence[bytes]) -> None:
 def test_a_location_s_steps_do_what_nginx_s_do(beside: Beside) -> None:
     requests = [get(path) for path in sorted(PATHS)]
     requests += [post(b"x", "/pass/1"), post(b"content", "/post?a")]
+    requests += [get("/mine/x?y", "User-Agent: a Crawler", "Cookie: a=b; id=7; c=d"), get("/mine")]
     requests += [get("/given", "X: theirs"), get("/given2", "X: a")]
     _alike(beside, requests)
 
