@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import socket
+import tempfile
+import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from tests.system.beside import FOOTER, NGINX, Beside, both, outcome
 from tests.system.conftest import StartBalancer
-from tests.system.wire import Origin, Seen, ask, get, response
+from tests.system.wire import TIMEOUT, Client, Origin, Seen, ask, get, response
 from upwell.contrib.processes import free_ports
 
 PAGE = b"<html><head></head><body>" + b"some text of the page, " * 8000 + b"</body></html>"
@@ -39,14 +42,15 @@ http {{
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("root")
-    folder.chmod(0o755)
-    for part in list(folder.parents)[:2]:
-        part.chmod(0o755)
-    (folder / "page.html").write_bytes(PAGE)
-    (folder / "page.txt").write_bytes(PAGE[:3000])
-    return folder
+def root() -> Iterator[Path]:
+    """Not in pytest's folders: the workers are somebody else, and another session may close those to them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for file, content in (("page.html", PAGE), ("page.txt", PAGE[:3000])):
+            (folder / file).write_bytes(content)
+            (folder / file).chmod(0o644)
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,19 @@ def alone(start_shared: StartBalancer, root: Path) -> Iterator[int]:
         yield front
 
 
+EVENTS = r"""
+events {{}}
+http {{
+    access_log off;
+    gzip on; gzip_types text/event-stream; gzip_http_version 1.0;
+    proxy_http_version 1.1;
+    server {{
+        listen 127.0.0.1:{front};
+        location /buffered {{ proxy_pass http://127.0.0.1:{origin}; }}
+        location /unbuffered {{ proxy_buffering off; proxy_pass http://127.0.0.1:{origin}; }}
+    }}
+}}
+"""
 BEFORE, AFTER = b"[B before]", b"C peer Cb"
 
 
@@ -149,3 +166,34 @@ BEFORE, AFTER = b"[B before]", b"C peer Cb"
 )
 def test_whatever_answers_is_changed(alone: int, path: str, expected: bytes) -> None:
     assert ask(alone, get(path)).body == expected
+
+
+def test_an_event_is_there_before_the_next_one_is_sent(start_shared: StartBalancer) -> None:
+    """With both kinds of buffering: where nobody asks for a flush, one comes by itself."""
+    read = threading.Semaphore(0)
+
+    def respond(seen: Seen, connection: socket.socket) -> bytes:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(3):
+            event = b"data: %d\n\n" % number
+            connection.sendall(b"%x\r\n%b\r\n" % (len(event), event))
+            assert read.acquire(timeout=TIMEOUT)
+        return b"0\r\n\r\n"
+
+    [front] = free_ports(1)
+    with Origin(respond) as origin:
+        start_shared(EVENTS.format(front=front, origin=origin.port), [front])
+        for path in ("/unbuffered", "/buffered"):
+            with Client(front) as client:
+                client.send(get(path, TAKES, "Connection: close", version="1.0"))
+                came = b""
+                for number in range(3):
+                    while b"data: %d\n\n" % number not in _unpacked(came):
+                        came += client.socket.recv(65536)
+                    read.release()
+                came += b"".join(iter(lambda: client.socket.recv(65536), b""))
+            assert gzip.decompress(came.partition(b"\r\n\r\n")[2]) == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+
+
+def _unpacked(came: bytes) -> bytes:
+    return zlib.decompressobj(31).decompress(came.partition(b"\r\n\r\n")[2])
