@@ -179,3 +179,21 @@ def test_all_of_it_is_compressed_together() -> None:
             client.send(get("/", "Accept-Encoding: gzip"))
             joined.origin.last.send(response(b"text" * count, HTML))
             assert gzip.decompress(client.answer().body) == b"[before]" + b"text" * count + b"[after]"
+
+
+def test_all_of_it_goes_at_the_rate_that_is_set() -> None:
+    def rate(exchange: Exchange) -> None:
+        exchange.limit_rate = 1000
+
+    with _surrounded(packed=True) as joined:
+        for path in (b"/text", b"/large"):
+            location = joined.places[path]
+            location.header_filters = (*location.header_filters, rate)
+        client = joined.client()
+        client.send(get("/text", "Accept-Encoding: gzip"))
+        joined.advance(3.0)
+        answer = client.answer()
+        assert (gzip.decompress(answer.body), answer.complete) == (b"[before]text[after]", True)
+        client.send(get("/large"))
+        joined.advance(10.0)
+        assert 10_000 <= len(client.far.received) <= 12_500
