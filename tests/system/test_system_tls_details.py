@@ -252,16 +252,16 @@ def test_certificates_are_read_anew_by_hup(side: str, start: StartBalancer, tmp_
     balancer = start(text, [port], UPWELL if side == "upwell" else NGINX or ())
 
     def serial() -> object:
-        with _connected(port, _context()) as (_, tls):
-            found = tls.getpeercert()
-            assert found is not None
-            return found["serialNumber"]
+        try:
+            with _connected(port, _context()) as (_, tls):
+                found = tls.getpeercert()
+        except OSError:  # by a worker that goes
+            return None
+        return None if found is None else found["serialNumber"]
 
-    assert serial() == "07"
-    with _connected(port, _context()) as (client, _):
-        shutil.copy(TLS / "revoked-test-only.pem", tmp_path / "new")
-        (tmp_path / "new").replace(tmp_path / names[0])  # nginx looks at inode and time
-        assert serial() == "07"  # files are read when a configuration is
-        os.kill(balancer.pid, signal.SIGHUP)
-        await_condition(lambda: serial() == "08", "the new certificate", seconds=20)
-        assert client.ask(b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").status == 200
+    await_condition(lambda: serial() == "07", "the first certificate", seconds=20)
+    shutil.copy(TLS / "revoked-test-only.pem", tmp_path / "new")
+    (tmp_path / "new").replace(tmp_path / names[0])  # nginx looks at inode and time
+    assert serial() == "07"  # files are read when a configuration is
+    os.kill(balancer.pid, signal.SIGHUP)
+    await_condition(lambda: serial() == "08", "the new certificate", seconds=20)
