@@ -434,3 +434,40 @@ def test_an_error_that_is_the_client_s_is_logged_and_the_next_is_taken() -> None
         worker.serve(cast(socket.socket, Aborted(sock)))
         assert _body(worker.ask(address, get("/", CLOSE))) == b"/"
         assert worker.log.lines == ["accept4() failed (103: Software caused connection abort)"]
+
+
+def test_a_connection_that_has_to_introduce_itself_is_served_afterwards() -> None:
+    told: list[object] = []
+
+    async def note(exchange: Exchange) -> None:
+        told.append(exchange.client.introduced)
+        exchange.respond(200, exchange.uri)
+
+    header = b"PROXY TCP4 192.0.2.1 198.51.100.2 80 443\r\n"
+    with working(note) as worker:
+        worker.endpoint.proxied = True
+        address = worker.listen()
+        assert worker.ask(address, header + get("/a", CLOSE)).endswith(b"/a")
+        assert worker.ask(address, header, get("/b", CLOSE)).endswith(b"/b")
+        assert worker.ask(address, get("/c", CLOSE)) == b""
+        assert told == [("192.0.2.1", 80, "198.51.100.2", 443, b"")] * 2
+        assert [line.partition(",")[0] for line in worker.log.lines] == [
+            'broken header: "GET /c HTTP/1.1" while reading PROXY protocol'
+        ]
+        worker.endpoint.header_timeout = 0.01
+        assert worker.ask(address) == b""  # who says nothing has as long as for the head of a request
+    assert worker.faults == []
+
+
+def test_who_leaves_instead_of_an_introduction_leaves_nothing() -> None:
+    with working(limit=1) as worker:
+        worker.endpoint.proxied = True
+        address = worker.listen()
+        gone = socket.create_connection(address)
+        worker.until(lambda: worker.connections)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+        worker.until(lambda: not worker.connections)
+        with socket.create_connection(address), socket.create_connection(address):
+            worker.until(lambda: len(worker.log.lines) > 0)
+    assert worker.faults == []
