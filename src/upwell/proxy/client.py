@@ -362,8 +362,10 @@ class ClientConnection(Receiver):
         if not self._closing:
             self.endpoint.timers.disarm(self)
         exchange = self.exchange
-        if exchange is not None and exchange.source is not None and not (exchange.chain and exchange.chain.holds()):
-            exchange.source.proceed()
+        if exchange is not None:
+            holds = exchange.chain is not None and exchange.chain.holds()
+            if exchange.source is not None and not holds:
+                exchange.source.proceed()
         waiting, self._waiting_to_drain = self._waiting_to_drain, None
         if waiting is not None:
             waiting.resume()

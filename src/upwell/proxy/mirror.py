@@ -1,6 +1,7 @@
 """`mirror`: a request goes to further places in the background, and nobody waits for what they answer.
 
-Each is a subrequest that ends with the head of its answer. It outlives the request that it mirrors, and its client.
+Each is a subrequest that ends with the head of its answer. It outlives the request that it mirrors, and its client:
+what keeps their number within bounds is that there are no more of them than a worker may have connections.
 """
 
 from __future__ import annotations
@@ -8,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from upwell.log import WARN
 from upwell.proxy.body import RequestBody
 from upwell.proxy.location import Access
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
+
+
+class _Flying:
+    """How many of this worker's mirrors have no answer yet."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+_flying = _Flying()
 
 
 def mirroring(uris: Sequence[bytes], with_content: bool) -> Access:
@@ -24,6 +38,11 @@ def mirroring(uris: Sequence[bytes], with_content: bool) -> Access:
             await exchange.read_body()
             content = exchange.body or _empty(exchange)
         for uri in uris:
+            most = exchange.client.endpoint.limit
+            if _flying.count >= most:
+                exchange.log(WARN, f"{most} requests are mirrored at once, which is not to be exceeded")
+                return
+            _flying.count += 1
             exchange.begin_subrequest(
                 uri,
                 exchange.args,
@@ -48,5 +67,6 @@ def _empty(exchange: Exchange) -> RequestBody | None:
 
 
 def _let_go(inner: Exchange) -> None:
+    _flying.count -= 1
     if inner.body is not None:
         inner.body.close()
