@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ def ports() -> Callable[[int], list[int]]:
 
 
 def pytest_configure() -> None:
+    # Nothing is asserted about how long something takes, and CI runs this on two busy processors.
+    os.environ.setdefault("UPWELL_PATIENCE", "3")
     # No test asserts a time, and on a busy machine any example may be slow.
     settings.register_profile("upwell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("upwell")

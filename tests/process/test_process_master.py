@@ -23,7 +23,7 @@ from upwell.contrib.processes import free_ports
 STUB = Path(__file__).with_name("stub_master.py")
 
 
-def eventually(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 30.0) -> Any:
     """The first true value of `condition()`; fails, naming `what` as it is then, when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -31,7 +31,10 @@ class NotReached(Exception):
 
 
 def await_condition(condition: Callable[[], bool], what: str, seconds: float, poll: float = _POLL) -> None:
-    """Return as soon as `condition()` is true; raises NotReached, naming `what`, when it is not within `seconds`."""
+    """Return as soon as `condition()` is true; raises NotReached, naming `what`, when it is not within `seconds`, or as
+    many times that as the environment's UPWELL_PATIENCE says, for machines that have much else to do.
+    """
+    seconds *= float(os.environ.get("UPWELL_PATIENCE", "1"))
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
