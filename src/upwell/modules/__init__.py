@@ -64,8 +64,10 @@ from upwell.modules import (
     variables,
     workers,
 )
+from upwell.modules.stream import preread as stream_preread
 from upwell.modules.stream import proxy as stream_proxy
 from upwell.modules.stream import server as stream_server
+from upwell.modules.stream import set as stream_set
 from upwell.modules.stream import variables as stream_variables
 
 MODULES: tuple[Module, ...] = (
@@ -92,6 +94,8 @@ MODULES: tuple[Module, ...] = (
     proxy_cookie.MODULE,
     stream_server.MODULE,
     stream_proxy.MODULE,
+    stream_preread.MODULE,
+    stream_set.MODULE,
     match.MODULE,
     health_check.MODULE,
     health_check_notify.MODULE,

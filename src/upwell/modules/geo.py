@@ -75,4 +75,8 @@ def _network(entry: Directive) -> Network:
     return network
 
 
-MODULE = Module("geo", (command("geo", "http", (1, 2), _geo, block=True),), options=("http_geo_module",))
+MODULE = Module(
+    "geo",
+    (command("geo", "http stream", (1, 2), _geo, block=True),),
+    options=("http_geo_module", "stream_geo_module"),
+)

@@ -47,6 +47,7 @@ _LONGEST: Final = 365 * 86400.0  # seconds; far below what the zone's words hold
 _MOST: Final = 1 << 30
 _LONGEST_REQUEST: Final = 1 << 15  # bytes; it is kept for each check and shown on pages
 _LONGEST_NAME: Final = 255
+_WITH_VARIABLES: Final = '"health_check" cannot be used with "proxy_pass" directive with variables'
 _UDP: Final = b"nginx health check"  # what NGINX Plus sends where nothing is said
 _HTTP: Final = frozenset(("http", "https"))
 _STREAM: Final = frozenset(("tcp", "tls"))
@@ -420,6 +421,10 @@ def _close_stream(stream: Block) -> None:
             try:
                 if target is None:
                     raise wish.directive.error('"health_check" must be in a server with "proxy_pass"')
+                if target.template is not None:
+                    raise wish.directive.error(
+                        '"health_check" cannot be used with "proxy_pass" directive with variables'
+                    )
                 if target.upstream not in implicit:
                     continue  # an error that has been told
                 patience = server[StreamHealthSettings].timeout
@@ -439,7 +444,7 @@ def _target(location: Block, wish: _Wish) -> ProxyPass | None:
             return None
         raise wish.directive.error('"health_check" must be in a location with "proxy_pass"')
     if target.template is not None:
-        raise wish.directive.error('"health_check" cannot be used with "proxy_pass" directive with variables')
+        raise wish.directive.error(_WITH_VARIABLES)
     return target
 
 

@@ -127,6 +127,6 @@ def _map(block: Block, directive: Directive) -> None:
 
 MODULE = Module(
     "map",
-    (command("map", "http", 2, _map, block=True),),
-    options=("http_map_module",),
+    (command("map", "http stream", 2, _map, block=True),),
+    options=("http_map_module", "stream_map_module"),
 )

@@ -33,8 +33,8 @@ client_body_in_single_buffer flag http server location
 connection_pool_size size http server
 directio 1 http server location
 directio_alignment size http server location
-map_hash_bucket_size number http
-map_hash_max_size number http
+map_hash_bucket_size number http stream
+map_hash_max_size number http stream
 msie_padding flag http server location
 msie_refresh flag http server location
 open_file_cache 1-2 http server location

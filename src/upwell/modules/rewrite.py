@@ -23,6 +23,7 @@ from upwell.modules.variables import (
     declare_groups,
     is_unsupported,
 )
+from upwell.proxy.session_variables import find
 
 CONTEXTS = "server location server_if if"
 """Where steps may stand; "server_if" and "if" are the two kinds of `if`, which may not stand in one another."""
@@ -122,6 +123,11 @@ def variable_name(block: Block, directive: Directive, index: int = 0) -> str:
     if match is None:
         raise directive.error(f'invalid variable name "{text}"', index)
     name = match[1]
+    if block.section.kind == "stream":
+        if find(name) is not None:
+            raise directive.error(f'the duplicate "{name}" variable', index)
+        declare(block, name)
+        return name
     if name in CHANGEABLE and directive.name.startswith("set"):
         return name
     refused = name in CHANGEABLE or name in _NO_NGINX_NAME or name.startswith("ssl_")

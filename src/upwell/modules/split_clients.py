@@ -72,6 +72,9 @@ def _share(entry: Directive) -> int:
 
 MODULE = Module(
     "split_clients",
-    (command("split_clients", "http", 2, _split_clients, block=True),),
-    options=("http_split_clients_module",),
+    (command("split_clients", "http stream", 2, _split_clients, block=True),),
+    options=(
+        "http_split_clients_module",
+        "stream_split_clients_module",
+    ),
 )

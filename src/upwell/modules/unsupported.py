@@ -73,8 +73,8 @@ UNSUPPORTED = words(
     otel_exporter otel_service_name otel_span_attr otel_span_name otel_trace
     otel_trace_context pagespeed passenger_enabled perl perl_modules perl_require perl_set
     pop3_auth pop3_capabilities post_action postgres_pass postgres_server precontent_by_lua_block
-    precontent_by_lua_file precontent_by_lua_no_postpone preferred_chain preread_buffer_size preread_by_lua_block
-    preread_by_lua_file preread_by_lua_no_postpone preread_timeout profile protocol proxy_allow_upstream
+    precontent_by_lua_file precontent_by_lua_no_postpone preferred_chain preread_by_lua_block
+    preread_by_lua_file preread_by_lua_no_postpone profile protocol proxy_allow_upstream
     proxy_bind_dynamic proxy_buffer proxy_cache_background_update proxy_cache_bypass proxy_cache_convert_head
     proxy_cache_key proxy_cache_lock proxy_cache_lock_age proxy_cache_lock_timeout proxy_cache_max_range_offset
     proxy_cache_methods proxy_cache_min_uses proxy_cache_path proxy_cache_purge proxy_cache_revalidate
@@ -109,7 +109,7 @@ UNSUPPORTED = words(
     ssl_certificate_by_lua_file ssl_certificate_compression
     ssl_client_hello_by_lua_block ssl_client_hello_by_lua_file
     ssl_ech_file ssl_engine ssl_object_cache_inheritable ssl_ocsp_cache
-    ssl_ocsp_responder ssl_preread ssl_psk_by_lua_block
+    ssl_ocsp_responder ssl_psk_by_lua_block
     ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
     ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
     ssl_stapling_file ssl_stapling_responder
@@ -149,9 +149,8 @@ LACKING = {
     "http": words("ssl_handshake_timeout"),
     "stream": words(
         """
-        geo limit_conn limit_conn_dry_run limit_conn_log_level limit_conn_zone map map_hash_bucket_size
-        map_hash_max_size open_log_file_cache server_name server_names_hash_bucket_size server_names_hash_max_size set
-        set_real_ip_from split_clients
+        limit_conn limit_conn_dry_run limit_conn_log_level limit_conn_zone open_log_file_cache server_name
+        server_names_hash_bucket_size server_names_hash_max_size set_real_ip_from
         """
     ),
 }

@@ -82,7 +82,7 @@ class VariableSettings:
 
 def declare(block: Block, name: str) -> None:
     """Make `name` known to the templates of the whole configuration."""
-    http = block.around("http")
+    http = block.section
     http.set(VariableSettings, "names", http.own(VariableSettings).get("names", frozenset()) | {name})
 
 
@@ -90,7 +90,7 @@ def declare_groups(block: Block, regex: re.Pattern[bytes]) -> None:
     """Make the named groups of `regex` known."""
     for name in regex.groupindex:
         declare(block, name)
-        http = block.around("http")
+        http = block.section
         http.set(VariableSettings, "captured", http.own(VariableSettings).get("captured", frozenset()) | {name})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -51,6 +51,7 @@ class SessionSpec:
     it. `allowed` says who may come, None: everybody. `log` writes the access log's lines. `key` is for a balancer that
     hashes. `near` gives the address (and port) that connections to peers come from, None: the system's choice.
     `proxy_protocol`: peers are told of the client. `requests` and `responses` count datagrams (0: no end; None: any).
+    `stages`: what has to be done before all that, if anything.
     """
 
     upstream: Upstream | None
@@ -76,6 +77,40 @@ class SessionSpec:
     peer_tls: PeerTls | None = None
     requests: int = 0
     responses: int | None = None
+    stages: Stages | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What comes before a peer is chosen, in this order; `then` is what the session is told after it.
+
+    `variables` are set at once. `size`: so much of what a TLS client says at first is looked at, within `timeout`; 0:
+    nothing is. `aim` decides where the session goes and gives it a spec of its own: it answers 0, the status that ends
+    the session, or WAITING, and calls its second argument with either later.
+    """
+
+    then: SessionSpec
+    variables: tuple[tuple[str, Callable[[Session], bytes]], ...] = ()
+    size: int = 0
+    timeout: float = 30.0
+    aim: Callable[[Session, Callable[[int], None]], int] | None = None
+
+    def begin(self, session: Session) -> None:
+        made = session.variables
+        if made is None:
+            made = session.variables = {}
+        for name, value in self.variables:
+            made[name] = value(session)
+
+    def end(self, session: Session, go_on: Callable[[int], None]) -> int:
+        """As `aim`."""
+        if self.aim is not None:
+            return self.aim(session, go_on)
+        session.spec = self.then
+        return 0
+
+
+WAITING: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +141,7 @@ class Front:
 
     __slots__ = (
         "clock",
+        "computed",
         "family",
         "leaving",
         "limit",
@@ -161,6 +197,7 @@ class Front:
         self.limit = limit
         self.specific: dict[tuple[str, int], Front] = {}
         self.on_close: Callable[[], None] | None = None
+        self.computed: Mapping[str, Callable[[Session], bytes]] = {}
 
     def __repr__(self) -> str:
         return f"<Front {self.text}>"
@@ -208,6 +245,7 @@ class Session(Timed):
         "status",
         "tls",
         "tried",
+        "variables",
     )
 
     def __init__(self, front: Front, protocol: str, address: str, port: int, local: tuple[str, int] | None) -> None:
@@ -228,6 +266,7 @@ class Session(Timed):
         self.proxied: Introduced | None = None  # what the PROXY protocol says
         self.tls: TlsFacts | None = None
         self.over = False
+        self.variables: dict[str, bytes] | None = None  # those of the configuration, as far as there is a need
 
     # What the two kinds do each in their way
 

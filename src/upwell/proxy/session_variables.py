@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from upwell.proxy.preread import VARIABLES as PREREAD
 from upwell.proxy.proxy_protocol import field_of
 from upwell.proxy.session import Attempt, Session, TlsFacts
 from upwell.version import NGINX_VERSION
@@ -93,6 +94,13 @@ VARIABLES: dict[str, SessionVariable] = {
 }
 
 _TLV: Final = "proxy_protocol_tlv_"
+
+
+def _preread(name: str) -> SessionVariable:
+    return lambda session: None if session.variables is None else session.variables.get(name)
+
+
+VARIABLES.update((name, _preread(name)) for name in PREREAD)
 
 
 def find(name: str) -> SessionVariable | None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from upwell.errors import MessageError
 from upwell.log import ALERT, ERROR, INFO
+from upwell.proxy.preread import Preread
 from upwell.proxy.proxy_protocol import MOST, header, parse
 from upwell.proxy.session import (
     BAD_GATEWAY,
@@ -23,8 +24,10 @@ from upwell.proxy.session import (
     FORBIDDEN,
     INTERNAL,
     OK,
+    WAITING,
     Front,
     Session,
+    Stages,
     TlsFacts,
 )
 from upwell.proxy.splice import EDGE, Side, Step, TlsSide
@@ -32,6 +35,7 @@ from upwell.proxy.tls import peer_trouble, words_of_error
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_NEWS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET  # what was looked at is still there to be read
 _FAILED: Final = select.EPOLLERR | select.EPOLLHUP
 _STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 _UNIX: Final = int(socket.AF_UNIX)
@@ -192,6 +196,9 @@ class TcpSession(Session):
     def _serve(self) -> None:
         """The client may come in."""
         spec = self.spec
+        if spec.stages is not None:
+            self._stage(spec.stages)
+            return
         if spec.returns is None:
             self._connect()
             return
@@ -207,6 +214,48 @@ class TcpSession(Session):
             self.front.timers.arm(self, spec.timeout)
             client.begin(0)
             client.hold()
+
+    def _stage(self, stages: Stages) -> None:
+        stages.begin(self)
+        if not stages.size or self._tls is not None:  # what is within TLS is no ClientHello
+            self._aim()
+            return
+        self.action = "prereading client data"
+        self.front.timers.arm(self, stages.timeout or 1e9)
+        self.step = Preread(self, self._fd, self.front.family, stages.size).look
+        self.step(0)
+
+    def preread(self, values: dict[str, bytes], status: int) -> None:
+        """What the client has said so far. `status`: 0, it is all there is to know; WAITING; or it ends the session."""
+        assert self.variables is not None
+        self.variables.update(values)
+        if status == WAITING:
+            self._wait(self._fd, _NEWS)
+        elif status:
+            if status == BAD_REQUEST:
+                self.error("preread buffer full")
+            self.finish(status)
+        else:
+            self._wait_no_more()
+            self.front.timers.disarm(self)
+            self._aim()
+
+    def _aim(self) -> None:
+        stages = self.spec.stages
+        assert stages is not None
+        self.action = "initializing session"
+        self.step = _nothing
+        status = stages.end(self, self._aimed)
+        if status != WAITING:
+            self._aimed(status)
+
+    def _aimed(self, status: int) -> None:
+        if self.over:
+            return
+        if status:
+            self.finish(status)
+        else:
+            self._serve()
 
     # The peer
 
@@ -424,7 +473,7 @@ class TcpSession(Session):
         if self.passing:
             self.tell(INFO, f"connection {_TIMED_OUT}")
             self.finish(OK)
-        elif step == "reading PROXY protocol":
+        elif step in ("reading PROXY protocol", "prereading client data"):
             self.tell(INFO, f"client {_TIMED_OUT}")
             self.finish(OK)
         elif self._sock is None:

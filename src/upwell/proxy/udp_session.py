@@ -16,12 +16,13 @@ from typing import Any, Final
 from upwell.log import ALERT, ERROR, INFO, ErrorLog
 from upwell.proxy.intake import VIEW
 from upwell.proxy.proxy_protocol import header
-from upwell.proxy.session import BAD_GATEWAY, FORBIDDEN, INTERNAL, OK, Front, Session
+from upwell.proxy.session import BAD_GATEWAY, FORBIDDEN, INTERNAL, OK, WAITING, Front, Session
 from upwell.proxy.transport import Poll, Watched
 
 _IN: Final = select.EPOLLIN
 _ALONE: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE  # one worker is woken for a datagram, not all
 _MOST_AT_ONCE: Final = 64  # of one turn
+_MOST_HELD: Final = 16  # of one session
 _IP_PKTINFO: Final = 8  # which socket has from Python 3.14 on only
 _IPV4_INFO: Final = struct.Struct("=I4s4s")
 _IPV6_INFO: Final = struct.Struct("=16sI")
@@ -164,6 +165,7 @@ class UdpSession(Session):
     __slots__ = (
         "_from_client",
         "_from_peer",
+        "_held",
         "_known",
         "_listener",
         "_sock",
@@ -183,6 +185,7 @@ class UdpSession(Session):
         self._timeout: float = front.spec.timeout or 1e9
         self._sock: socket.socket | None = None
         self._known = True  # the listener gives it the client's datagrams
+        self._held: list[bytes] | None = None  # while it is not known where they go
         self.requests = 0
         self.responses = 0
         self._from_client = 0
@@ -202,8 +205,28 @@ class UdpSession(Session):
         if spec.allowed is not None and not spec.allowed(self.address):
             self.error("access forbidden by rule")
             self.finish(FORBIDDEN, False)
+        elif spec.stages is not None:
+            spec.stages.begin(self)
+            self._held = []
+            status = spec.stages.end(self, self._aimed)
+            if status != WAITING:
+                self._aimed(status)
         elif spec.returns is None:
             self._connect()
+
+    def _aimed(self, status: int) -> None:
+        """What the session is told now is known, and what came in the meantime goes on."""
+        if self.over:
+            return
+        held, self._held = self._held, None
+        if status:
+            self.finish(status, False)
+            return
+        if self.spec.returns is None:
+            self._connect()
+        for data in held or ():
+            if not self.over:
+                self.asked(memoryview(data))
 
     def _connect(self) -> None:
         spec = self.spec
@@ -244,6 +267,10 @@ class UdpSession(Session):
 
     def asked(self, data: memoryview) -> None:
         """A datagram of the client's; `data` is only there for the time of this call."""
+        if self._held is not None:
+            if len(self._held) < _MOST_HELD:
+                self._held.append(bytes(data))
+            return
         self.requests += 1
         self._from_client += len(data)
         sock = self._sock

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from upwell import pcre
 from upwell.config.model import Block
@@ -13,7 +14,7 @@ from upwell.modules.geo import Geo, GeoSettings, Network
 from upwell.modules.map import Map, MapSettings
 from upwell.modules.split_clients import Split, SplitSettings
 from upwell.runtime.locations import keep_captures
-from upwell.runtime.render import Render, render
+from upwell.runtime.render import render
 from upwell.runtime.script import unset
 
 if TYPE_CHECKING:
@@ -25,27 +26,45 @@ _WORD: Final = 0xFFFFFFFF
 _FACTOR: Final = 0x5BD1E995
 
 
+class Keeper(Protocol):
+    """Who has variables: an exchange, a session."""
+
+    variables: dict[str, bytes] | None
+
+
+K = TypeVar("K", bound=Keeper)
+Compile = Callable[[Template], Callable[[K], bytes]]
+
+
 def computed_variables(http: Block) -> dict[str, Callable[[Exchange], bytes]]:
     """Each by its name. Where two say the same name, the last one counts, as in nginx."""
-    found: dict[str, Callable[[Exchange], bytes]] = {**unset(http)}
-    for one in http[MapSettings].maps:
-        found[one.name] = _mapped(one) if one.volatile else _once(one.name, _mapped(one))
-    for geo in http[GeoSettings].geos:
-        found[geo.name] = _once(geo.name, _located(geo))
-    for split in http[SplitSettings].splits:
-        found[split.name] = _once(split.name, _split(split))
+    return {**unset(http), **computed(http, render, keep_captures)}
+
+
+def computed(
+    section: Block, render: Compile[K], keep: Callable[[K, re.Match[bytes]], None]
+) -> dict[str, Callable[[K], bytes]]:
+    """As `computed_variables`, for whom `render` makes functions and `keep` keeps what a regular expression found."""
+    found: dict[str, Callable[[K], bytes]] = {}
+    for one in section[MapSettings].maps:
+        mapped = _mapped(one, render, keep)
+        found[one.name] = mapped if one.volatile else _once(one.name, mapped)
+    for geo in section[GeoSettings].geos:
+        found[geo.name] = _once(geo.name, _located(geo, render))
+    for split in section[SplitSettings].splits:
+        found[split.name] = _once(split.name, _split(split, render))
     return found
 
 
-def _once(name: str, compute: Callable[[Exchange], bytes]) -> Callable[[Exchange], bytes]:
+def _once(name: str, compute: Callable[[K], bytes]) -> Callable[[K], bytes]:
     """`compute`, and have the request keep the value. Whoever asks for it while it is computed gets the empty text."""
 
-    def value(exchange: Exchange) -> bytes:
-        if exchange.variables is None:
-            exchange.variables = {}
-        exchange.variables[name] = b""
-        found = compute(exchange)
-        exchange.variables[name] = found
+    def value(subject: K) -> bytes:
+        if subject.variables is None:
+            subject.variables = {}
+        subject.variables[name] = b""
+        found = compute(subject)
+        subject.variables[name] = found
         return found
 
     return value
@@ -55,17 +74,17 @@ def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _table(entries: dict[str, Template]) -> dict[bytes, Render]:
+def _table(entries: dict[str, Template], render: Compile[K]) -> dict[bytes, Callable[[K], bytes]]:
     return {_octets(key): render(value) for key, value in entries.items()}
 
 
-def _mapped(one: Map) -> Callable[[Exchange], bytes]:
+def _mapped(one: Map, render: Compile[K], keep: Callable[[K, re.Match[bytes]], None]) -> Callable[[K], bytes]:
     source = render(one.source)
-    exact, leading, trailing = _table(one.exact), _table(one.leading), _table(one.trailing)
+    exact, leading, trailing = _table(one.exact, render), _table(one.leading, render), _table(one.trailing, render)
     regexes = [(regex, render(value)) for regex, value in one.regexes]
     default = render(one.default)
 
-    def by_host(key: bytes) -> Render | None:
+    def by_host(key: bytes) -> Callable[[K], bytes] | None:
         at = key.find(b".")
         while leading and at >= 0:
             found = leading.get(key[at + 1 :])
@@ -80,8 +99,8 @@ def _mapped(one: Map) -> Callable[[Exchange], bytes]:
             at = key.rfind(b".", 0, at)
         return None
 
-    def value(exchange: Exchange) -> bytes:
-        text = source(exchange)
+    def value(subject: K) -> bytes:
+        text = source(subject)
         key = text.lower()
         if one.hostnames:
             key = key.removesuffix(b".")
@@ -89,18 +108,18 @@ def _mapped(one: Map) -> Callable[[Exchange], bytes]:
         if found is None and one.hostnames:
             found = by_host(key)
         if found is not None:
-            return found(exchange)
+            return found(subject)
         for regex, result in regexes:
             match = pcre.search(regex, text)
             if match is not None:
-                keep_captures(exchange, match)
-                return result(exchange)
-        return default(exchange)
+                keep(subject, match)
+                return result(subject)
+        return default(subject)
 
     return value
 
 
-def _located(geo: Geo) -> Callable[[Exchange], bytes]:
+def _located(geo: Geo, render: Compile[K]) -> Callable[[K], bytes]:
     source = render(geo.source)
     tables: dict[int, list[tuple[int, dict[int, bytes]]]] = {4: [], 6: []}
     default = _octets(geo.default)
@@ -125,8 +144,8 @@ def _located(geo: Geo) -> Callable[[Exchange], bytes]:
                 return found
         return default
 
-    def value(exchange: Exchange) -> bytes:
-        text = source(exchange)
+    def value(subject: K) -> bytes:
+        text = source(subject)
         found = known.get(text)
         if found is None:
             if len(text) > _LONGEST:
@@ -147,12 +166,12 @@ def _by_number(networks: list[Network], size: int, shift: int, geo: Geo) -> dict
     }
 
 
-def _split(split: Split) -> Callable[[Exchange], bytes]:
+def _split(split: Split, render: Compile[K]) -> Callable[[K], bytes]:
     source = render(split.source)
     parts = [(end, _octets(text.literal or "")) for end, text in split.parts]
 
-    def value(exchange: Exchange) -> bytes:
-        place = murmur_hash2(source(exchange))
+    def value(subject: K) -> bytes:
+        place = murmur_hash2(source(subject))
         for end, text in parts:
             if place < end or not end:
                 return text

@@ -66,6 +66,16 @@ class Directory:
             exchange.log(ERROR, f"{name} could not be resolved {answer.words}")
         return answer.found
 
+    def ask(self, host: str, done: Callable[[Answer], None]) -> None:
+        """Have `done` called with the answer, at once if it is known."""
+        question = Question(host.lower())
+        answer = self._resolver.known(question)
+        if answer is not None:
+            done(answer)
+            return
+        self._resolver.ask(question, done)
+        self._turn()
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -65,7 +65,8 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
         checks += zip(settings.specs, settings.places, strict=True)
         places |= {f"{STREAM}{block[UpstreamSettings].name}": block.position for block in stream.of("stream_upstream")}
         if used is not None:
-            used |= _used_by_sessions(stream)
+            of_sessions = _used_by_sessions(stream)
+            used = None if of_sessions is None else used | of_sessions
     for upstream in plan.upstreams:
         names = [line for line in plan.names if line.upstream == upstream.name]
         own = [(spec, place) for spec, place in checks if spec.upstream == upstream.name]
@@ -125,9 +126,10 @@ def _used(http: Block) -> set[str] | None:
     return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
 
 
-def _used_by_sessions(stream: Block) -> set[str]:
+def _used_by_sessions(stream: Block) -> set[str] | None:
     passes = [block[StreamProxySettings].pass_ for block in stream.of("stream_server")]
-    return {target.upstream for target in passes if target is not None}
+    targets = [target for target in passes if target is not None]
+    return None if any(target.template is not None for target in targets) else {target.upstream for target in targets}
 
 
 def _place(position: Position | None, folder: str) -> str:

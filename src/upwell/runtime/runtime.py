@@ -51,6 +51,7 @@ from upwell.runtime.limits import open_limits
 from upwell.runtime.locations import Level, Locations, Place
 from upwell.runtime.secured import secure
 from upwell.runtime.servers import Addresses, Names
+from upwell.runtime.stream_targets import Targets
 from upwell.runtime.streams import Streams
 from upwell.runtime.ways import compile_ways
 from upwell.zone.shared_dict import open_dicts
@@ -126,7 +127,8 @@ class Runtime:
             upstream.on_leave = pool.drop
             self._upstreams[spec.name] = (upstream, pool)
         forget_others(table, worker, [*(upstream for upstream, _ in self._upstreams.values()), *streamed.values()])
-        self._destinations = Destinations(self._upstreams, loop, self._timers, _names(plan, worker, loop))
+        names = _names(plan, worker, loop)
+        self._destinations = Destinations(self._upstreams, loop, self._timers, names)
         self._access_logs = AccessLogs(plan.access_logs, loop, self._log)
         self._http = next(plan.config.main.of("http"), None)
         self._vm = self._make_vm(worker, control) if self._http is not None and _uses_lua(self._http) else None
@@ -134,7 +136,13 @@ class Runtime:
         self._streams: Streams | None = None
         if stream is not None:
             self._streams = Streams(
-                stream, streamed, self._access_logs, self._error_logs(), self._log, self._connection_closed
+                stream,
+                streamed,
+                self._access_logs,
+                self._error_logs(),
+                self._log,
+                self._connection_closed,
+                Targets(streamed.values(), loop, self._timers, names),
             )
         self._census: Census | None = None
         if self._http is not None and self._http[StubStatusSettings].used:

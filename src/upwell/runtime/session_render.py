@@ -40,8 +40,17 @@ def _part(part: str | Variable) -> SessionVariable:
 
 def _variable(name: str) -> SessionVariable:
     known = find(name)
-    assert known is not None  # a configuration with another one was refused
-    return known
+    if known is not None:
+        return known
+
+    def made_or_computed(session: Session) -> bytes | None:
+        made = session.variables
+        if made is not None and name in made:
+            return made[name]
+        compute = session.front.computed.get(name)
+        return None if compute is None else compute(session)
+
+    return made_or_computed
 
 
 def _constant(text: str) -> SessionRender:

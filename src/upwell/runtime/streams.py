@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,23 +17,29 @@ from upwell.modules.access import AccessSettings, is_allowed
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.core import ErrorLogSettings, LogTarget
 from upwell.modules.proxy_socket import parse_near
+from upwell.modules.resolver import resolver_of
+from upwell.modules.stream.preread import PrereadSettings
 from upwell.modules.stream.proxy import StreamProxySettings
 from upwell.modules.stream.server import StreamListen, StreamServerSettings
+from upwell.modules.stream.set import StreamSetSettings
 from upwell.modules.tls import PeerTlsSettings, ServerTlsSettings
+from upwell.modules.variables import VariableSettings
 from upwell.peers.upstream import Upstream
 from upwell.proxy.clock import Clock
 from upwell.proxy.listen import ListenSpec
 from upwell.proxy.listener import Listener
-from upwell.proxy.session import Front, PeerTls, Session, SessionSpec
+from upwell.proxy.session import Front, PeerTls, Session, SessionSpec, Stages
 from upwell.proxy.splice import Leaving, Pipes
 from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 from upwell.proxy.udp_session import UdpListener
 from upwell.runtime.access_logs import AccessLogs
+from upwell.runtime.computed import computed
 from upwell.runtime.session_render import SessionRender, render_session, session_line
 
 if TYPE_CHECKING:
     from upwell.config.template import Template
+    from upwell.runtime.stream_targets import Targets
 
 _ANY = ("0.0.0.0", "::")
 _REMEMBERED = 4096
@@ -42,6 +50,7 @@ class Streams:
     """`upstreams` are by the names of their specs; `error_logs` by the `error_log` lines of a level."""
 
     __slots__ = (
+        "_computed",
         "_fronts",
         "_leaving",
         "_listeners",
@@ -50,6 +59,7 @@ class Streams:
         "_sessions",
         "_sockets",
         "_specs",
+        "_targets",
         "_udp",
         "on_close",
         "upstreams",
@@ -63,7 +73,10 @@ class Streams:
         error_logs: Mapping[tuple[LogTarget, ...], ErrorLog],
         log: ErrorLog,
         on_close: Callable[[], None],
+        targets: Targets,
     ) -> None:
+        self._targets = targets
+        self._computed = computed_of_sessions(stream)
         self.upstreams = upstreams
         self.on_close = on_close
         self._log = log
@@ -132,7 +145,7 @@ class Streams:
             local = ("unix:", 0)
         elif address[0] not in _ANY:
             local = address
-        return Front(
+        front = Front(
             loop,
             poll,
             timers,
@@ -149,6 +162,8 @@ class Streams:
             given.tls,
             limit,
         )
+        front.computed = self._computed
+        return front
 
     @property
     def idle(self) -> bool:
@@ -171,6 +186,7 @@ class Streams:
         for datagrams in self._udp:
             datagrams.let_go()
         self._pipes.close()
+        self._targets.close()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -186,8 +202,11 @@ class Streams:
         tls = server[ServerTlsSettings]
         access_log = server[AccessLogSettings]
         target = proxy.pass_
-        upstream = None if target is None or proxy.returns is not None else self.upstreams[target.upstream]
-        return SessionSpec(
+        by_value = target is not None and proxy.returns is None and target.template is not None
+        upstream = None
+        if target is not None and proxy.returns is None and not by_value:
+            upstream = self.upstreams[target.upstream]
+        plain = SessionSpec(
             upstream,
             target.name if target is not None else "",
             error_log,
@@ -215,6 +234,45 @@ class Streams:
             requests=proxy.requests,
             responses=proxy.responses,
         )
+        steps = tuple((name, render_session(value)) for name, value in server[StreamSetSettings].steps)
+        preread = server[PrereadSettings]
+        if not (steps or preread.tls or by_value):
+            return plain
+        aim = None
+        if by_value:
+            assert target is not None
+            assert target.template is not None
+
+            def spec_for(upstream: Upstream, name: str) -> SessionSpec:
+                return replace(
+                    plain, upstream=upstream, name=name, key=_key(upstream), peer_tls=_peer_tls(server, name)
+                )
+
+            resolver = resolver_of(server)
+            names = None if resolver is None else self._targets.names[resolver]
+            aim = self._targets.aim(render_session(target.template), spec_for, names)
+        size = preread.size if preread.tls else 0
+        return replace(plain, stages=Stages(plain, steps, size, preread.timeout, aim))
+
+
+def computed_of_sessions(stream: Block) -> dict[str, Callable[[Session], bytes]]:
+    """What `set`, `map` and their like make: a variable that only a `set` elsewhere makes is empty."""
+    settings = stream[VariableSettings]
+    unset = dict.fromkeys(settings.names - settings.captured, _empty)
+    return {**unset, **computed(stream, render_session, _keep_captures)}
+
+
+def _empty(session: Session) -> bytes:
+    return b""
+
+
+def _keep_captures(session: Session, match: re.Match[bytes]) -> None:
+    """$1 to $9, and named groups by their names."""
+    if session.variables is None:
+        session.variables = {}
+    found = {str(number): match[number] or b"" for number in range(1, (match.re.groups or 0) + 1)}
+    session.variables.update((name, found.get(name, b"")) for name in "123456789")
+    session.variables.update((name, value or b"") for name, value in match.groupdict().items())
 
 
 def _allowed(settings: AccessSettings) -> Callable[[str], bool] | None:

@@ -24,10 +24,12 @@ _LEVELS = "stream stream_server"
 
 @dataclass(frozen=True, slots=True)
 class StreamPass:
-    """Where sessions go: `upstream` is the name of its UpstreamSpec, `name` as it is written (and logged)."""
+    """Where sessions go: `upstream` is the name of its UpstreamSpec, `name` as it is written (and logged); with
+    `template` only a session says it."""
 
     upstream: str
     name: str
+    template: Template | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ def _proxy_pass(block: Block, directive: Directive) -> None:
     once(block, directive, StreamProxySettings, "pass_")
     text = directive.args[0]
     if "$" in text:
-        raise directive.error('"proxy_pass" with variables is not supported by upwell in stream', 0)
+        block.set(StreamProxySettings, "pass_", StreamPass("", text, block.template(directive, 0)))
+        return
     stream = block.section
     try:
         address = parse_address(text)
@@ -101,7 +104,7 @@ def _close_stream(stream: Block) -> None:
         settings = server[StreamProxySettings]
         refused = stream.loading.refused
         try:
-            if settings.pass_ is not None and not settings.pass_.upstream:
+            if settings.pass_ is not None and not settings.pass_.upstream and settings.pass_.template is None:
                 _find(stream, server, settings.pass_)
             elif (
                 settings.pass_ is None
