@@ -15,4 +15,4 @@ def test_each_kind_is_in_it() -> None:
     assert found["sendfile", "http location location-if server"] == "no effect"
     assert found["log_subrequest", "http location server"] == "only `off`"
     assert found["proxy_cache_path", ""] == "refused"
-    assert found["map", "stream"] == "refused there"
+    assert found["limit_conn_zone", "stream"] == "refused there"
