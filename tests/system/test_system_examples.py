@@ -167,9 +167,16 @@ def test_the_wordpress_example_serves_files_and_guards_the_login(start: StartBal
         assert css.field("Cache-Control") == "max-age=2592000"
         assert ask(front, get("/none.css")).body == b"app /none.css"
         assert ask(front, get("/2026/11/a-post/?p=1")).body == b"app /2026/11/a-post/?p=1"
-        assert ask(front, get("/wp-content/uploads/evil.php")).status == 404
-        assert [ask(front, get(path)).status for path in ("/xmlrpc.php", "/.htaccess")] == [403, 403]
-        tries = [ask(front, post(b"log=admin", "/wp-login.php")).status for _ in range(6)]
+        for path in ("wp-config.php", "wp-admin/setup.php"):
+            _file(prefix / "wordpress" / path, b"<?php 'secret'")
+            for ending in ("", "/", "?a=b", "/x.css"):
+                assert ask(front, get(f"/{path}{ending}")).body == f"app /{path}{ending}".encode()
+        _file(prefix / "wordpress" / ".git" / "x.js", b"secret")
+        for ending in ("", "/", "/x", "/x.png"):
+            assert ask(front, get(f"/wp-content/uploads/evil.php{ending}")).status == 404
+            assert ask(front, get(f"/xmlrpc.php{ending}")).status == 403
+        assert [ask(front, get(path)).status for path in ("/.htaccess", "/.git/x.js")] == [403, 403]
+        tries = [ask(front, post(b"log=admin", f"/wp-login.php{'/' * (n % 2)}")).status for n in range(6)]
         assert tries[:4] == [200] * 4
         assert tries[-1] == 429
 
@@ -204,8 +211,10 @@ def test_the_gitlab_example_hides_tokens_and_knows_its_clients(start: StartBalan
         assert ask(front, get("/assets/app.js")).field("Expires") == "Thu, 31 Dec 2037 23:55:55 GMT"
         assert _switches(front, "/-/cable")
         ask(front, get("/api?private_token=glpat-secret&page=2"))
+        ask(front, get("/api?access_token=glpat-secret&private_token=glpat-secret&FEED_TOKEN=glpat-secret&a=b"))
         log = (prefix / "logs" / "gitlab_access.log").read_text()
         assert "GET /api?private_token=[FILTERED]&page=2" in log
+        assert "GET /api?access_token=[FILTERED]&private_token=[FILTERED]&FEED_TOKEN=[FILTERED]&a=b" in log
         assert "glpat-secret" not in log
     (front, closed) = free_ports(2)
     start(_example("gitlab.conf", front, {8181: closed, 8182: closed}), [front])
@@ -326,6 +335,7 @@ def test_the_prometheus_example_asks_for_a_password_and_keeps_it(start: StartBal
         assert ask(front, get("/graph", OPEN_SESAME)).body == b"/graphX-Forwarded-User: reader"
         assert ask(front, get("/graph", OPEN_SESAME[:-2] + "==")).status == 401
         assert ask(front, get("/-/healthy")).status == 200
+        assert ask(front, get("/-/healthy", OPEN_SESAME)).status == 200
         assert ask(front, get("/federate")).status == 401
         assert ask(front, get("/federate", OPEN_SESAME)).status == 200
         assert ask(front, post(b"", "/-/quit", OPEN_SESAME)).status == 403
