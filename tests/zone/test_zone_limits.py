@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -85,6 +89,46 @@ def test_a_zone_whose_writer_died_begins_anew(rates: Rates, path: str) -> None:
     assert rates.take(b"a", 1000, 5000) == 1000
     for number in range(300):
         rates.take(b"%d" % number, 1000, 0)
+
+
+def test_a_zone_begins_anew_also_where_who_began_it_died_meanwhile(path: str) -> None:
+    def die_at(last: int) -> None:
+        """Go `last` lines far in what clears the table."""
+        left = last
+
+        def line(_: FrameType, event: str, __: Any) -> Callable[..., Any]:
+            nonlocal left
+            left -= event == "line"
+            if not left:
+                os._exit(1)
+            return line
+
+        def call(frame: FrameType, _: str, __: Any) -> Callable[..., Any] | None:
+            return line if frame.f_code.co_name == "_begin_anew" else None
+
+        sys.settrace(call)
+        with KeyedTable(path, 256):
+            pass
+
+    for last in range(1, 12):
+        rates = Rates("zone", path, SMALL, 1000)
+        for key in (b"a", b"b"):
+            rates.take(key, 1000, 5000)
+        in_child(lambda: KeyedTable(path, 256).__enter__())
+        in_child(partial(die_at, last))
+        assert rates.take(b"b", 1000, 5000) == 0
+        assert rates.take(b"a", 1000, 5000) == 0
+        assert rates.take(b"b", 1000, 5000) == 1000
+        rates.close()
+
+
+def test_a_zone_whose_change_failed_begins_anew(rates: Rates, path: str) -> None:
+    rates.take(b"a", 1000, 5000)
+    table = KeyedTable(path, 256)
+    with pytest.raises(MemoryError), table:
+        raise MemoryError
+    table.close()
+    assert rates.take(b"a", 1000, 5000) == 0
 
 
 def test_keys_come_and_go_without_loss(path: str) -> None:

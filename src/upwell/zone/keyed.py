@@ -81,7 +81,8 @@ class KeyedTable:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._words[_BUSY] = 0
+        if kind is None:  # else the change may be half done
+            self._words[_BUSY] = 0
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     @property
@@ -175,8 +176,9 @@ class KeyedTable:
 
     def _begin_anew(self) -> None:
         words = self._words
-        epoch = words[_EPOCH] + 1
-        self._map[_SALT:_HEAD] = bytes(_HEAD - _SALT)
+        words[_EPOCH] += 1
         at = self._buckets * 4
         self._map[at:] = bytes(len(self._map) - at)
-        words[_EPOCH] = epoch
+        # _BUSY stays: a process may die here as well, and what is half cleared has chains without an end.
+        for word in (_NEWEST, _OLDEST, _FREE, _TOUCHED):
+            words[word] = 0
