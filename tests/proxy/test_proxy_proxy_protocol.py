@@ -50,6 +50,12 @@ def test_whatever_comes_is_read_or_refused() -> None:
     assert 500 < read < 3000
 
 
+def test_an_address_has_the_text_that_nginx_gives_it() -> None:
+    six = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 1)), bytes(15) + b"\1"
+    data = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24" + b"".join(six) + b"\0\1\0\2"
+    assert parse(data) == (len(data), ("::ffff:192.0.2.1", 1, "::1", 2, b""))
+
+
 def test_values_are_found_by_name_and_by_number() -> None:
     size, told = parse(HEADERS[3])
     assert size == len(HEADERS[3]) - len(b"GET /")

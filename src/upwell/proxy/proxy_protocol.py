@@ -6,6 +6,7 @@ Knows bytes; who sends them, and whether he is to be believed, is decided elsewh
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -77,10 +78,11 @@ def _parse_binary(data: bytes) -> tuple[int, Introduced | None]:
         raise MessageError(400, "header is too large or incomplete")
     if command != 1 or data[13] not in (_STREAM_V4, _STREAM_V6):
         return size, None  # LOCAL, or of a kind that says nothing here
-    width = 4 if data[13] == _STREAM_V4 else 16
+    family, width = (socket.AF_INET, 4) if data[13] == _STREAM_V4 else (socket.AF_INET6, 16)
     if size < 16 + 2 * width + 4:
         raise MessageError(400, "header is too short for its addresses")
-    source, target = (str(ipaddress.ip_address(data[at : at + width])) for at in (16, 16 + width))
+    source = socket.inet_ntop(family, data[16 : 16 + width])
+    target = socket.inet_ntop(family, data[16 + width : 16 + 2 * width])
     ports = data[16 + 2 * width :]
     rest = data[16 + 2 * width + 4 : size]
     return size, (source, int.from_bytes(ports[:2], "big"), target, int.from_bytes(ports[2:4], "big"), rest)
