@@ -35,6 +35,10 @@ server {
     location ~ (?s)^/moved/(.*)$ { return 302 /to/$1; }
     location ~ (?s)^/away/(.*)$ { return 301 http://other/$1?$args; }
     location ~ (?s)^/text/(.*)$ { return 200 "$1 $uri"; }
+    location ~ (?s)^/named/(?<named>.*)$ { charset $named; return 200 text; }
+    location ~ (?s)^/added/(.*)$ { add_header X-Added "a $1"; add_trailer X-Behind "b $1"; return 200 text; }
+    location ~ (?s)^/rewritten/ { rewrite (?s)^/rewritten/(.*)$ /to/$1?$args redirect; }
+    location ~ (?s)^/paged/(.*)$ { error_page 404 =302 http://other/$1; return 404; }
     location /redirect/ { proxy_pass http://o; proxy_redirect / /$uri/; }
     location /framing/ {
         proxy_pass http://o;
@@ -86,8 +90,12 @@ def test_a_decoded_path_stays_in_its_line_of_the_request(serving: Serving, place
             assert not {0, 10, 13}.intersection(value)
 
 
+_TEXTS = ("/text/", "/named/", "/added/")
+_PLACES = (*_TEXTS, "/moved/", "/away/", "/rewritten/", "/paged/", "/redirect/")
+
+
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("place", ["/moved/", "/away/", "/text/", "/redirect/"])
+@pytest.mark.parametrize("place", _PLACES)
 def test_a_decoded_path_stays_in_its_line_of_the_answer(serving: Serving, place: str, piece: str) -> None:
     with serving:
         client = serving.client()
@@ -99,8 +107,9 @@ def test_a_decoded_path_stays_in_its_line_of_the_answer(serving: Serving, place:
         assert (message.complete, rest) == (True, b"")
         fields = dict(message.fields)
         assert b"x-split" not in fields
-        assert (b"location" in fields) == (place != "/text/")
-        assert not {0, 10, 13}.intersection(fields.get(b"location", b""))
+        assert (b"location" in fields) == (place not in _TEXTS)
+        for value in fields.values():
+            assert not {0, 10, 13}.intersection(value)
 
 
 CONTENTS = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from upwell.http1.fields import one_line
 from upwell.log import ERROR, printable
 from upwell.proxy.accel import bare_type, charset_of, unknown_charset
 from upwell.proxy.body_filters import Opener, Stage, is_among, sent_value
@@ -97,7 +98,7 @@ def _wanted(exchange: Exchange, spec: Naming, named: bytes | None) -> bytes | No
         return None
     if spec.charset is None or (not spec.overrides if named else not is_among(exchange, spec.types)):
         return None
-    return spec.charset(exchange)
+    return one_line(spec.charset(exchange))
 
 
 def _tell(exchange: Exchange, media: bytes, charset: bytes, anew: bool) -> None:
