@@ -75,10 +75,11 @@ def test_content_of_others_is_around_the_answer(before: bytes, after: bytes, exp
         for path in ("/text", "/", "/text"):
             client.send(get(path))
             if path == "/":
-                joined.origin.last.send(response(b"text", HTML, "Accept-Ranges: bytes"))
+                joined.origin.last.send(response(b"text", HTML, "Accept-Ranges: bytes", 'ETag: "x"'))
             answer = client.answer()
             assert (answer.body, answer.complete) == (expected, True)
             assert answer.field("accept-ranges") is answer.field("content-length") is None
+            assert answer.field("etag") == ('W/"x"' if path == "/" else None)
 
 
 @pytest.mark.parametrize(

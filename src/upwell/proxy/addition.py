@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from upwell.proxy.body_filters import Chain, Opener, Stage, is_among, without
+from upwell.proxy.body_filters import Chain, Opener, Stage, is_among, weaken_etag, without
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -34,6 +34,7 @@ def surrounding(spec: Adding) -> Opener:
             return None
         exchange.content_length = None
         without(exchange, b"accept-ranges")
+        weaken_etag(exchange)
         if exchange.header_only:
             return None
         stage = Added(exchange, spec)

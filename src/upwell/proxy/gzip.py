@@ -203,7 +203,8 @@ def gunzipping(taking: Taking) -> Opener:
         _tell_of_vary(exchange, taking)
         if takes_gzip(exchange, taking):
             return None
-        without(exchange, b"content-encoding", b"accept-ranges", b"etag")
+        without(exchange, b"content-encoding", b"accept-ranges")
+        weaken_etag(exchange)
         exchange.content_length = None
         return Decompressor(exchange)
 
