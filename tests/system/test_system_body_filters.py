@@ -33,6 +33,7 @@ http {{
         location / {{ }}
         location /charset/ {{ alias {root}/; charset utf-8; gzip off; }}
         location /recoded/ {{ alias {root}/; charset two; source_charset one; gzip off; }}
+        location /paged/ {{ alias {root}/; charset two; source_charset one; error_page 416 /page.txt; gzip off; }}
         location /if/ {{ alias {root}/; gzip off; if ($arg_z) {{ gzip on; }} }}
         location /error/ {{ error_page 404 /page.html; return 404; }}
         location /trailer/ {{ alias {root}/; add_trailer X-T t; gzip_types *; }}
@@ -87,6 +88,11 @@ def test_files_are_as_nginx_sends_them(beside: Beside) -> None:
                 found.body = found.body[:40]
             shown.append(f"{request!r}\n  nginx:  {pair[0]}\n  upwell: {pair[1]}\n")
     assert shown == [], "".join(shown)
+
+
+def test_a_page_of_another_location_is_not_changed_by_the_file_s_filters(beside: Beside) -> None:
+    answer = ask(beside.upwell, get("/paged/page.html", "Range: bytes=900000-"))
+    assert (answer.status, answer.body) == (416, PAGE[:3000])
 
 
 ALONE = r"""

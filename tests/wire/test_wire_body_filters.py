@@ -147,6 +147,18 @@ def test_compressed_content_is_unpacked_for_those_who_do_not_take_it() -> None:
             assert tuple(answer.field(name) for name in ("content-encoding", "etag", "accept-ranges")) == kept
 
 
+@pytest.mark.parametrize("wire", [response(b"", *PACKED), CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n0\r\n\r\n")])
+def test_an_answer_without_content_that_says_it_is_compressed_is_one_without_content(wire: bytes) -> None:
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        for _ in range(2):
+            client.send(get("/"))
+            joined.origin.last.send(wire)
+            joined.loop.run()
+            answer = client.answer()
+            assert (answer.body, answer.complete, answer.field("content-encoding")) == (b"", True, None)
+
+
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_several_streams_one_behind_the_other_are_one_content(size: int) -> None:
     packed = gzip.compress(b"one, ") + gzip.compress(b"two, ") + gzip.compress(b"three")

@@ -214,10 +214,11 @@ def gunzipping(taking: Taking) -> Opener:
 class Decompressor(Stage):
     """Gzip into content, in pieces of bounded size: what a piece is not enough for waits (`pending`)."""
 
-    __slots__ = ("_exchange", "_full", "_inflate", "_input")
+    __slots__ = ("_begun", "_exchange", "_full", "_inflate", "_input")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._begun = False
         self._inflate = zlib.decompressobj(_WINDOW + _GZIP_WRAPPER)
         self._input = b""
         self._full = False
@@ -228,6 +229,7 @@ class Decompressor(Stage):
 
     def feed(self, data: bytes) -> bytes:
         waited = self.pending
+        self._begun = True
         self._input += data
         return b"" if waited else self.more()
 
@@ -248,7 +250,7 @@ class Decompressor(Stage):
         return b"".join(out)
 
     def end(self) -> bytes:
-        if not self._inflate.eof and not self._exchange.cut:
+        if self._begun and not self._inflate.eof and not self._exchange.cut:  # nothing at all is no stream cut short
             self._give_up("unexpected end of file")
         return b""
 

@@ -85,6 +85,9 @@ def _forget(exchange: Exchange) -> None:
     exchange.status = exchange.forced_status  # what $status says from here on
     exchange.content_length = None
     exchange.status_text = None
+    exchange.chain = None  # a file's head may have been filtered before it became clear what answers
+    exchange.prelude = None
+    exchange.ending = None
     exchange.out = list(exchange.kept)
     exchange.header_only = exchange.method == b"HEAD"
     exchange.proxying = False
