@@ -10,8 +10,7 @@ from pathlib import Path
 
 from upwell.modules import MODULES, no_effect
 from upwell.modules.unsupported import LACKING, REASONS, UNSUPPORTED
-from upwell.modules.variables import PREFIXES, SUPPORTED, UNSUPPORTED_PREFIXES
-from upwell.modules.variables import UNSUPPORTED as UNSUPPORTED_VARIABLES
+from upwell.modules.variables import PREFIXES, REFUSED, SUPPORTED, UNSUPPORTED_PREFIXES
 from upwell.proxy.session_variables import VARIABLES as SESSION_VARIABLES
 from upwell.version import NGINX_VERSION
 
@@ -26,13 +25,14 @@ holds that. The reference is nginx {NGINX_VERSION}, and for `*_by_lua*` OpenRest
   are not there are refused by name.
 * **no effect**: its place and its arguments are checked, and it changes nothing here; `upwell explain` lists it.
 * **only**: said to be what upwell does anyhow; any other value is refused.
-* **refused**: `"NAME" is not supported by upwell`, with file, line and column. Nothing is ignored silently.
+* **refused**: `"NAME" is not supported by upwell` and why, with file, line and column. Nothing is ignored silently.
 
 `upwell -t` lists everything in a file that is refused, all at once.
 
 ## Directives
 """
 
+_NOT_MADE = "nobody has made it yet"
 _PLACES = {"stream_server": "stream-server", "server_if": "server-if", "if": "location-if"}
 
 
@@ -47,7 +47,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
         where = " ".join(sorted(_PLACES.get(one, one) for one in contexts))
         yield name, where, idle[name] if owner == no_effect.MODULE.name else f"works (`{owner}`)"
     for name in UNSUPPORTED:
-        yield name, "", f"refused: {REASONS[name]}" if name in REASONS else "refused"
+        yield name, "", f"refused: {REASONS.get(name, _NOT_MADE)}"
     for section, names in LACKING.items():
         for name in names:
             yield name, section, "refused there"
@@ -59,7 +59,7 @@ def text() -> str:
     lines += [f"| `{name}` | {where} | {said} |" for name, where, said in sorted(rows())]
     lines += ["", "## Variables of http", "", "| variable | upwell |", "| --- | --- |"]
     known = [(f"${name}", "works") for name in SUPPORTED] + [(f"${prefix}*", "works") for prefix in PREFIXES]
-    known += [(f"${name}", "refused") for name in UNSUPPORTED_VARIABLES]
+    known += [(f"${name}", f"refused: {why}") for name, why in REFUSED.items()]
     known += [(f"${prefix}*", "refused, but for those above") for prefix in UNSUPPORTED_PREFIXES]
     lines += [f"| `{name}` | {said} |" for name, said in sorted(known)]
     lines += ["", "## Variables of stream", "", "| variable | upwell |", "| --- | --- |"]

@@ -291,7 +291,7 @@ def test_files_are_found_from_the_prefix_and_must_be_certificates(tmp_path: Path
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        ("grpc_pass grpc://app;", '"grpc_pass" is not supported by upwell'),
+        ("grpc_pass grpc://app;", '"grpc_pass" is not supported by upwell: peers are spoken to in HTTP/1.x'),
         ("proxy_pass https://nosuch.test;", 'host not found in upstream "nosuch.test"'),
     ],
 )

@@ -62,7 +62,7 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{told} ssl; ssl_buffer_size 4k; ssl_ecdh_curve prime256v1;
-        location / {{ return 200 "$ssl_session_id|$ssl_curves|$ssl_alpn_protocol|$ssl_curve"; }}
+        location / {{ return 200 "$ssl_session_id|$ssl_curves|$ssl_alpn_protocol|$ssl_curve|$ssl_early_data"; }}
         location /ciphers {{ return 200 $ssl_ciphers; }}
         location /peer {{
             proxy_pass https://127.0.0.1:{two}/; proxy_ssl_certificate {tls}/deep0-test-only.pem;
@@ -206,16 +206,16 @@ def test_chacha_is_preferred_for_who_prefers_it(serving: Serving) -> None:
 def test_what_a_client_has_offered_is_told(serving: Serving) -> None:
     context = _context()
     status, body = _get(serving.ports["told"], context=context)
-    session, curves, protocol, curve = body.split(b"|")
-    assert (status, protocol, curve) == (200, b"", b"prime256v1")
+    session, curves, protocol, curve, early = body.split(b"|")
+    assert (status, protocol, curve, early) == (200, b"", b"prime256v1", b"")
     assert re.fullmatch(b"[0-9a-f]{64}", session)
     assert curves.split(b":")[:2] == [b"X25519", b"prime256v1"]
     context.set_alpn_protocols(["http/1.1"])
-    context.set_ecdh_curve("prime256v1")
-    assert _get(serving.ports["told"], context=context)[1].endswith(b"|prime256v1|http/1.1|prime256v1")
+    context.set_ecdh_curve("prime256v1|")
+    assert _get(serving.ports["told"], context=context)[1].endswith(b"|prime256v1|http/1.1|prime256v1|")
     context = _context(version=ssl.TLSVersion.TLSv1_2)
     context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305")
-    assert _get(serving.ports["told"], context=context)[1].endswith(b"|prime256v1")
+    assert _get(serving.ports["told"], context=context)[1].endswith(b"|prime256v1|")
     offered = _get(serving.ports["told"], "/ciphers", context)[1].split(b":")
     assert offered[-3:] == [
         b"ECDHE-ECDSA-AES256-GCM-SHA384",

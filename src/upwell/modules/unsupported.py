@@ -159,10 +159,74 @@ LACKING = {
 _NO_WORD = "Python's ssl has no word for it"
 _ONE_PROTOCOL = "upwell speaks HTTP/1.1 with its clients"
 
-REASONS = {
+_FAMILIES: tuple[tuple[str, str], ...] = (
+    ("auth_jwt auth_oidc auth_require", "tokens are checked by who auth_request asks"),
+    ("fastcgi_ uwsgi_ scgi_ grpc_ memcached_ memc_ redis2_ drizzle_ postgres_", "peers are spoken to in HTTP/1.x"),
+    ("tunnel_", "upwell is no forward proxy, so CONNECT is refused"),
+    ("proxy_cache proxy_no_cache srcache_ cache_purge", "upwell keeps no answers"),
+    ("proxy_store_access", "upwell stores no answers"),
+    ("http2_ http3_ quic_ spdy_", _ONE_PROTOCOL),
+    (
+        "mail auth_http imap_ pop3_ smtp_ starttls xclient protocol proxy_pass_error_message timeout",
+        "upwell is no mail proxy",
+    ),
+    ("mqtt", "stream passes MQTT on without reading it"),
+    ("js_ perl", "programs in a configuration are Lua's"),
+    ("geoip_", "MaxMind's old library is not there; geo and map choose by address"),
+    ("image_filter xslt_ xml_entities", "content is changed by text only: sub_filter, charset, addition"),
+    ("hls f4f flv mp4", "films are sent as they lie on the disk"),
+    ("dav_ create_full_put_path min_delete_depth", "clients write no files"),
+    ("ssi_", "pages are put together by addition and Lua only"),
+    ("userid", "cookies that tell clients apart are made by add_header and sticky"),
+    (
+        "keyval api upstream_conf upstream_show upstream_list status",
+        "what changes while upwell runs is changed by a reload, and told by upwell_status",
+    ),
+    ("zone_sync", "zones are those of one machine"),
+    ("session_log", "access_log and map tell what there is to tell"),
+    ("otel_", "no traces are sent; fields of a request pass through"),
+    ("mgmt license_token usage_report", "it belongs to a licence, of which upwell has none"),
+    (
+        "acme_ account_key accept_terms_of_service challenge contact external_account_key preferred_chain profile "
+        "state_path uri",
+        "certificates are fetched by a program beside upwell, and read again on HUP",
+    ),
+    ("client_auth client_id client_secret config_url cookie_name", "it is of auth_oidc, which is not there"),
+    ("load_module", "there are no modules to load: upwell has what it has"),
+    ("epoll_events google_perftools_profiles", "it is about nginx's own memory and events"),
+    ("lua_ stream_lua_", "upwell's Lua has no sockets and no such settings of its own"),
+    (
+        "balancer_ exit_worker_ body_filter_by precontent_ preread_by server_rewrite_by ssl_certificate_by "
+        "ssl_client_hello_by ssl_psk_by ssl_session_fetch ssl_session_store proxy_ssl_certificate_by "
+        "proxy_ssl_verify_by proxy_ssl_verify_set_by",
+        "Lua code runs in other phases",
+    ),
+    (
+        "array_join brotli consistent_hash coolkit dyups_ echo encrypted_session_ eval fancyindex form_input "
+        "headers_more iconv_ modsecurity more_ nchan_ ntlm pagespeed passenger_ proxy_allow_upstream push_stream_ rds_ "
+        "rtmp session_sticky set_ sticky_cookie_insert subs_filter vhost_traffic_status xss_ zstd",
+        "it is of a module that nginx's own packages do not have",
+    ),
+)
+"""The beginnings of names, and why they are refused."""
+
+
+def _families() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for beginnings, why in _FAMILIES:
+        fitting = tuple(beginnings.split())
+        for name in UNSUPPORTED:
+            if name.startswith(fitting):
+                found.setdefault(name, why)
+    return found
+
+
+REASONS = _families() | {
     "http2": _ONE_PROTOCOL,
     "http3": _ONE_PROTOCOL,
+    "limit_zone": "nginx has limit_conn_zone for it",
     "proxy_ssl_alpn": "peers are spoken to in HTTP/1.1, which needs no telling",
+    "ssl": "nginx has it no more: it is a parameter of listen",
     "ssl_certificate_cache": "certificates with variables are not supported",
     "ssl_certificate_compression": _NO_WORD,
     "ssl_early_data": f"{_NO_WORD}, and what it carries may be replayed",

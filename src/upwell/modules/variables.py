@@ -26,7 +26,7 @@ SUPPORTED = words(
     proxy_protocol_server_port realip_remote_addr realip_remote_port
     ssl_alpn_protocol ssl_cipher ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint
     ssl_client_i_dn ssl_client_raw_cert ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain
-    ssl_client_v_start ssl_client_verify ssl_curve ssl_curves ssl_protocol ssl_server_name ssl_session_id
+    ssl_client_v_start ssl_client_verify ssl_curve ssl_curves ssl_early_data ssl_protocol ssl_server_name ssl_session_id
     ssl_session_reused upstream_addr
     upstream_bytes_received upstream_bytes_sent
     upstream_cache_age upstream_cache_status upstream_connect_time upstream_header_time
@@ -48,18 +48,22 @@ PREFIXES = (
 )
 """The families that `exchange.variable` answers: any name may follow."""
 
-UNSUPPORTED = words(
-    """
-    fastcgi_path_info fastcgi_script_name geoip_area_code geoip_city
-    geoip_city_continent_code geoip_city_country_code geoip_city_country_code3 geoip_city_country_name
-    geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude geoip_longitude
-    geoip_org geoip_postal_code geoip_region geoip_region_name
-    memcached_key
-    slice_range uid_got
-    uid_reset uid_set upstream_last_addr upstream_last_server_name
-    """
-)
-"""Variables of nginx's standard modules that upwell lacks."""
+_NO_WORD = "Python's ssl has no word for it"
+_REASONS = {
+    "fastcgi_path_info fastcgi_script_name memcached_key": "peers are spoken to in HTTP/1.x",
+    """geoip_area_code geoip_city geoip_city_continent_code geoip_city_country_code geoip_city_country_code3
+    geoip_city_country_name geoip_country_code geoip_country_code3 geoip_country_name geoip_dma_code geoip_latitude
+    geoip_longitude geoip_org geoip_postal_code geoip_region geoip_region_name""": (
+        "MaxMind's old library is not there; geo and map choose by address"
+    ),
+    "slice_range": "upwell keeps no answers, so it asks for no slices of them",
+    "uid_got uid_reset uid_set": "userid is not there",
+    "ssl_client_i_dn_legacy ssl_client_s_dn_legacy": "the names without _legacy are in the form of RFC 4514",
+    "ssl_client_sigalg ssl_ech_outer_server_name ssl_ech_status ssl_sigalg": _NO_WORD,
+    "upstream_last_addr upstream_last_server_name": "$upstream_addr has all that were asked, in order",
+}
+REFUSED = {name: why for names, why in _REASONS.items() for name in names.split()}
+"""Variables that nginx has and upwell has not, and why."""
 
 UNSUPPORTED_PREFIXES = ("jwt_", "ssl_")
 
@@ -100,7 +104,7 @@ def is_known(name: str) -> bool:
 
 
 def is_unsupported(name: str) -> bool:
-    return name not in SUPPORTED and (name in UNSUPPORTED or name.startswith(UNSUPPORTED_PREFIXES))
+    return name not in SUPPORTED and (name in REFUSED or name.startswith(UNSUPPORTED_PREFIXES))
 
 
 def _close_http(block: Block) -> None:
@@ -110,7 +114,9 @@ def _close_http(block: Block) -> None:
         if name in made or name in load.forgiven or is_known(name) or (len(name) == 1 and name in "123456789"):
             continue
         if is_unsupported(name):
-            load.errors.append(ConfigError(f'"${name}" is not supported by upwell', position))
+            why = REFUSED.get(name)
+            said = f'"${name}" is not supported by upwell{f": {why}" if why else ""}'
+            load.errors.append(ConfigError(said, position))
         else:
             load.errors.append(ConfigError(f'unknown "{name}" variable', position))
     load.uses.clear()

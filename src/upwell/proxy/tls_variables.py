@@ -116,6 +116,11 @@ def _curve(exchange: Exchange) -> bytes | None:
     return _GROUPS.get(transport.group, f"0x{transport.group:04x}").encode()
 
 
+def _early_data(_: Exchange) -> bytes | None:
+    """Nothing is taken before a handshake is over (ssl_early_data is off)."""
+    return None
+
+
 def _der(tls: ssl.SSLObject) -> bytes | None:
     return tls.getpeercert(binary_form=True)
 
@@ -215,6 +220,7 @@ VARIABLES: dict[str, TlsVariable] = {
     "ssl_client_verify": _of(_verified),
     "ssl_curve": _curve,
     "ssl_curves": _curves,
+    "ssl_early_data": _early_data,
     "ssl_protocol": _of(lambda tls: tls.version()),
     "ssl_server_name": _server_name,
     "ssl_session_id": _of(_session_id),
