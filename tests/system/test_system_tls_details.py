@@ -211,7 +211,7 @@ def test_what_a_client_has_offered_is_told(serving: Serving) -> None:
     assert re.fullmatch(b"[0-9a-f]{64}", session)
     assert curves.split(b":")[:2] == [b"X25519", b"prime256v1"]
     context.set_alpn_protocols(["http/1.1"])
-    context.set_ecdh_curve("prime256v1|")
+    context.set_ecdh_curve("prime256v1")
     assert _get(serving.ports["told"], context=context)[1].endswith(b"|prime256v1|http/1.1|prime256v1|")
     context = _context(version=ssl.TLSVersion.TLSv1_2)
     context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305")
