@@ -220,6 +220,25 @@ def test_a_few_bytes_that_stand_for_many_do_not_fill_memory(known: bool) -> None
         assert joined.done == [(b"GET / HTTP/1.1", 200)]
 
 
+def test_others_have_their_turns_while_they_are_sent_to_a_client_that_reads_fast() -> None:
+    packed = gzip.compress(bytes(16 << 20))
+    with _filtered(*UNPACKED) as joined:
+        client = joined.client()
+        client.send(get())
+        seen: list[int] = []
+
+        def turn() -> None:
+            seen.append(len(client.far.received))
+            if len(seen) < 1000:
+                joined.loop.call_soon(turn)
+
+        joined.loop.call_soon(turn)
+        joined.origin.last.send(response(packed, *PACKED))
+        joined.loop.run()
+        assert len(client.answer().body) == 16 << 20
+        assert len(set(seen)) > 30
+
+
 def test_a_client_that_leaves_in_the_middle_of_them_frees_all() -> None:
     packed = gzip.compress(bytes(16 << 20))
     with _filtered(*UNPACKED) as joined:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from upwell.proxy.accel import bare_type
+from upwell.proxy.suspension import suspend
 from upwell.proxy.timers import Alarm
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class Chain:
         while self._stages[0].pending and not exchange.cut:
             self._pass(self._stages[0].more(), 1)
             await exchange.drained()
+            await self._let_others()
         if self._surrounded < 0:
             return
         stage = self._stages[self._surrounded]
@@ -183,6 +185,15 @@ class Chain:
         if not exchange.cut:
             self._end(self._surrounded + 1)
         await stage.follow()
+
+    async def _let_others(self) -> None:
+        """A round of the loop: a client that reads fast would keep it for as long as there is more."""
+        exchange = self._exchange
+        handle = exchange.client.loop.call_soon(exchange.resume)
+        try:
+            await suspend()
+        finally:
+            handle.cancel()
 
     def end(self) -> None:
         """All content has come."""

@@ -76,6 +76,8 @@ class Substitution(Stage):
         patterns = self._patterns
         if not patterns:
             return data
+        if len(patterns) == 1 and not self._once:
+            return self._replace_one(data, last)
         out: list[bytes] = []
         at = 0
         low = data.lower()
@@ -85,8 +87,9 @@ class Substitution(Stage):
         while patterns:
             start = min(places)
             which = places.index(start)
-            if not last:
-                wait = self._may_begin(low, max(at, size - self._longest + 1), start, which)
+            first = max(at, size - self._longest + 1)
+            if not last and first <= start:
+                wait = self._may_begin(low, first, start, which)
                 if wait < size:
                     self._held = data[wait:]
                     out.append(data[at:wait])
@@ -105,6 +108,29 @@ class Substitution(Stage):
             return data
         out.append(data[at:])
         return b"".join(out)
+
+    def _replace_one(self, data: bytes, last: bool) -> bytes:
+        """`_replace` for one pattern, wherever it is: content that is full of it costs no step of its own for each."""
+        pattern = self._patterns[0]
+        low = data.lower()
+        size = len(low)
+        wait = size
+        pieces = low.split(pattern)
+        if not last:
+            wait = self._may_begin(low, max(size - len(pieces[-1]), size - len(pattern) + 1), size, 0)
+            self._held = data[wait:]
+        if len(pieces) == 1:
+            return data if wait == size else data[:wait]
+        if low != data:
+            at = 0
+            step = len(pattern)
+            for number, piece in enumerate(pieces):
+                end = at + len(piece)
+                pieces[number] = data[at:end]
+                at = end + step
+        if wait < size:
+            pieces[-1] = pieces[-1][: len(pieces[-1]) - (size - wait)]
+        return self._text(0).join(pieces)
 
     def _may_begin(self, low: bytes, first: int, start: int, which: int) -> int:
         """The first place from `first` on, where `low` ends with the start of a pattern that would come before the one
