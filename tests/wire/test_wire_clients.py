@@ -261,6 +261,8 @@ def test_a_graceful_end_closes_the_idle_and_lets_the_others_finish() -> None:
         for client in (idle, busy, beginning, fresh):
             client.protocol.close_if_idle()
         joined.loop.run()
+        assert not idle.far.closed()  # it has asked something just now
+        joined.advance(1.1)
         assert idle.far.closed()
         assert not fresh.far.closed()  # its first request may be on the way
         joined.origin.last.send(response(b"x"))
@@ -284,13 +286,35 @@ def test_a_graceful_end_answers_what_has_come_unread() -> None:
         joined.endpoint.draining = True
         for client in clients:
             client.protocol.close_if_idle()
-        joined.loop.run()
+        joined.advance(1.1)
         assert [client.far.closed() for client in clients] == [False, True]
         clients[0].send(get())
         joined.origin.last.send(response(b"the last"))
         answer = clients[0].answer()
         assert (answer.body, answer.field("Connection")) == (b"the last", "close")
         assert clients[0].far.closed()
+
+
+def test_a_graceful_end_waits_a_second_for_those_who_ask_again_and_again() -> None:
+    with Joined() as joined:
+        eager, calm = joined.client(), joined.client()
+        for client in (calm, eager):
+            client.send(get())
+            joined.origin.last.send(response(b"served"))
+            assert client.answer().body == b"served"
+            if client is calm:
+                joined.advance(2)
+        joined.endpoint.draining = True
+        for client in (eager, calm):
+            client.protocol.close_if_idle()
+        joined.loop.run()
+        assert [client.far.closed() for client in (eager, calm)] == [False, True]
+        joined.advance(0.5)
+        eager.send(get())
+        joined.origin.last.send(response(b"the last"))
+        answer = eager.answer()
+        assert (answer.body, answer.field("Connection")) == (b"the last", "close")
+        assert eager.far.closed()
 
 
 # Heads that are refused

@@ -43,6 +43,8 @@ _CROWDED: Final = 1e-5
 """Where no connection rested, nobody looks again for so many seconds times the connections there are: looking at all of
 them takes a thirtieth of it.
 """
+_SOON: Final = 1.0
+"""Seconds: a client that asked something this short ago will ask something again."""
 _IN_LINE: Final = "while reading client request line"
 _IN_HEADERS: Final = "while reading client request headers"
 _connection_numbers = count(1)
@@ -401,6 +403,8 @@ class ClientConnection(Receiver):
                 if location.reset_timedout:
                     reset_on_close(self.transport)
                 self._give_up(408, "client timed out (110: Connection timed out)")
+            elif has_unread(self.transport):
+                self.endpoint.timers.arm(self, _SOON)  # its next request: this worker was busy
             else:
                 self._close(location)
         elif not self.writable:
@@ -850,9 +854,11 @@ class ClientConnection(Receiver):
     def close_if_idle(self) -> None:
         """For a graceful end: close a connection that rests between two requests. Of a new one, a request may be on
         its way; client_header_timeout bounds it. One that has come while this worker was busy is answered, as the last.
+        So is one that comes soon after another: to close such a connection would often be to reset it (nginx does).
         """
         if self.requests and self.exchange is None and not self._in_head and not self._buffer:
-            left = self._rests_until - self.loop.time()
+            now = self.loop.time()
+            left = max(self._rests_until - now, min(_since(self)[0] + _SOON - now, _SOON))
             if left > 0.0:
                 self.endpoint.timers.arm(self, left)
             elif not has_unread(self.transport):
