@@ -137,3 +137,21 @@ def test_an_address_that_nothing_leads_to(make: Make, tmp_path: Path) -> None:
     q: Probing = make(PeerSpec("app", "/x" * 200))
     q.check(type="udp", request=b"x")
     assert q.why() == "af_unix path too long"
+
+
+def test_a_unix_peer_that_reads_nothing_any_more_is_down(make: Make, tmp_path: Path) -> None:
+    path = str(tmp_path / "full")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s,
+    ):
+        hung.bind(path)
+        s.setblocking(False)
+        s.connect(path)
+        with pytest.raises(BlockingIOError):
+            while True:
+                s.send(b"x")
+        p: Probing = make(PeerSpec("app", path))
+        p.check(type="udp", request=b"x")
+        assert p.why() == "its queue of datagrams is full"
+        assert not p.up()

@@ -75,6 +75,9 @@ class UdpTarget(Target):
             sock.send(self._request)
         except (OSError, ValueError, OverflowError) as wrong:  # a path too long for a Unix socket comes this way
             self.close()
+            if self._family == AF_UNIX and isinstance(wrong, BlockingIOError):
+                # It is the peer that has no room: who sends to a Unix socket waits for who reads there.
+                return Verdict(False, "connect", "its queue of datagrams is full")
             if isinstance(wrong, OSError) and wrong.errno in _OURS:
                 raise NoSocket(_word(wrong), "send a datagram") from wrong
             return Verdict(False, "connect", _word(wrong))
