@@ -57,6 +57,48 @@ def test_where_many_are_probed_some_hundreds_are_due_together() -> None:
         assert most < 1.5 * count / slots + 10
 
 
+def most_together(course: Rota, targets: list[Target], told: list[tuple[float, Target]], turns: int = 1) -> int:
+    """How many of them are due at one time after so many probes of each."""
+    for _ in range(turns):
+        told.clear()
+        for target in targets:
+            course.over(target, 4, target.due + 0.01)
+    dues = [round(due, 4) for due, _ in told]
+    return max(dues.count(due) for due in set(dues))
+
+
+def test_where_a_probe_is_dear_few_are_due_together() -> None:
+    for kind in ("https", "tls", "grpc"):
+        course, targets, told = rota(300, interval=2.0, type=kind)
+        course.begin(100.0)
+        assert most_together(course, targets, told) < 30
+
+
+def test_those_that_join_later_are_as_far_apart_as_if_they_had_been_there() -> None:
+    course, _, told = rota(1, interval=1.0)
+    course.begin(100.0)
+    loop = Loop()
+    targets = [silent(course.spec, number, loop) for number in range(1, 4000)]
+    for target in targets:
+        course.join(target, False, 100.0)
+    assert most_together(course, targets, told) < 400
+
+
+def test_jitter_is_as_fine_as_many_probes_need() -> None:
+    course, targets, told = rota(10_000, interval=1.0, jitter=0.5)
+    course.begin(100.0)
+    assert most_together(course, targets, told, 8) < 400
+
+
+def test_a_first_failure_is_looked_into_as_fast_as_was_asked_for_where_many_are_probed_too() -> None:
+    course, targets, told = rota(400, interval=1.0, fast_interval=0.05)
+    course.begin(100.0)
+    told.clear()
+    for target in targets:
+        course.over(target, 2, 100.01)
+    assert max(due for due, _ in told) <= 100.06 + 1e-6
+
+
 def test_then_the_interval_is_kept_from_due_to_due() -> None:
     course, (target,), told = rota()
     course.begin(0.0)

@@ -22,6 +22,8 @@ _SOON: Final = 1.0  # seconds: a suspected target is not probed more often than 
 _GRAIN: Final = 0.1  # seconds between two times that chance can choose, or a tenth of the interval, whatever is less
 _BUSY: Final = 100  # probes a second of one check, from which on these times lie
 _TOGETHER: Final = 250  # so many probes apart, but half the interval at most
+_DEAR: Final = frozenset(("https", "tls", "grpc", "exec", "python"))
+_DEAR_TOGETHER: Final = 10  # of these: a handshake costs as much as dozens of other probes, and those behind it wait
 _SHIFT: Final = 0.02  # seconds; the times of different checks lie some of these apart
 
 
@@ -35,6 +37,7 @@ class Rota:
         "_grain",
         "_interval",
         "_jitter",
+        "_laid",
         "_offset",
         "_random",
         "_soon",
@@ -55,9 +58,9 @@ class Rota:
         self.changed = False
         self._interval = spec.interval
         self._jitter = max(spec.jitter, 0.0)
-        self._grain = self._spread = min(_GRAIN, spec.interval / 10) or _GRAIN
-        if len(targets) > _BUSY * spec.interval > 0:
-            self._spread = min(_TOGETHER * spec.interval / len(targets), spec.interval / 2)
+        self._grain = self._spread = 0.0
+        self._laid = 0
+        self._lay(len(targets))
         self._offset = _SHIFT * random.randrange(max(int(self._spread / _SHIFT), 1))
         self._fast = spec.fast_interval or spec.interval
         self._down = spec.down_interval or spec.interval
@@ -93,8 +96,9 @@ class Rota:
         if self._fresh and target in self._fresh:
             self._fresh.discard(target)
             # The same times for all targets, whenever each of them began.
-            slot = 1 + int(self._random.random() * max(round(period / self._spread), 1))
-            due = ((now - self._offset) // self._spread + slot) * self._spread + self._offset
+            spread = min(self._spread, period) or self._spread
+            slot = 1 + int(self._random.random() * max(round(period / spread), 1))
+            due = ((now - self._offset) // spread + slot) * spread + self._offset
         else:
             # From the time that was meant, so that intervals do not grow by what a probe takes; never several at once.
             due = target.due + period
@@ -113,6 +117,8 @@ class Rota:
     def join(self, target: Target, backup: bool, now: float) -> None:
         target.course = self
         self.targets.append(target)
+        if 4 * len(self.targets) > 5 * self._laid:
+            self._lay(len(self.targets))
         if self.spec.jitter < 0:
             self._fresh.add(target)
         self._place(now, target)
@@ -127,6 +133,16 @@ class Rota:
         soon = target.started + self._soon
         if not target.probing and soon < target.due:
             self._place(max(now, soon), target)
+
+    def _lay(self, count: int) -> None:
+        """How far the times that chance can choose lie apart, for `count` targets."""
+        self._laid = count
+        interval = self.spec.interval
+        self._grain = self._spread = min(_GRAIN, interval / 10) or _GRAIN
+        if count > _BUSY * interval > 0:
+            together = _DEAR_TOGETHER if self.spec.type in _DEAR else _TOGETHER
+            self._spread = min(together * interval / count, interval / 2)
+            self._grain = min(self._grain, self._spread)
 
     def _place(self, due: float, target: Target) -> None:
         target.due = due
