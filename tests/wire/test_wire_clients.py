@@ -601,6 +601,24 @@ def test_many_pipelined_requests_wait_for_a_client_that_does_not_read() -> None:
         assert served == 8000
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_client_that_ends_its_side_during_an_answer_gets_all_and_is_let_go(requests: int) -> None:
+    async def slow(exchange: Exchange) -> None:
+        exchange.content_length = 6
+        exchange.send_head()
+        exchange.write(b"one")
+        await exchange.sleep(1.0)
+        exchange.write(b"two")
+
+    with Joined(places={b"/slow": slow}) as joined:
+        client = joined.client()
+        client.send(get("/slow") * requests)
+        client.far.finish()
+        joined.advance(2.5)
+        assert [client.answer().body for _ in range(requests)] == [b"onetwo"] * requests
+        assert client.far.closed()
+
+
 def test_two_captures_at_once_each_get_their_own_answer() -> None:
     async def outer(exchange: Exchange) -> None:
         first = await exchange.subrequest(b"/one")

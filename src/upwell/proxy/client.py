@@ -765,7 +765,8 @@ class ClientConnection(Receiver):
                 self._lingers_until = self.loop.time() + location.lingering_time
                 self._linger_on(location)
                 return
-        if not exchange.keepalive or (self.endpoint.draining and not location.keepalive_min_timeout):
+        left = self._eof and not self._buffer  # while it was answered: nothing more can come
+        if left or not exchange.keepalive or (self.endpoint.draining and not location.keepalive_min_timeout):
             self._open_ended = exchange.open_ended
             if exchange.cut and self._open_ended:
                 reset_on_close(self.transport)
