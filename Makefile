@@ -9,12 +9,20 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 demo: $(VENV)/.run
 	$(BIN)/upwell demo
 
-# Two runs at once, because the tests of whole processes wait most of the time; each has its own ports and folder.
 test: $(VENV)/.dev
-	@folder=$$(mktemp -d /tmp/pytest-others-XXXXXX); trap 'kill $$system 2>/dev/null; rm -rf "$$folder"*' EXIT; \
-	UPWELL_PORTS=10240-21000 $(BIN)/python -m pytest tests/system >"$$folder.txt" 2>&1 & system=$$!; \
-	UPWELL_PORTS=21000-32000 $(BIN)/python -m pytest --ignore=tests/system --basetemp="$$folder/t"; others=$$?; \
-	wait $$system; ended=$$?; cat "$$folder.txt"; exit $$((others + ended))
+	$(call tests,,)
+
+# Three runs at once, because the tests of whole processes wait most of the time; each has its own ports and folder. With
+# the environment $(1) and the arguments $(2).
+define tests
+@folder=$$(mktemp -d /tmp/pytest-upwell-XXXXXX); trap 'kill $$one $$two 2>/dev/null; rm -rf "$$folder"*' EXIT; \
+$(1) UPWELL_PORTS=10240-17000 $(BIN)/python -m pytest $(2) --ignore-glob='*/test_system_[m-z]*' --basetemp="$$folder/pytest-1" \
+	tests/system >"$$folder.1" 2>&1 & one=$$!; \
+$(1) UPWELL_PORTS=17000-24000 $(BIN)/python -m pytest $(2) --ignore-glob='*/test_system_[a-l]*' --basetemp="$$folder/pytest-2" \
+	tests/system >"$$folder.2" 2>&1 & two=$$!; \
+$(1) UPWELL_PORTS=24000-32000 $(BIN)/python -m pytest $(2) --ignore=tests/system --basetemp="$$folder/pytest-3"; failed=$$?; \
+wait $$one || failed=1; wait $$two || failed=1; cat "$$folder.1" "$$folder.2"; exit $$failed
+endef
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests bench chaos fuzz soak tools
@@ -29,7 +37,7 @@ compiled: $(VENV)/.dev
 # The tests of what is compiled, with it: not of those parts that stay Python, nor the longest ones of whole processes.
 NOT_COMPILED = config lua modules process resolve bench system/test_system_chaos.py system/test_system_kills.py
 test-compiled: compiled
-	PYTHONPATH=$(CURDIR)/build/compiled $(BIN)/python -m pytest $(NOT_COMPILED:%=--ignore=tests/%)
+	$(call tests,PYTHONPATH=$(CURDIR)/build/compiled,$(NOT_COMPILED:%=--ignore=tests/%))
 
 # Everything, some 30 minutes, kept in bench/results; BENCH="browser --log off" chooses, see `python -m bench -h`.
 # Needs wrk besides (apt-get install wrk), and says so.
