@@ -71,13 +71,16 @@ def test_a_401_waits_and_nothing_else(tmp_path: Path) -> None:
         assert serving.ask(_ASK % b"/no").status == 403
 
 
-def test_who_leaves_does_not_wait_on(tmp_path: Path) -> None:
-    with _serving(tmp_path, "location /x { auth_delay 3s; auth_basic r; }") as serving:
+@pytest.mark.parametrize("leave", ["reset", "finish"])
+@pytest.mark.parametrize("more", ["", "satisfy any;"])
+def test_who_leaves_does_not_wait_on(tmp_path: Path, leave: str, more: str) -> None:
+    with _serving(tmp_path, f"location /x {{ auth_delay 3s; auth_basic r; {more} }}") as serving:
         client = serving.client()
         client.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
-        client.far.reset()
+        getattr(client.far, leave)()
         serving.loop.run()
         assert b" 499 " in serving.lines()[-1]
+        assert client.far.closed()
 
 
 def test_who_leaves_takes_the_request_along_that_was_asked_for_him(tmp_path: Path) -> None:

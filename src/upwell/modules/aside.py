@@ -61,7 +61,7 @@ class Aside:
         return f"<Aside {len(self._threads)} threads, {self._pending} waiting>"
 
     async def run(self, exchange: Exchange, work: Callable[[], T]) -> T:
-        """What `work` gives or raises. A client that leaves meanwhile ends its request."""
+        """What `work` gives or raises. A client whose connection is gone meanwhile ends its request."""
         job: _Job[T] = _Job(exchange, work)
         self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at what comes out
         self._pending += 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from upwell.config.command import Module, command
 from upwell.config.slots import choice, time
+from upwell.errors import ClientClosed
 from upwell.log import ERROR, INFO
 from upwell.proxy.location import Access
 
@@ -89,11 +90,16 @@ def _any(gates: tuple[Access, ...], delay: float) -> Access:
 async def _wait(exchange: Exchange, seconds: float) -> None:
     """Keep who guesses passwords waiting."""
     exchange.log(INFO, "delaying unauthorized request")
-    abortable, exchange.abortable = exchange.abortable, True
+    # A client that leaves meanwhile is not waited for, and one that has only ended its side has left, as for nginx.
+    abortable, proxying = exchange.abortable, exchange.proxying
+    exchange.abortable = exchange.proxying = True
     try:
         await exchange.sleep(seconds)
+    except ClientClosed:
+        exchange.log(INFO, "client prematurely closed connection")
+        raise
     finally:
-        exchange.abortable = abortable
+        exchange.abortable, exchange.proxying = abortable, proxying
 
 
 MODULE = Module(
