@@ -9,6 +9,8 @@ from typing import Final
 _RANGE: Final = re.compile(rb" *(?:([0-9]+) *- *([0-9]+)?|-([0-9]+)) *(?=,|\Z)")
 _MOST: Final = (1 << 63) - 1
 _MOST_DIGITS: Final = 40  # before Python is asked to make a number of them
+_PART: Final = 256  # what a part costs besides its bytes, and how much of that is too little to tell, as nginx counts
+_SPARE: Final = 4096
 
 NONE: Final[tuple[tuple[int, int], ...]] = ()
 
@@ -21,8 +23,8 @@ def is_of_bytes(field: bytes) -> bool:
 def parse_ranges(field: bytes, length: int, most: int) -> Sequence[tuple[int, int]] | None:
     """The ranges of a field that `is_of_bytes`, each from its first byte to behind its last one, out of `length`.
 
-    None: all of it is to be sent, for there are more than `most`, or they are more than the whole. Empty: none can be
-    (416).
+    None: all of it is to be sent, for there are more than `most`, or they are, with what stands between them, much more
+    than the whole. Empty: none can be (416).
     """
     found: list[tuple[int, int]] = []
     at = 6
@@ -58,7 +60,9 @@ def parse_ranges(field: bytes, length: int, most: int) -> Sequence[tuple[int, in
         at += 1
     if not found:
         return NONE
-    return None if total > length else found
+    if total > length or total + _PART * len(found) > length + _SPARE:
+        return None
+    return found
 
 
 def part_head(boundary: bytes, media: bytes | None, start: int, end: int, length: int) -> bytes:
