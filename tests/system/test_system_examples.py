@@ -16,7 +16,7 @@ import pytest
 
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Answer, Client, Origin, Seen, ask, get, post, response
-from upwell.contrib.processes import UPWELL, free_ports
+from upwell.contrib.processes import UPWELL, await_condition, free_ports
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.conf"))
@@ -212,7 +212,9 @@ def test_the_gitlab_example_hides_tokens_and_knows_its_clients(start: StartBalan
         assert _switches(front, "/-/cable")
         ask(front, get("/api?private_token=glpat-secret&page=2"))
         ask(front, get("/api?access_token=glpat-secret&private_token=glpat-secret&FEED_TOKEN=glpat-secret&a=b"))
-        log = (prefix / "logs" / "gitlab_access.log").read_text()
+        lines = prefix / "logs" / "gitlab_access.log"
+        await_condition(lambda: lines.read_text().count('"GET /api?') == 2, "both lines of the log", 10)
+        log = lines.read_text()
         assert "GET /api?private_token=[FILTERED]&page=2" in log
         assert "GET /api?access_token=[FILTERED]&private_token=[FILTERED]&FEED_TOKEN=[FILTERED]&a=b" in log
         assert "glpat-secret" not in log
