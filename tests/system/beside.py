@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h11
+import pytest
 
 from tests.system.wire import Answer, Client, Origin, Respond, get
 from upwell.contrib.processes import free_ports
@@ -105,3 +106,16 @@ def both(
         start(configuration(of_nginx, origin.port), [of_nginx], nginx)
         start(configuration(of_upwell, origin.port), [of_upwell])
         yield Beside(of_nginx, of_upwell, origin)
+
+
+@contextmanager
+def both_of(template: str, respond: Respond, start: StartBalancer) -> Iterator[Beside]:
+    """Both with `template`, whose `front` and `origin` are ports; skips the test where nginx is not installed."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed (make dev)")
+
+    def configuration(front: int, origin: int) -> str:
+        return template.format(front=front, origin=origin)
+
+    with both(configuration, respond, NGINX, start) as found:
+        yield found

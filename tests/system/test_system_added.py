@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.beside import FOOTER, NGINX, Beside, both, compare
+from tests.system.beside import FOOTER, Beside, both_of, compare
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Client, Seen, get, response
 from upwell.errors import ConfigErrors
@@ -80,13 +80,7 @@ def _respond(seen: Seen, _: socket.socket) -> bytes:
 
 @pytest.fixture(scope="module")
 def beside(start_shared: StartBalancer) -> Iterator[Beside]:
-    if NGINX is None:
-        pytest.skip("nginx is not installed (make dev)")
-
-    def configuration(front: int, origin: int) -> str:
-        return CONFIGURATION.format(front=front, origin=origin)
-
-    with both(configuration, _respond, NGINX, start_shared) as found:
+    with both_of(CONFIGURATION, _respond, start_shared) as found:
         yield found
 
 

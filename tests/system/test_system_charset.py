@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.beside import NGINX, Beside, both, compare
+from tests.system.beside import Beside, both_of, compare
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Seen, get, response
 from upwell.errors import ConfigErrors
@@ -75,13 +75,7 @@ def _respond(seen: Seen, _: socket.socket) -> bytes:
 
 @pytest.fixture(scope="module")
 def beside(start_shared: StartBalancer) -> Iterator[Beside]:
-    if NGINX is None:
-        pytest.skip("nginx is not installed (make dev)")
-
-    def configuration(front: int, origin: int) -> str:
-        return CONFIGURATION.format(front=front, origin=origin)
-
-    with both(configuration, _respond, NGINX, start_shared) as found:
+    with both_of(CONFIGURATION, _respond, start_shared) as found:
         yield found
 
 

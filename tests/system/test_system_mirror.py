@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.beside import FOOTER, NGINX, Beside, both
+from tests.system.beside import FOOTER, Beside, both_of
 from tests.system.conftest import StartBalancer
 from tests.system.wire import TIMEOUT, Client, Seen, get, post, response
 from upwell.errors import ConfigErrors
@@ -71,13 +71,7 @@ def mirrored() -> Mirrored:
 
 @pytest.fixture(scope="module")
 def beside(start_shared: StartBalancer, mirrored: Mirrored) -> Iterator[Beside]:
-    if NGINX is None:
-        pytest.skip("nginx is not installed (make dev)")
-
-    def configuration(front: int, origin: int) -> str:
-        return CONFIGURATION.format(front=front, origin=origin)
-
-    with both(configuration, mirrored.respond, NGINX, start_shared) as found:
+    with both_of(CONFIGURATION, mirrored.respond, start_shared) as found:
         yield found
 
 
