@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.system.beside import NGINX, Beside, both, compare
+from tests.system.beside import NGINX, Beside, both_of, compare
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Seen, get, response
 from upwell.config.command import words
@@ -50,15 +50,11 @@ http {{
 
 @pytest.fixture(scope="module")
 def beside(start_shared: StartBalancer) -> Iterator[Beside]:
-    assert NGINX is not None
 
     def respond(_: Seen, __: socket.socket) -> bytes:
         return response(b"yes")
 
-    def configuration(front: int, origin: int) -> str:
-        return CONFIGURATION.format(front=front, origin=origin)
-
-    with both(configuration, respond, NGINX, start_shared) as found:
+    with both_of(CONFIGURATION, respond, start_shared) as found:
         yield found
 
 

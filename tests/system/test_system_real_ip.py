@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.beside import NGINX, Beside, both, compare
+from tests.system.beside import NGINX, Beside, both_of, compare
 from tests.system.conftest import StartBalancer
 from tests.system.wire import Client, Seen, get, post, response
 from upwell.contrib.processes import UPWELL, free_ports
@@ -73,15 +73,11 @@ http {{
 
 @pytest.fixture(scope="module")
 def beside(start_shared: StartBalancer) -> Iterator[Beside]:
-    assert NGINX is not None
 
     def respond(_: Seen, __: socket.socket) -> bytes:
         return response(b"yes")
 
-    def configuration(front: int, origin: int) -> str:
-        return CONFIGURATION.format(front=front, origin=origin)
-
-    with both(configuration, respond, NGINX, start_shared) as found:
+    with both_of(CONFIGURATION, respond, start_shared) as found:
         yield found
 
 
