@@ -19,9 +19,8 @@ from bench.scale import LATENESS_GOAL_MS, MEMORY_GOAL_KB, OUT_GOAL_MS, PAGE_GOAL
 from bench.steady import CORES_FOR_WORKERS, COUNTS, Latency, Work
 from bench.stream import GOAL as STREAM_GOAL
 from bench.stream import WAYS as STREAM_WAYS
-from bench.stream import Spent
 from bench.tls import WAYS as TLS_WAYS
-from bench.tls import Secured
+from bench.turns import Spent
 from upwell.version import data_plane
 
 _OURS = ("upwell", "upwell compiled")
@@ -274,7 +273,7 @@ def stream_section(found: Mapping[tuple[str, str], Spent | str]) -> Section:
     return Section("stream", f"{table(rows)}\n\n{goal}", _data(data))
 
 
-def tls_section(found: Mapping[tuple[str, str], Secured | str]) -> Section:
+def tls_section(found: Mapping[tuple[str, str], Spent | str]) -> Section:
     """What TLS costs."""
     rows = [["CPU time of TLS", "us", "a second", f"x {_REFERENCE}", "at most"]]
     for way, title, most, _ in TLS_WAYS:
@@ -285,7 +284,7 @@ def tls_section(found: Mapping[tuple[str, str], Secured | str]) -> Section:
             if isinstance(one, str):
                 rows.append([f"{name}: {title}", _why(one), "-", "-", "-"])
             else:
-                times = f"{one.cpu / max(below.cpu, 1e-9):.2f}" if isinstance(below, Secured) else "-"
+                times = f"{one.cpu / max(below.cpu, 1e-9):.2f}" if isinstance(below, Spent) else "-"
                 goal = f"{most:g}" if name in _OURS else "-"
                 rows.append([f"{name}: {title}", f"{one.cpu:.1f}", f"{one.rate:,.0f}", times, goal])
     data = {f"{way} {name}": one for (way, name), one in found.items()}

@@ -6,22 +6,14 @@ The same certificate (P-256, as authorities give them out now) and the same file
 from __future__ import annotations
 
 import ssl
-import time
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from bench import clients, wrk
-from bench.backend import backend
 from bench.cases import CASES, BadRun, Case, Load
-from bench.cpu import on_cores, split_cores, tree_seconds
 from bench.measure import Plan, Progress
-from bench.memory import compared
-from bench.stage import APPS, temporary_folder
-from upwell.contrib.processes import Balancer, NotReached, await_condition, free_ports
+from bench.turns import Spent, measure_turns, spend
+from upwell.contrib.processes import Balancer
 
-_WARM_UP = 1.0
 _AT_ONCE = 8
 _CERTIFICATES = Path(__file__).parents[1] / "tests" / "system" / "tls"
 _BROWSER = next(case for case in CASES if case.name == "browser")
@@ -34,14 +26,6 @@ WAYS: tuple[tuple[str, str, float, Case | None], ...] = (
     ("resumed", "a resumed handshake", 1.5, None),
 )
 """Name, title, upwell's share of nginx's CPU time at most, and what wrk asks; None: no request at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Secured:
-    """CPU microseconds (user and system, of the whole process tree) for one of them, and how many a second."""
-
-    cpu: float
-    rate: float
 
 
 def _configuration(front: int, apps: list[int]) -> str:
@@ -80,57 +64,20 @@ def _answers(port: int) -> bool:
     return True
 
 
-def measure_tls(plan: Plan, progress: Progress) -> dict[tuple[str, str], Secured | str]:
-    """Medians by way and program; or why there are none."""
-    found: dict[tuple[str, str], list[Secured]] = {}
-    trouble: dict[tuple[str, str], str] = {}
-    names = compared(plan)
-    proxy_cores, load_cores = split_cores(1)
-    with temporary_folder() as folder, ExitStack() as started:
-        ports = free_ports(APPS + len(names))
-        apps = ports[:APPS]
-        with on_cores(load_cores):
-            started.enter_context(backend(folder / "apps", apps, plan.programs.get("nginx")))
-        proxies: dict[str, Balancer] = {}
-        for name, port in zip(names, ports[APPS:], strict=True):
-            proxy = Balancer(folder / name, _configuration(port, apps), [port], plan.programs[name].command)
-            with on_cores(proxy_cores):
-                started.enter_context(proxy)
-            await_condition(lambda port=port: _answers(port), f"TLS on port {port}", 15)  # type: ignore[misc]  # bound
-            proxies[name] = proxy
-        for repeat in range(plan.repeats):
-            for way, title, _, case in WAYS:
-                turn = repeat % len(names)
-                for name in [*names[turn:], *names[:turn]]:
-                    progress(f"{repeat + 1}/{plan.repeats} {title}: {name}")
-                    try:
-                        with on_cores(load_cores):
-                            sample = _sample(plan, way, case, proxies[name], folder, repeat == 0)
-                    except (BadRun, NotReached) as error:
-                        trouble[way, name] = str(error)
-                        continue
-                    found.setdefault((way, name), []).append(sample)
-    return {
-        (way, name): trouble.get((way, name))
-        or Secured(median(one.cpu for one in found[way, name]), median(one.rate for one in found[way, name]))
-        for way, *_ in WAYS
-        for name in names
-    }
+def measure_tls(plan: Plan, progress: Progress) -> dict[tuple[str, str], Spent | str]:
+    """Medians by way and program, in microseconds; or why there are none."""
+    asked = {way: case for way, _, _, case in WAYS}
 
+    def sample(way: str, proxy: Balancer, folder: Path, warm: bool) -> Spent:
+        case, port = asked[way], proxy.ports[0]
 
-def _sample(plan: Plan, way: str, case: Case | None, proxy: Balancer, folder: Path, warm: bool) -> Secured:
-    port = proxy.ports[0]
+        def run(seconds: float) -> Load:
+            if case is None:
+                return clients.shake(port, _AT_ONCE, seconds, _context(), resumes=way == "resumed")
+            connections = min(plan.connections, case.connections)
+            return wrk.run(plan.programs["wrk"].command, case, port, seconds, connections, folder, "https")
 
-    def run(seconds: float) -> Load:
-        if case is None:
-            return clients.shake(port, _AT_ONCE, seconds, _context(), resumes=way == "resumed")
-        connections = min(plan.connections, case.connections)
-        return wrk.run(plan.programs["wrk"].command, case, port, seconds, connections, folder, "https")
+        each, rate = spend(plan, proxy, warm, run)
+        return Spent(each * 1e6, rate)
 
-    if warm:
-        run(_WARM_UP)
-    before = tree_seconds(proxy.pid)
-    load = run(plan.seconds)
-    time.sleep(0.05)  # a tick of the clock that counts CPU time
-    spent = tree_seconds(proxy.pid) - before
-    return Secured(spent / max(1, load.requests) * 1e6, load.rate)
+    return measure_turns(plan, progress, _configuration, _answers, [way[:2] for way in WAYS], sample)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.clients import shake
 from bench.report import tls_section
-from bench.tls import Secured
+from bench.turns import Spent
 
 TLS = Path(__file__).parents[1] / "system" / "tls"
 
@@ -65,9 +65,9 @@ def test_full_handshakes_are_full_and_resumed_ones_resumed() -> None:
 
 
 def test_the_table_has_figures_and_goals() -> None:
-    found: dict[tuple[str, str], Secured | str] = {
-        ("full", "nginx"): Secured(200.0, 50.0),
-        ("full", "upwell"): Secured(250.0, 40.0),
+    found: dict[tuple[str, str], Spent | str] = {
+        ("full", "nginx"): Spent(200.0, 50.0),
+        ("full", "upwell"): Spent(250.0, 40.0),
         ("resumed", "upwell"): "it did not answer\nat all",
     }
     lines = tls_section(found).text.splitlines()
