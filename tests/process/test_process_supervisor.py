@@ -252,6 +252,43 @@ def test_a_worker_that_dies_before_the_hand_over_comes_back_and_is_waited_for() 
     assert world.ready(105)[0] == Serve(2)
 
 
+def test_a_new_generation_that_cannot_start_is_dropped_before_the_first_one_serves() -> None:
+    world = World(workers=1)
+    assert world.supervisor.current == 1
+    world.loaded(workers=1)
+    assert world.supervisor.current == 2
+    assert world.exited(103, code=2) == [Signal(102, "TERM")]
+    assert world.logged[-1] == "the new configuration could not be started, the old one goes on"
+    assert world.supervisor.current == 1
+    assert world.ready(101) == [Serve(1)]
+    assert world.exited(102) == [Forget(2)]
+
+
+def test_an_old_generation_that_cannot_start_makes_way_for_the_one_that_follows() -> None:
+    world = World(workers=1)
+    world.loaded(workers=1)
+    assert world.exited(101, code=2) == [Signal(100, "TERM")]
+    assert world.logged[-1] == "the old configuration could not be started, the new one follows"
+    assert world.exited(100) == [Forget(1)]
+    assert world.ready(103) == [Serve(2)]
+
+
+def test_a_generation_without_workers_waits_for_the_one_that_follows() -> None:
+    world = serving(workers=1)
+    world.loaded(workers=1)
+    assert world.exited(101, code=2) == []
+    assert world.ready(103)[0] == Serve(2)
+
+
+def test_two_generations_of_which_none_can_start_end_the_master() -> None:
+    world = World(workers=1)
+    world.loaded(workers=1)
+    assert world.exited(103, code=2) == [Signal(102, "TERM")]
+    assert world.exited(101, code=2) == [Signal(100, "TERM"), Signal(102, "TERM")]
+    assert world.exited(102) == [Forget(2)]
+    assert world.exited(100) == [Exit(1)]
+
+
 def test_a_new_generation_that_cannot_start_is_dropped() -> None:
     world = serving(workers=1)
     world.loaded(workers=1)

@@ -332,7 +332,7 @@ class Master:
             if self._load_in_place(old, plan):
                 return
             generation = prepare(self._parts, self._journal, self._boot, kept, plan)
-            self._orders[self._current_number].supersede()
+            self._orders[self._supervisor.current].supersede()
         except NotPrepared:
             self._perform(self._supervisor.failed())
             self._service.tell("READY=1", "STATUS=the new configuration was refused, the old one goes on")
@@ -341,7 +341,7 @@ class Master:
 
     def _load_in_place(self, old: Generation, plan: Plan) -> bool:
         """Have the processes of `old` serve `plan` if it differs in nothing but who belongs to upstreams."""
-        number = self._current_number
+        number = self._supervisor.current
         if not self._supervisor.plain or plan.likeness is None or plan.likeness != old.plan.likeness:
             return False
         found = difference(old.plan.upstreams, old.table, old.upstreams, plan.upstreams)
@@ -368,11 +368,7 @@ class Master:
 
     def _current(self) -> Generation:
         """The generation that serves, or will."""
-        return self._generations[self._current_number]
-
-    @property
-    def _current_number(self) -> int:
-        return self._supervisor.serving or max(self._generations)
+        return self._generations[self._supervisor.current]
 
     def _follow(self, old: Generation, generation: Generation) -> None:
         """Begin `generation` with all that is known in the `old` one."""
@@ -382,7 +378,7 @@ class Master:
         if not shares_logs(generation.plan, old.plan):
             generation.plan.lookups.adopt(old.plan.lookups)
             generation.plan.connections.adopt(old.plan.connections)
-        self._begin(generation, self._current_number)
+        self._begin(generation, self._supervisor.current)
 
     def _upgrade(self, _: Upgrade) -> None:
         """As nginx: the pid file makes way first, and comes back when the other master cannot be started."""
@@ -443,18 +439,18 @@ class Master:
     def _note_orders(self) -> None:
         """A generation is about to be made of the current one: whatever is ordered from now on will be repeated to
         it. What was ordered before is news to others that are in the making."""
-        current = self._current_number
+        current = self._supervisor.current
         news = self._orders[current].news()
         for number, orders in self._orders.items():
             if number > current:
                 orders.repeat(news)
 
     def _repeat(self, number: int, headless: bool = False) -> None:
-        """Have the generation that serves know what a retired one was ordered to do."""
-        serving, retired = self._orders[self._supervisor.serving], self._orders[number]
-        serving.repeat(retired.news())
+        """Have the generation that serves, or will, know what a retired one was ordered to do."""
+        current, retired = self._orders[self._supervisor.current], self._orders[number]
+        current.repeat(retired.news())
         if headless:
-            serving.repeat(retired.unheard())
+            current.repeat(retired.unheard())
 
     def _tell_counts(self) -> None:
         """Have those that serve, or will, know what was counted in the other generations."""

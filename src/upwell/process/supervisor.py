@@ -109,6 +109,11 @@ class _Generation:
     patience: float
     retired: bool = False
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether no worker can be started."""
+        return all(place.given_up for (kind, _), place in self.slots.items() if kind == "worker")
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -167,6 +172,11 @@ class Supervisor:
     def serving(self) -> int:
         """The generation that serves; 0 before the first one is ready."""
         return self._serving
+
+    @property
+    def current(self) -> int:
+        """The generation that serves, or, before the first one is ready, the newest one that will."""
+        return self._serving or max(n for n, generation in self._generations.items() if not generation.retired)
 
     @property
     def plain(self) -> bool:
@@ -464,15 +474,20 @@ class Supervisor:
         return actions
 
     def _give_up(self, number: int, now: float) -> list[Action]:
-        """A worker of generation `number` cannot start: an unserving generation goes, a serving one thins out."""
+        """A worker of generation `number` cannot start: one that does not serve yet goes, if there is another one that
+        serves or may; one that serves thins out."""
         generation = self._generations[number]
-        if number > self._serving and self._serving:
+        others = [n for n, one in self._generations.items() if n != number and not one.retired and not one.hopeless]
+        if number > self._serving and others:
             generation.retired = True
-            text = "the new configuration could not be started, the old one goes on"
-            actions: list[Action] = [Log(EMERG, text), Serve(self._serving)]
+            older = min(others) < number
+            text = f"the {'new' if older else 'old'} configuration could not be started, the "
+            text += "old one goes on" if older else "new one follows"
+            actions: list[Action] = [Log(EMERG, text)]
+            actions += [Serve(self._serving)] if self._serving else []
             actions += self._end([c for c in self._children.values() if c.generation == number], "TERM", now)
             return actions + self._settle(number)
-        if all(place.given_up for (kind, _), place in generation.slots.items() if kind == "worker"):
+        if generation.hopeless and not others:
             self._stopping = "FATAL"
             actions = [Log(EMERG, "no worker process could be started, exiting")]
             actions += self._end(list(self._children.values()), "TERM", now)
