@@ -65,6 +65,10 @@ class StubPlan:
     def likeness(self) -> object:
         return None
 
+    @property
+    def without_effect(self) -> tuple[tuple[str, Position], ...]:
+        return ()
+
     def with_upstreams(self, upstreams: tuple[UpstreamSpec, ...]) -> StubPlan:
         return replace(self, upstreams=upstreams)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -11,7 +12,7 @@ from typing import Protocol
 import pytest
 
 from tests.system.beside import NGINX
-from upwell.contrib.processes import UPWELL, App, Balancer, free_ports
+from upwell.contrib.processes import UPWELL, App, Balancer, await_condition, free_ports
 
 _running: list[Balancer] = []
 _numbers = count()
@@ -34,7 +35,11 @@ def _starter(stack: ExitStack, folder: Path) -> StartBalancer:
         balancer = Balancer(folder / f"prefix{next(_numbers)}", configuration, ports, command, main)
         _running.append(balancer)
         stack.callback(_running.remove, balancer)
-        return stack.enter_context(balancer)
+        stack.enter_context(balancer)
+        if not re.search(r"\bmaster_process\s+off\b", configuration + main):
+            # A port is open before there is a pid file and an ear for signals; a child comes after both.
+            await_condition(lambda: balancer.workers or not balancer.alive, "a first child", 20)
+        return balancer
 
     return start
 

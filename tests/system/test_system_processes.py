@@ -339,6 +339,20 @@ def test_a_good_file_tests_well(prefix: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert f"the configuration file {path} syntax is ok\n" in done.stderr
     assert f"configuration file {path} test is successful\n" in done.stderr
+    assert "has no effect" not in done.stderr
+
+
+def test_what_changes_nothing_is_said_with_a_good_file_and_not_when_quiet(prefix: Path) -> None:
+    path = prefix / "conf" / "nginx.conf"
+    path.write_text("events { multi_accept on; }\nhttp {\n  tcp_nopush on; server { sendfile on; } }\n")
+    done = _run(prefix, "-t")
+    assert [line for line in done.stderr.splitlines() if "has no effect" in line] == [
+        f'nginx: [notice] "multi_accept on" has no effect in upwell in {path}:1:10',
+        f'nginx: [notice] "tcp_nopush on" has no effect in upwell in {path}:3:3',
+        f'nginx: [notice] "sendfile on" has no effect in upwell in {path}:3:27',
+    ]
+    assert done.returncode == 0
+    assert _run(prefix, "-t", "-q").stderr == ""
 
 
 def test_a_bad_file_tests_badly_and_says_everything(prefix: Path) -> None:

@@ -226,7 +226,6 @@ class Balancer(_Process):
         super().__init__([*command, "-p", str(prefix), "-c", "conf/nginx.conf", "-e", "logs/error.log", "-g", main])
         self.prefix = prefix
         self.ports = list(ports)
-        self._single = re.search(r"\bmaster_process\s+off\b", configuration + main) is not None
         for folder in (prefix, prefix / "conf", prefix / "logs"):
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)  # workers run as another user when the master is root
@@ -237,19 +236,14 @@ class Balancer(_Process):
         (self.prefix / "conf" / "nginx.conf").write_text(configuration, encoding="utf-8")
 
     def start(self) -> None:
-        """Start it and return once every port of `ports` accepts connections and signals are heard; raises NotReached
-        with all it said."""
+        """Start it and return once every port of `ports` accepts connections; raises NotReached with all it said."""
         super().start()
         try:
-            await_condition(lambda: not self.alive or self._is_there(), f"ports {self.ports}", seconds=20)
+            await_condition(lambda: not self.alive or all(map(listens, self.ports)), f"ports {self.ports}", seconds=20)
         except NotReached as error:
             raise NotReached(f"{error}\n{self.story()}") from None
         if not self.alive:
             raise NotReached(f"{' '.join(self.command)} ended with {self.exit_status}\n{self.story()}")
-
-    def _is_there(self) -> bool:
-        # A port is open before there is a pid file and a handler of signals; a child comes after both.
-        return all(map(listens, self.ports)) and (self._single or bool(self.workers))
 
     @property
     def workers(self) -> list[int]:

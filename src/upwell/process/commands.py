@@ -22,6 +22,7 @@ def check_configuration(
     parts: Parts, boot: ErrorLog, path: str, quiet: bool = False, dump: TextIO | None = None
 ) -> int:
     """`-t`: read the configuration at `path`, then try its pid file, logs and listeners; 0 when all is well, else 1.
+    What is refused is said as errors, what changes nothing as notices.
 
     An address in use is well (the running server holds it). `dump` gets the files that were read (`-T`).
     """
@@ -30,6 +31,8 @@ def check_configuration(
         plan = read_plan(parts, journal)
         if not quiet:
             say(f"the configuration file {path} syntax is ok")
+            for text, place in plan.without_effect:
+                say(f'[notice] "{text}" has no effect in upwell in {place}')
         _try_out(plan, journal, boot)
     except NotPrepared:
         say(f"configuration file {path} test failed")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
+from upwell.errors import Position
 from upwell.log import ErrorLog
 from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
@@ -86,6 +87,8 @@ class Plan(Protocol):
     def connections(self) -> ConnectionTable: ...
     @property
     def health_check_concurrency(self) -> int: ...
+    @property
+    def without_effect(self) -> Sequence[tuple[str, Position]]: ...
     @property
     def likeness(self) -> object: ...
     def with_upstreams(self, upstreams: tuple[UpstreamSpec, ...]) -> Plan: ...

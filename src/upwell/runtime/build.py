@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from upwell.check.named import NamedPeers
 from upwell.check.spec import CheckSpec, NotifySpec
 from upwell.config.model import Block, Config
+from upwell.errors import Position
 from upwell.log import ErrorLog
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.checks import ChecksSettings
@@ -76,6 +77,11 @@ class Plan:
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
     folders: tuple[str, ...]
+
+    @property
+    def without_effect(self) -> tuple[tuple[str, Position], ...]:
+        """The directives that change nothing, as written, and where."""
+        return self.config.idle
 
     @property
     def likeness(self) -> object:

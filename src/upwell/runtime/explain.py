@@ -95,7 +95,7 @@ def explain(plan: Plan, of_lua: Sequence[CheckSpec] = (), lua_note: str = "") ->
     if plan.state_file:
         yield f"What is known of peers is kept over a restart in {plan.state_file}."
         yield ""
-    idle = list(plan.config.idle)
+    idle = list(plan.without_effect)
     if http is not None:
         idle += _policies_of_nobody(http, {spec.upstream for spec, _ in checks})
         idle += _queues_of_nobody(http, plan.upstreams)
