@@ -38,7 +38,7 @@ def _starter(stack: ExitStack, folder: Path) -> StartBalancer:
         stack.enter_context(balancer)
         if not re.search(r"\bmaster_process\s+off\b", configuration + main):
             # A port is open before there is a pid file and an ear for signals; a child comes after both.
-            await_condition(lambda: balancer.workers or not balancer.alive, "a first child", 20)
+            await_condition(lambda: bool(balancer.workers) or not balancer.alive, "a first child", 20)
         return balancer
 
     return start
