@@ -14,6 +14,7 @@ from upwell.config.template import Template
 from upwell.http1.conditions import BEFORE, EXACT, OFF
 from upwell.modules.autoindex import AutoindexSettings, compile_listing
 from upwell.modules.core import full_path
+from upwell.modules.gzip import GzipSettings, compile_packed
 from upwell.modules.location import LocationSettings
 from upwell.proxy.files import BY_REGEX, UNLIMITED, Files
 
@@ -57,6 +58,7 @@ def compile_files(block: Block, prefix: str, render: Callable[[Template], Value]
         settings.log_not_found,
         block[LocationSettings].pattern,
         compile_listing(block[AutoindexSettings]),
+        compile_packed(block[GzipSettings]),
     )
 
 

@@ -1,4 +1,4 @@
-"""`gzip` and `gunzip` with their families: which answers go out compressed, and which are unpacked for whom.
+"""`gzip`, `gzip_static` and `gunzip`: which answers go out compressed, and which are unpacked for whom.
 
 The compression itself is proxy/gzip.py's.
 """
@@ -14,7 +14,7 @@ from upwell.config.model import Block
 from upwell.config.regex import compile_regex
 from upwell.config.slots import choice, flag, media_types, once, read_number, size, words_of
 from upwell.proxy.body_filters import Opener
-from upwell.proxy.gzip import Compressing, Taking, compressing, gunzipping
+from upwell.proxy.gzip import Compressing, Packed, Taking, compressing, gunzipping
 
 _LEVELS = "http server location"
 _PROXIED = ("off", "expired", "no-cache", "no-store", "private", "no_last_modified", "no_etag", "auth", "any")
@@ -27,6 +27,7 @@ class GzipSettings:
 
     gzip: bool = False
     gunzip: bool = False
+    static: str = "off"
     types: frozenset[bytes] | None = frozenset((b"text/html",))
     min_length: int = 20
     level: int = 1
@@ -38,17 +39,26 @@ class GzipSettings:
 
 def compile_gzip(settings: GzipSettings) -> tuple[Opener | None, Opener | None]:
     """What unpacks answers first of all, and what compresses them last of all."""
-    taking = Taking(
+    taking = _taking(settings)
+    spec = Compressing(settings.types, settings.min_length, settings.level)
+    return (
+        gunzipping(taking) if settings.gunzip else None,
+        compressing(spec, taking) if settings.gzip else None,
+    )
+
+
+def compile_packed(settings: GzipSettings) -> Packed | None:
+    """Who gets the files that stand in gzip beside others; None: nobody."""
+    return Packed(_taking(settings), settings.static == "always") if settings.static != "off" else None
+
+
+def _taking(settings: GzipSettings) -> Taking:
+    return Taking(
         settings.http_version,
         settings.proxied,
         tuple(one for one in settings.disable if one is not None),
         None in settings.disable,
         settings.vary,
-    )
-    spec = Compressing(settings.types, settings.min_length, settings.level)
-    return (
-        gunzipping(taking) if settings.gunzip else None,
-        compressing(spec, taking) if settings.gzip else None,
     )
 
 
@@ -76,6 +86,9 @@ MODULE = Module(
     (
         command("gzip", f"{_LEVELS} if", 1, flag(GzipSettings, "gzip")),
         command("gunzip", _LEVELS, 1, flag(GzipSettings, "gunzip")),
+        command(
+            "gzip_static", _LEVELS, 1, choice(GzipSettings, "static", {"off": "off", "on": "on", "always": "always"})
+        ),
         command("gzip_types", _LEVELS, (1, None), media_types(GzipSettings, "types")),
         command("gzip_min_length", _LEVELS, 1, size(GzipSettings, "min_length")),
         command("gzip_comp_level", _LEVELS, 1, _level),
@@ -84,5 +97,5 @@ MODULE = Module(
         command("gzip_proxied", _LEVELS, (1, None), words_of(GzipSettings, "proxied", _PROXIED)),
         command("gzip_disable", _LEVELS, (1, None), _disable),
     ),
-    options=("http_gzip_module", "http_gunzip_module"),
+    options=("http_gzip_module", "http_gunzip_module", "http_gzip_static_module"),
 )

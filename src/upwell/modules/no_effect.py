@@ -72,7 +72,6 @@ variables_hash_max_size number http stream
 
 tcp_nodelay =on stream stream_server
 disable_symlinks =off http server location
-gzip_static =off http server location
 http2 =off http server
 http3 =off http server
 log_subrequest =off http server location

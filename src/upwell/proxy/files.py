@@ -1,5 +1,5 @@
 """Plain files as answers: which file a URI means, indexes, conditions, ranges (nginx: the core's map_uri_to_path, the
-index, static, not_modified and range modules).
+index, gzip_static, static, not_modified and range modules).
 
 Knows one location's root, no directive. How a file's bytes get to the client is file_answer.py's.
 """
@@ -23,6 +23,7 @@ from upwell.proxy.absolute import absolute
 from upwell.proxy.autoindex import Listing
 from upwell.proxy.clock import http_date
 from upwell.proxy.file_answer import send_file
+from upwell.proxy.gzip import Packed, takes_gzip, tell_of_vary
 from upwell.proxy.redirect import redirect
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Files:
     """One location's files. `root` is the folder as it is, or `value(exchange)` where variables are in it; `alias` how
     much of the URI it stands for (0: a root; `BY_REGEX`: all of it). `prefix` is where other paths begin. `index` are
     names, or functions that give them; `listing` shows a folder that has none. `since` is a constant of
-    http1/conditions.py.
+    http1/conditions.py. `packed`: beside a file may stand the same one in gzip, for whom that says.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Files:
         "log_absent",
         "most_ranges",
         "name",
+        "packed",
         "prefix",
         "root",
         "since",
@@ -85,6 +87,7 @@ class Files:
         log_absent: bool = True,
         name: str = "",
         listing: Listing | None = None,
+        packed: Packed | None = None,
     ) -> None:
         self.root: bytes = root
         self.value: Value | None = value
@@ -97,6 +100,7 @@ class Files:
         self.log_absent: bool = log_absent
         self.name: str = name
         self.listing: Listing | None = listing
+        self.packed: Packed | None = packed
 
     def __repr__(self) -> str:
         return f"<Files {printable(self.root)}>"
@@ -172,6 +176,9 @@ class Files:
         except NoPath as no_path:  # mypyc keeps one type for each name of a function
             exchange.respond_error(no_path.status)
             return
+        packed = self.packed
+        if packed is not None and method != b"POST" and await self._serve_packed(exchange, path + b".gz", packed):
+            return
         try:
             fd = os.open(path, _FLAGS)
         except OSError as error:
@@ -181,6 +188,29 @@ class Files:
             await self._answer(exchange, path, fd)
         finally:
             os.close(fd)
+
+    async def _serve_packed(self, exchange: Exchange, path: bytes, packed: Packed) -> bool:
+        """Answer with the file `path`, which is in gzip; false if there is none, or none for this client."""
+        takes = packed.always or takes_gzip(exchange, packed.taking)
+        if not takes and not packed.taking.vary:
+            return False
+        try:
+            fd = os.open(path, _FLAGS)
+        except OSError as error:
+            number = error.errno or 0
+            if number not in _ABSENT:
+                level = ERROR if number in _CLOSED else CRIT
+                exchange.log(level, f'open() "{printable(path)}" failed ({words_of(number)})')
+            return False
+        try:
+            if not packed.always:
+                tell_of_vary(exchange, packed.taking)
+            if not takes or stat.S_ISDIR(os.fstat(fd).st_mode):
+                return False
+            await self._answer(exchange, path, fd, b"gzip")
+        finally:
+            os.close(fd)
+        return True
 
     def _tell_of_open(self, exchange: Exchange, path: bytes, number: int) -> None:
         level, status = CRIT, 500
@@ -192,7 +222,7 @@ class Files:
             exchange.log(level, f'open() "{printable(path)}" failed ({words_of(number)})')
         exchange.respond_error(status)
 
-    async def _answer(self, exchange: Exchange, path: bytes, fd: int) -> None:
+    async def _answer(self, exchange: Exchange, path: bytes, fd: int, encoding: bytes = b"") -> None:
         found = os.fstat(fd)
         if stat.S_ISDIR(found.st_mode):
             address = escape_uri(exchange.uri) + b"/"
@@ -229,6 +259,8 @@ class Files:
                 exchange.content_type = None
                 exchange.finish()
                 return
+        if encoding:
+            out.append((b"Content-Encoding", encoding))
         exchange.content_type = exchange.default_type
         exchange.content_length = size
         exchange.out = out

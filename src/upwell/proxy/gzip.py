@@ -53,6 +53,14 @@ class Compressing:
     level: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Files that stand in gzip beside others are for whom `taking` says, or `always` for all."""
+
+    taking: Taking
+    always: bool = False
+
+
 def accepts_gzip(value: bytes) -> bool:
     """Whether an Accept-Encoding takes gzip, read as nginx reads it: the first "gzip" counts, and its weight."""
     named = _NAMED.search(value)
@@ -119,7 +127,8 @@ def _seconds(date: bytes) -> int | None:
     return None if parsed is None else int(mktime_tz(parsed))
 
 
-def _tell_of_vary(exchange: Exchange, taking: Taking) -> None:
+def tell_of_vary(exchange: Exchange, taking: Taking) -> None:
+    """Say that others get it otherwise, where gzip_vary wants that."""
     if taking.vary and _VARY not in exchange.out[:1]:
         exchange.out = [_VARY, *exchange.out]
 
@@ -136,7 +145,7 @@ def compressing(spec: Compressing, taking: Taking) -> Opener:
             or sent_value(exchange, b"content-encoding")
         ):
             return None
-        _tell_of_vary(exchange, taking)
+        tell_of_vary(exchange, taking)
         if not takes_gzip(exchange, taking):
             return None
         without(exchange, b"accept-ranges", b"content-encoding")
@@ -200,7 +209,7 @@ def gunzipping(taking: Taking) -> Opener:
         coding = sent_value(exchange, b"content-encoding")
         if coding is None or coding.lower() != b"gzip":
             return None
-        _tell_of_vary(exchange, taking)
+        tell_of_vary(exchange, taking)
         if takes_gzip(exchange, taking):
             return None
         without(exchange, b"content-encoding", b"accept-ranges")
