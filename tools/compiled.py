@@ -70,6 +70,7 @@ others, and a compiled class cannot be."""
 STAYS_PYTHON = (
     "__init__.py",  # names only
     "dial.py",  # its OSError of its own, and it runs only where proxy_bind and its like are used
+    "openssl.py",  # OpenSSL calls back into it
     "tls_depth.py",  # ssl's classes, extended
     "suspension.py",  # a bare `yield` under types.coroutine, which mypyc does not know
 )

@@ -182,7 +182,6 @@ def test_each_name_is_in_one_table_only() -> None:
     assert {
         "proxy_cache_path",
         "brotli",
-        "ssl_session_ticket_key",
         "grpc_pass",
         "balancer_by_lua_block",
     } <= UNSUPPORTED

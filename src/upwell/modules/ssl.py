@@ -63,7 +63,7 @@ def _close_http(http: Block) -> None:
                 if server[SslSettings].reject_handshake and not server[ServerTlsSettings].certificates:
                     continue
                 if server[ServerTlsSettings].certificates or server is default:
-                    close_server_tls(server, insists=False, alpn=("http/1.1",))
+                    close_server_tls(server, "HTTP", ("http/1.1",))
                 elif default[SslSettings].reject_handshake:
                     what = 'no "ssl_certificate" is defined in server listening on SSL port'
                     raise ConfigError(what, server.position)

@@ -18,6 +18,8 @@ from upwell.config.slots import choice, flag, number, once, read_flag, read_time
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import conf_path
+from upwell.proxy import openssl
+from upwell.proxy.openssl import TicketKey, ticket_key
 from upwell.proxy.tls import ClientTls, ServerTls, TlsError, client_context, server_context
 from upwell.proxy.tls_commands import CommandError, configure
 
@@ -25,7 +27,7 @@ _PROTOCOLS = ("sslv2", "sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
 _DEFAULT = frozenset(("tlsv1.2", "tlsv1.3"))
 _CIPHERS = "HIGH:!aNULL:!MD5"
 _CACHE = re.compile(r"off|none|builtin(:[0-9]+)?|shared:[^:]+:[0-9]+[kKmM]?")
-_VERIFY = {"off": "off", "on": "on", "optional": "optional"}
+_VERIFY = {"off": "off", "on": "on", "optional": "optional", "optional_no_ca": "optional_no_ca"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class ServerTlsSettings:
     trusted_certificate: str = ""
     handshake_timeout: float = 60.0
     tickets: bool = True
+    ticket_keys: tuple[TicketKey, ...] = ()
     crl: str = ""
     password_file: str = ""
     dhparam: str = ""
@@ -160,10 +163,25 @@ def _conf_command(settings: type[object]) -> Setter:
 
 
 def _verify_client(block: Block, directive: Directive) -> None:
-    if directive.args[0].lower() == "optional_no_ca":
-        why = "Python's ssl ends a handshake whose certificate nobody vouches for"
-        raise directive.error(f'"ssl_verify_client optional_no_ca" is not supported by upwell: {why}', 0)
+    why = openssl.unreachable()
+    if why and directive.args[0].lower() == "optional_no_ca":
+        raise directive.error(f'"ssl_verify_client optional_no_ca" is not supported by upwell here: {why}', 0)
     choice(ServerTlsSettings, "verify_client", _VERIFY)(block, directive)
+
+
+def _ticket_key(block: Block, directive: Directive) -> None:
+    why = openssl.unreachable()
+    if why:
+        raise directive.error(f'"ssl_session_ticket_key" is not supported by upwell here: {why}', 0)
+    path = _path(block, directive)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(81)
+        block.append(ServerTlsSettings, "ticket_keys", ticket_key(data))
+    except OSError as error:
+        raise directive.error(f'open() "{path}" failed ({error.errno}: {error.strerror})', 0) from None
+    except ValueError as error:
+        raise directive.error(f'"{path}" {error}', 0) from None
 
 
 def _proxy_ssl(block: Block, directive: Directive) -> None:
@@ -196,6 +214,7 @@ def server_commands(levels: str) -> tuple[Command, ...]:
         command("ssl_conf_command", levels, 2, _conf_command(settings)),
         command("ssl_handshake_timeout", levels, 1, time(settings, "handshake_timeout")),
         command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
+        command("ssl_session_ticket_key", levels, 1, _ticket_key),
         command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
         command("ssl_session_timeout", levels, 1, _without_effect(_session_timeout)),
     )
@@ -222,12 +241,10 @@ def peer_commands(levels: str) -> tuple[Command, ...]:
     )
 
 
-def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] = ()) -> None:
+def close_server_tls(server: Block, kind: str, alpn: tuple[str, ...] = ()) -> None:
     """Make the context of a server that listens with TLS. Raises ConfigError.
 
-    `ssl_verify_client on` ends a handshake without a certificate if it `insists`, else somebody looks later. `alpn`
-    are the protocols that are offered there (RFC 7301). Where it insists, a client's certificate is judged when its
-    session's tickets are out already: there are none then.
+    `kind` as in ServerTls; `alpn` are the protocols that are offered there (RFC 7301).
     """
     found = server[ServerTlsSettings]
     place = found.place or server.position
@@ -242,16 +259,17 @@ def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] 
     if len(found.keys) < len(found.certificates):
         missing = found.certificates[len(found.keys)]
         raise ConfigError(f'no "ssl_certificate_key" is defined for certificate "{missing}"', place)
-    if found.verify_client != "off" and not (found.client_certificate or found.trusted_certificate):
-        raise ConfigError("no ssl_client_certificate for ssl_verify_client", server.position)
+    if found.verify_client in ("on", "optional") and not (found.client_certificate or found.trusted_certificate):
+        what = "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client"
+        raise ConfigError(what, server.position)
     spec = ServerTls(
         tuple(zip(found.certificates, found.keys, strict=False)),
         found.protocols,
         found.ciphers,
         found.prefer_server_ciphers,
-        "optional" if found.verify_client == "on" and not insists else found.verify_client,
+        found.verify_client,
         tuple(path for path in (found.client_certificate, found.trusted_certificate) if path),
-        found.tickets and (found.verify_client == "off" or not insists),
+        found.tickets,
         found.crl,
         found.password_file,
         found.dhparam,
@@ -259,6 +277,9 @@ def close_server_tls(server: Block, insists: bool = True, alpn: tuple[str, ...] 
         alpn,
         found.verify_depth,
         found.commands,
+        found.client_certificate,
+        kind,
+        found.ticket_keys,
     )
     try:
         server.set(ServerTlsSettings, "context", server_context(spec))

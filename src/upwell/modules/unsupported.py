@@ -111,7 +111,7 @@ UNSUPPORTED = words(
     ssl_ech_file ssl_engine ssl_object_cache_inheritable ssl_ocsp_cache
     ssl_ocsp_responder ssl_psk_by_lua_block
     ssl_session_fetch_by_lua_block ssl_session_fetch_by_lua_file
-    ssl_session_store_by_lua_block ssl_session_store_by_lua_file ssl_session_ticket_key
+    ssl_session_store_by_lua_block ssl_session_store_by_lua_file
     ssl_stapling_file ssl_stapling_responder
     starttls state_path status
     status_zone sticky_cookie_insert stream_lua_package_path
@@ -235,7 +235,6 @@ REASONS = _families() | {
     "ssl_ocsp": f"{_NO_WORD}; ssl_crl refuses revoked certificates",
     "ssl_ocsp_cache": _NO_WORD,
     "ssl_ocsp_responder": _NO_WORD,
-    "ssl_session_ticket_key": f"{_NO_WORD}; all workers share keys that OpenSSL makes when a configuration is loaded",
     "ssl_stapling": _NO_WORD,
     "ssl_stapling_file": _NO_WORD,
     "ssl_stapling_responder": _NO_WORD,

@@ -19,6 +19,7 @@ from upwell.proxy.clock import Clock
 from upwell.proxy.proxy_protocol import Introduced
 from upwell.proxy.splice import Leaving, Pipes
 from upwell.proxy.timers import Timed, Timers
+from upwell.proxy.tls import client_verify
 from upwell.proxy.transport import Poll
 
 OK: Final = 200
@@ -73,6 +74,7 @@ class SessionSpec:
     near: Callable[[Session], tuple[str, int] | None] | None = None
     keepalive: bool = False
     tls: ssl.SSLContext | None = None
+    verify: str = "off"
     handshake_timeout: float = 60.0
     peer_tls: PeerTls | None = None
     requests: int = 0
@@ -120,7 +122,7 @@ class TlsFacts:
     version: str
     cipher: str
     resumed: bool
-    certified: bool
+    client_verify: str
 
     @staticmethod
     def of(tls: ssl.SSLSocket) -> TlsFacts:
@@ -129,7 +131,7 @@ class TlsFacts:
             tls.version() or "",
             "" if cipher is None else cipher[0],
             bool(tls.session_reused),
-            tls.getpeercert(binary_form=True) is not None,
+            client_verify(tls),
         )
 
 

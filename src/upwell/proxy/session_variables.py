@@ -79,7 +79,7 @@ VARIABLES: dict[str, SessionVariable] = {
     "server_port": lambda s: _port(s.local_address()[1]),
     "session_time": lambda s: _seconds(s.front.loop.time() - s.started),
     "ssl_cipher": _of_tls(lambda tls: tls.cipher),
-    "ssl_client_verify": _of_tls(lambda tls: "SUCCESS" if tls.certified else "NONE"),
+    "ssl_client_verify": _of_tls(lambda tls: tls.client_verify),
     "ssl_protocol": _of_tls(lambda tls: tls.version),
     "ssl_session_reused": _of_tls(lambda tls: "r" if tls.resumed else "."),
     "status": lambda s: b"%d" % s.status,

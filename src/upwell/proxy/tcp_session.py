@@ -31,7 +31,7 @@ from upwell.proxy.session import (
     TlsFacts,
 )
 from upwell.proxy.splice import EDGE, Side, Step, TlsSide
-from upwell.proxy.tls import peer_trouble, words_of_error
+from upwell.proxy.tls import blame, judge, peer_trouble, words_of_error
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
@@ -191,7 +191,12 @@ class TcpSession(Session):
             self.tls = TlsFacts.of(tls)
             self._wait_no_more()
             self.front.timers.disarm(self)
-            self._serve()
+            trouble = 0 if self.spec.verify == "off" else judge(tls, self.spec.verify)
+            if trouble:
+                self.tell(INFO, blame(trouble))
+                self.finish(INTERNAL)
+            else:
+                self._serve()
 
     def _serve(self) -> None:
         """The client may come in."""

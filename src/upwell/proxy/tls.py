@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import ssl
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from upwell.proxy import openssl
+from upwell.proxy.openssl import TicketKey
 from upwell.proxy.tls_commands import CommandError, configure
 from upwell.proxy.tls_depth import CHAIN_TOO_LONG, limit_depth
 
@@ -17,7 +22,8 @@ _VERSIONS: Final = {
     "tlsv1.2": ssl.TLSVersion.TLSv1_2,
     "tlsv1.3": ssl.TLSVersion.TLSv1_3,
 }
-_VERIFY: Final = {"off": ssl.CERT_NONE, "on": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
+NONE_SHOWN: Final = -1
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END")
 
 
 class TlsError(ValueError):
@@ -27,9 +33,11 @@ class TlsError(ValueError):
 @dataclass(frozen=True, slots=True)
 class ServerTls:
     """`certificates` are pairs of paths, certificate and key. `protocols` are nginx's words in lower case. `verify`
-    is "off", "on" or "optional", by the certificates in the files `trusted`. `crl`, `passwords` (one a line, for
-    encrypted keys) and `dhparam` are paths, "" for none. So many authorities as `depth` may stand between a client's
-    certificate and a trusted one. `commands` are OpenSSL's, by name and value, and come last."""
+    is "off", "on", "optional" or "optional_no_ca", by the certificates in the files `trusted`; those in `shown` are
+    named to clients. `crl`, `passwords` (one a line, for encrypted keys) and `dhparam` are paths, "" for none. So many
+    authorities as `depth` may stand between a client's certificate and a trusted one. `commands` are OpenSSL's, by name
+    and value, and come last. `kind` is nginx's word for who it is for, HTTP or STREAM; whether a client's certificate
+    will do is for that one to see, by judge(). Tickets are sealed with `ticket_keys`, with OpenSSL's own for none."""
 
     certificates: tuple[tuple[str, str], ...]
     protocols: frozenset[str]
@@ -45,6 +53,9 @@ class ServerTls:
     alpn: tuple[str, ...] = ()
     depth: int = 1
     commands: tuple[tuple[str, str], ...] = ()
+    shown: str = ""
+    kind: str = "HTTP"
+    ticket_keys: tuple[TicketKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +96,86 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if spec.ticket_keys:
+        _seal(context, spec)
     if not spec.tickets:
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
+        _give_no_tickets(context)
     for path in spec.trusted:
         _trust(context, path)
     _revoke(context, spec.crl)
-    context.verify_mode = _VERIFY[spec.verify]
     if spec.verify != "off":
-        limit_depth(context, spec.depth)
+        _ask_clients(context, spec)
     _command(context, spec.commands)
     return context
+
+
+def _give_no_tickets(context: ssl.SSLContext) -> None:
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+
+
+def _ask_clients(context: ssl.SSLContext, spec: ServerTls) -> None:
+    """As nginx does: the handshake goes on whatever a client shows. Where OpenSSL cannot be told so, a certificate that
+    is no good ends it, and in stream, whose sockets OpenSSL writes to itself, so does none where one has to be."""
+    if not openssl.unreachable():
+        openssl.limit_depth(context, spec.depth)
+        openssl.ask_clients(context, spec.shown)
+        return
+    context.verify_mode = ssl.CERT_OPTIONAL
+    limit_depth(context, spec.depth)
+    if spec.kind != "HTTP":
+        _give_no_tickets(context)  # they are out when the depth is seen
+        if spec.verify == "on":
+            context.verify_mode = ssl.CERT_REQUIRED
+
+
+def judge(tls: ssl.SSLObject | ssl.SSLSocket, verify: str) -> int:
+    """What is wrong with a client's certificate, to who verifies so (ServerTls): 0, OpenSSL's number, or NONE_SHOWN."""
+    verdict = openssl.verdict(tls)
+    if verdict and not (verify == "optional_no_ca" and openssl.wants_trust_only(verdict)):
+        return verdict
+    return NONE_SHOWN if verify == "on" and tls.getpeercert(binary_form=True) is None else 0
+
+
+def blame(trouble: int) -> str:
+    """nginx's words for what judge() has found."""
+    if trouble == NONE_SHOWN:
+        return "client sent no required SSL certificate"
+    return f"client SSL certificate verify error: ({trouble}:{openssl.words(trouble)})"
+
+
+def client_verify(tls: ssl.SSLObject | ssl.SSLSocket) -> str:
+    """nginx's $ssl_client_verify."""
+    if tls.getpeercert(binary_form=True) is None:
+        return "NONE"
+    verdict = openssl.verdict(tls)
+    return f"FAILED:{openssl.words(verdict)}" if verdict else "SUCCESS"
+
+
+def _seal(context: ssl.SSLContext, spec: ServerTls) -> None:
+    """Who asks for no certificates opens nginx's tickets, and nginx opens those. A ticket tells that a certificate was
+    good: it is opened only by who would judge by the same files."""
+    shown = [_certificate(path) for path, _ in spec.certificates]
+    if spec.verify == "off":
+        said = hashlib.sha1(spec.kind.encode(), usedforsecurity=False)
+        for der in shown:
+            said.update(hashlib.sha1(der, usedforsecurity=False).digest())
+        openssl.set_ticket_keys(context, spec.ticket_keys, said.digest())
+        return
+    trusted = [_content("certificate", path) for path in (*spec.trusted, *([spec.crl] if spec.crl else []))]
+    parts = [spec.kind.encode(), b"%d" % spec.depth, *shown, *trusted]
+    judged = hashlib.sha256(b"".join(b"%d:%s" % (len(one), one) for one in parts)).digest()
+    openssl.set_ticket_keys(context, tuple(openssl.derived(key, judged) for key in spec.ticket_keys), judged)
+
+
+def _certificate(path: str) -> bytes:
+    """The first in a file, in DER, or all that is in it where that cannot be read."""
+    content = _content("certificate", path)
+    found = _CERTIFICATE.search(content)
+    try:
+        return content if found is None else b64decode(found[1])
+    except ValueError:
+        return content
 
 
 def client_context(spec: ClientTls) -> ssl.SSLContext:
@@ -111,7 +191,10 @@ def client_context(spec: ClientTls) -> ssl.SSLContext:
         _load(context, spec.certificate, spec.key, spec.passwords)
     _revoke(context, spec.crl)
     if spec.verify:
-        limit_depth(context, spec.depth)
+        if openssl.unreachable():
+            limit_depth(context, spec.depth)
+        else:
+            openssl.limit_depth(context, spec.depth)
     _command(context, spec.commands)
     return context
 
@@ -200,9 +283,13 @@ def _trust(context: ssl.SSLContext, path: str) -> None:
 
 
 def _check_readable(what: str, path: str) -> None:
+    _content(what, path, 1)
+
+
+def _content(what: str, path: str, most: int = -1) -> bytes:
     try:
         with open(path, "rb") as file:
-            file.read(1)
+            return file.read(most)
     except OSError as error:
         raise TlsError(f'cannot load {what} "{path}": open() failed ({error.errno}: {error.strerror})') from None
 

@@ -1,7 +1,7 @@
 """How many authorities may stand between a certificate and one that is trusted (nginx: ssl_verify_depth).
 
-OpenSSL through Python has no word for it, so the chain that it has verified is counted when the handshake is over, and
-a longer one ends the handshake after all. Stays Python: these classes are ssl's, extended.
+For where OpenSSL cannot be told so (`openssl.unreachable()`): the chain that it has verified is counted when the
+handshake is over, and a longer one ends the handshake after all. Stays Python: these classes are ssl's, extended.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from upwell.proxy.client_hello import Offers
+from upwell.proxy.tls import client_verify
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -130,10 +131,6 @@ def _session_id(tls: ssl.SSLObject) -> str | None:
     return None if session is None else session.id.hex()
 
 
-def _verified(tls: ssl.SSLObject) -> str:
-    return "NONE" if _der(tls) is None else "SUCCESS"
-
-
 def _pem(tls: ssl.SSLObject) -> str | None:
     """Without the line end behind it, as nginx gives it."""
     der = _der(tls)
@@ -156,9 +153,19 @@ def _fingerprint(tls: ssl.SSLObject) -> str | None:
     return None if der is None else hashlib.sha1(der, usedforsecurity=False).hexdigest()
 
 
+def _decoded(tls: ssl.SSLObject) -> dict[str, Any] | None:
+    """The certificate as Python reads it. Where it is refused, or by optional_no_ca, nobody has vouched for it: there
+    may be anything in it."""
+    try:
+        certificate: dict[str, Any] | None = tls.getpeercert()
+    except (ssl.SSLError, ValueError, OverflowError):
+        return None
+    return certificate
+
+
 def _name(which: str) -> Callable[[ssl.SSLObject], str | None]:
     def read(tls: ssl.SSLObject) -> str | None:
-        certificate: Any = tls.getpeercert()
+        certificate = _decoded(tls)
         return _distinguished(certificate[which]) if certificate else None
 
     return read
@@ -188,7 +195,7 @@ def _escape(value: str) -> str:
 
 def _field(which: str) -> Callable[[ssl.SSLObject], str | None]:
     def read(tls: ssl.SSLObject) -> str | None:
-        certificate: Any = tls.getpeercert()
+        certificate = _decoded(tls)
         return str(certificate[which]) if certificate else None
 
     return read
@@ -196,7 +203,7 @@ def _field(which: str) -> Callable[[ssl.SSLObject], str | None]:
 
 def _remaining(tls: ssl.SSLObject) -> str | None:
     """Whole days until the certificate ends."""
-    certificate: Any = tls.getpeercert()
+    certificate = _decoded(tls)
     if not certificate:
         return None
     left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
@@ -217,7 +224,7 @@ VARIABLES: dict[str, TlsVariable] = {
     "ssl_client_v_end": _of(_field("notAfter")),
     "ssl_client_v_remain": _of(_remaining),
     "ssl_client_v_start": _of(_field("notBefore")),
-    "ssl_client_verify": _of(_verified),
+    "ssl_client_verify": _of(client_verify),
     "ssl_curve": _curve,
     "ssl_curves": _curves,
     "ssl_early_data": _early_data,

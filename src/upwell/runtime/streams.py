@@ -229,6 +229,7 @@ class Streams:
             near=None if proxy.bind is None else _near(proxy.bind),
             keepalive=proxy.socket_keepalive,
             tls=tls.context,
+            verify=tls.verify_client,
             handshake_timeout=tls.handshake_timeout,
             peer_tls=_peer_tls(server, target.name if target is not None else ""),
             requests=proxy.requests,

@@ -113,7 +113,7 @@ def _close_stream(stream: Block) -> None:
             ):
                 raise ConfigError("no handler for server", server.position)
             if any(listen.tls for listen in server[StreamServerSettings].listens):
-                close_server_tls(server)
+                close_server_tls(server, "STREAM")
             if server[PeerTlsSettings].on:
                 close_peer_tls(server, made)
         except ConfigError as error:
