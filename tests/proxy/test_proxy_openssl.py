@@ -201,6 +201,27 @@ def test_what_has_ended_has_no_good_verdict() -> None:
     assert openssl.verdict(server) == 1
 
 
+def test_the_names_of_authorities_are_told_to_clients() -> None:
+    trusted = (str(DEEP / "deep-authority-test-only.pem"),)
+    for shown in ("", *trusted):
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = _client(ssl.TLSVersion.TLSv1_2).wrap_bio(down, up)  # where they are in the clear
+        server = server_context(replace(ASKING, trusted=trusted, shown=shown)).wrap_bio(up, down, server_side=True)
+        for end in (client, server):
+            with pytest.raises(ssl.SSLWantReadError):
+                end.do_handshake()
+        assert (b"Deep Authority" in down.read()) == bool(shown)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sessions_have_an_age(version: ssl.TLSVersion) -> None:
+    client = _client(version)
+    for seconds in (300, 7):
+        session = _shake(server_context(replace(PLAIN, session_timeout=seconds)), client)[1].session
+        assert session is not None
+        assert session.ticket_lifetime_hint == seconds
+
+
 # The proof
 
 

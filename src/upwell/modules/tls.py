@@ -14,7 +14,7 @@ from upwell.config.command import Command, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, number, once, read_flag, read_time, text, time, words_of
+from upwell.config.slots import choice, flag, number, once, read_flag, text, time, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import conf_path
@@ -48,6 +48,7 @@ class ServerTlsSettings:
     handshake_timeout: float = 60.0
     tickets: bool = True
     ticket_keys: tuple[TicketKey, ...] = ()
+    session_timeout: float = 300.0
     crl: str = ""
     password_file: str = ""
     dhparam: str = ""
@@ -127,7 +128,9 @@ def _session_cache(block: Block, directive: Directive) -> None:
 
 
 def _session_timeout(block: Block, directive: Directive) -> None:
-    read_time(directive)
+    time(ServerTlsSettings, "session_timeout")(block, directive)
+    if openssl.unreachable():
+        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
 
 
 def _session_reuse(block: Block, directive: Directive) -> None:
@@ -216,7 +219,7 @@ def server_commands(levels: str) -> tuple[Command, ...]:
         command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
         command("ssl_session_ticket_key", levels, 1, _ticket_key),
         command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
-        command("ssl_session_timeout", levels, 1, _without_effect(_session_timeout)),
+        command("ssl_session_timeout", levels, 1, _session_timeout),
     )
 
 
@@ -280,6 +283,7 @@ def close_server_tls(server: Block, kind: str, alpn: tuple[str, ...] = ()) -> No
         found.client_certificate,
         kind,
         found.ticket_keys,
+        int(found.session_timeout),
     )
     try:
         server.set(ServerTlsSettings, "context", server_context(spec))

@@ -117,9 +117,11 @@ class _Library:
         self.load_names = self._function("SSL_load_client_CA_file", pointer, text)
         self.set_names = self._function("SSL_CTX_set_client_CA_list", None, pointer, pointer)
         self._verify_result = self._function("SSL_get_verify_result", ctypes.c_long, pointer)
+        self.clear_errors = self._function("ERR_clear_error", None)
         self.error_string = self._function("X509_verify_cert_error_string", text, ctypes.c_long)
         self.set_session_id_context = self._function("SSL_set_session_id_context", number, pointer, text, ctypes.c_uint)
         self.version = self._function("SSL_version", number, pointer)
+        self.set_timeout = self._function("SSL_CTX_set_timeout", ctypes.c_long, pointer, ctypes.c_long)
         self.set_client_hello_cb = self._function("SSL_CTX_set_client_hello_cb", None, pointer, _Hello, pointer)
         self.set_ticket_key_cb = self._function("SSL_CTX_set_tlsext_ticket_key_evp_cb", number, pointer, _Ticket)
         begin = (number, pointer, pointer, pointer, text, pointer)
@@ -237,6 +239,7 @@ def ask_clients(context: ssl.SSLContext, names: str) -> None:
         found = library.load_names(os.fsencode(names))
         if found:
             library.set_names(pointer, found)  # whose it is now
+        library.clear_errors()  # of the file's end
 
 
 def verdict(tls: ssl.SSLObject | ssl.SSLSocket) -> int:
@@ -261,6 +264,11 @@ def wants_trust_only(verdict: int) -> bool:
 
 
 # Sessions
+
+
+def limit_age(context: ssl.SSLContext, seconds: int) -> None:
+    """Sessions are resumed no later than so many seconds after they began."""
+    _library().set_timeout(_pointer(context, _CONTEXT_AT), seconds)
 
 
 def set_ticket_keys(context: ssl.SSLContext, keys: tuple[TicketKey, ...], identity: bytes) -> None:

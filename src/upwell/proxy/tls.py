@@ -37,7 +37,8 @@ class ServerTls:
     named to clients. `crl`, `passwords` (one a line, for encrypted keys) and `dhparam` are paths, "" for none. So many
     authorities as `depth` may stand between a client's certificate and a trusted one. `commands` are OpenSSL's, by name
     and value, and come last. `kind` is nginx's word for who it is for, HTTP or STREAM; whether a client's certificate
-    will do is for that one to see, by judge(). Tickets are sealed with `ticket_keys`, with OpenSSL's own for none."""
+    will do is for that one to see, by judge(). Tickets are sealed with `ticket_keys`, with OpenSSL's own for none;
+    sessions are resumed within so many seconds as `session_timeout`, if OpenSSL can be told so."""
 
     certificates: tuple[tuple[str, str], ...]
     protocols: frozenset[str]
@@ -56,6 +57,7 @@ class ServerTls:
     shown: str = ""
     kind: str = "HTTP"
     ticket_keys: tuple[TicketKey, ...] = ()
+    session_timeout: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if not openssl.unreachable():
+        openssl.limit_age(context, spec.session_timeout)
     if spec.ticket_keys:
         _seal(context, spec)
     if not spec.tickets:
