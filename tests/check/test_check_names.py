@@ -54,7 +54,7 @@ class Named:
 
     def until(self, over: Callable[[], object], passing: float = 0.0) -> None:
         """Go round until `over`; `passing` seconds go by in each round."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 40
         while not over():
             assert time.monotonic() < end, self.members()
             self.checker.step(0.05)

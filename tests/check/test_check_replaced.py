@@ -10,7 +10,7 @@ import pytest
 from upwell.check import replaced
 from upwell.check.replaced import Replaced
 
-LIMIT = 10.0
+LIMIT = 40.0
 
 
 @pytest.mark.parametrize("error", [ValueError("no such letter"), OSError(28, "No space left on device"), MemoryError()])

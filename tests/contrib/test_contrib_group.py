@@ -15,7 +15,7 @@ import pytest
 import upwell
 from upwell import BALANCERS, Group, Method, NoPeer, PeerKey, PeerSpec, http_check, peer
 
-LIMIT = 20.0
+LIMIT = 40.0
 
 
 class Server:
