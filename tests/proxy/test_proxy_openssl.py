@@ -16,7 +16,7 @@ import pytest
 from upwell.errors import ConfigErrors
 from upwell.modules.load import load
 from upwell.proxy import openssl
-from upwell.proxy.tls import NONE_SHOWN, ServerTls, blame, client_verify, judge, server_context
+from upwell.proxy.tls import NONE_SHOWN, ServerTls, TlsError, blame, client_verify, judge, server_context
 from upwell.proxy.tls_variables import _decoded
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
@@ -288,6 +288,17 @@ def test_without_it_a_bad_certificate_ends_the_handshake(version: ssl.TLSVersion
     assert (judge(server, "on"), client_verify(server)) == (0, "SUCCESS")
     with pytest.raises(ssl.SSLError, match=r"(?i)peer[_ ]did[_ ]not[_ ]return"):
         _shake(server_context(replace(ASKING, kind="STREAM")), _client(version))
+
+
+@pytest.mark.usefixtures("hidden")
+def test_without_it_there_is_one_curve() -> None:
+    server, _ = _shake(server_context(replace(PLAIN, curve="secp384r1")), _client())
+    assert server.version() == "TLSv1.3"
+    for curve, why in (("X25519:secp384r1", "Python's ssl takes one curve"), ("none", 'there is no curve "none"')):
+        with pytest.raises(TlsError, match=why):
+            server_context(replace(PLAIN, curve=curve))
+    with pytest.raises(TlsError, match="shows no SSL_CTX_set_verify"):
+        server_context(replace(PLAIN, commands=(("Ciphersuites", "TLS_AES_128_GCM_SHA256"),)))
 
 
 @pytest.mark.usefixtures("hidden")

@@ -42,6 +42,11 @@ def test_protocols_ciphers_and_curves_are_set() -> None:
     configure(context, "CipherString", "ECDHE-RSA-AES256-GCM-SHA384")
     assert "ECDHE-RSA-AES256-GCM-SHA384" in [one["name"] for one in context.get_ciphers()]
     configure(context, "Groups", "prime256v1")
+    configure(context, "Curves", "X25519:P-256")
+    configure(context, "Ciphersuites", "TLS_CHACHA20_POLY1305_SHA256")
+    assert [one["name"] for one in context.get_ciphers() if one["protocol"] == "TLSv1.3"] == [
+        "TLS_CHACHA20_POLY1305_SHA256"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,8 @@ def test_protocols_ciphers_and_curves_are_set() -> None:
         ("MinProtocol", "None"),
         ("CipherString", "none-such"),
         ("Groups", "none-such"),
-        ("Groups", "X25519:P-256"),
+        ("Groups", "X25519:none-such"),
+        ("Ciphersuites", "TLS_NONE_SUCH"),
         ("DHParameters", "/nonexistent"),
         ("VerifyMode", "Peer"),
         ("NoSuch", "x"),

@@ -60,8 +60,10 @@ http {{
         location / {{ return 200 "$ssl_protocol|$ssl_cipher|$ssl_session_id"; }}
     }}
     server {{
-        listen 127.0.0.1:{told} ssl; ssl_buffer_size 4k; ssl_ecdh_curve prime256v1;
+        listen 127.0.0.1:{told} ssl; ssl_buffer_size 4k; ssl_ecdh_curve prime256v1:secp384r1;
+        ssl_conf_command Ciphersuites TLS_CHACHA20_POLY1305_SHA256;
         location / {{ return 200 "$ssl_session_id|$ssl_curves|$ssl_alpn_protocol|$ssl_curve|$ssl_early_data"; }}
+        location /cipher {{ return 200 "$ssl_cipher|$ssl_curve"; }}
         location /ciphers {{ return 200 $ssl_ciphers; }}
         location /peer {{
             proxy_pass https://127.0.0.1:{two}/; proxy_ssl_certificate {tls}/deep0-test-only.pem;
@@ -211,6 +213,16 @@ def test_what_a_client_has_offered_is_told(serving: Serving) -> None:
         b"ECDHE-ECDSA-CHACHA20-POLY1305",
         b"TLS_EMPTY_RENEGOTIATION_INFO_SCSV",
     ]
+
+
+def test_several_curves_and_the_ciphers_of_tls_1_3_may_be_named(serving: Serving) -> None:
+    context = _context()
+    assert _get(serving.ports["told"], "/cipher", context)[1] == b"TLS_CHACHA20_POLY1305_SHA256|prime256v1"
+    context.set_ecdh_curve("secp384r1")
+    assert _get(serving.ports["told"], "/cipher", context)[1] == b"TLS_CHACHA20_POLY1305_SHA256|secp384r1"
+    context.set_ecdh_curve("secp521r1")
+    with pytest.raises(ssl.SSLError):
+        _get(serving.ports["told"], context=context)
 
 
 @pytest.mark.parametrize(("path", "status"), [("/peer", 200), ("/none", 400), ("/old", 502)])

@@ -21,7 +21,7 @@ from upwell.modules.core import conf_path
 from upwell.proxy import openssl
 from upwell.proxy.openssl import TicketKey, ticket_key
 from upwell.proxy.tls import ClientTls, ServerTls, TlsError, client_context, server_context
-from upwell.proxy.tls_commands import CommandError, configure
+from upwell.proxy.tls_commands import CommandError, configure, set_curves
 
 _PROTOCOLS = ("sslv2", "sslv3", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3")
 _DEFAULT = frozenset(("tlsv1.2", "tlsv1.3"))
@@ -138,13 +138,17 @@ def _session_reuse(block: Block, directive: Directive) -> None:
 
 
 def _curve(block: Block, directive: Directive) -> None:
-    """One curve: OpenSSL through Python takes no list of them."""
+    """Whether there are such curves is seen at once, on a context of its own."""
     once(block, directive, ServerTlsSettings, "ecdh_curve")
     curve = directive.args[0]
-    if ":" in curve:
-        why = "Python's ssl takes one"
-        raise directive.error(f'"ssl_ecdh_curve" with several curves is not supported by upwell: {why}', 0)
-    block.set(ServerTlsSettings, "ecdh_curve", "" if curve == "auto" else curve)
+    if curve == "auto":
+        curve = ""
+    else:
+        try:
+            set_curves(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), curve)
+        except CommandError as error:
+            raise directive.error(str(error), 0) from None
+    block.set(ServerTlsSettings, "ecdh_curve", curve)
 
 
 def _conf_command(settings: type[object]) -> Setter:

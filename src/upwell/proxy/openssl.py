@@ -33,6 +33,7 @@ _BEGINNING: Final = 64
 
 _VERIFY_PEER: Final = 1
 _TLS1_3: Final = 0x0304
+_SET_GROUPS_LIST: Final = 92
 _NAME: Final = 16  # bytes of the name of a key, and of an initialization vector of AES
 _UTF8_STRING: Final = 4
 _OCTET_STRING: Final = 5
@@ -121,6 +122,8 @@ class _Library:
         self.error_string = self._function("X509_verify_cert_error_string", text, ctypes.c_long)
         self.set_session_id_context = self._function("SSL_set_session_id_context", number, pointer, text, ctypes.c_uint)
         self.version = self._function("SSL_version", number, pointer)
+        self.control = self._function("SSL_CTX_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, text)
+        self.set_ciphersuites = self._function("SSL_CTX_set_ciphersuites", number, pointer, text)
         self.set_timeout = self._function("SSL_CTX_set_timeout", ctypes.c_long, pointer, ctypes.c_long)
         self.set_client_hello_cb = self._function("SSL_CTX_set_client_hello_cb", None, pointer, _Hello, pointer)
         self.set_ticket_key_cb = self._function("SSL_CTX_set_tlsext_ticket_key_evp_cb", number, pointer, _Ticket)
@@ -219,6 +222,25 @@ def _library() -> _Library:
     if isinstance(found, str):
         raise RuntimeError(found)
     return found
+
+
+# What both ends may choose
+
+
+def set_groups(context: ssl.SSLContext, names: str) -> bool:
+    """The groups of key exchange, best first, between colons. Whether there are such."""
+    library = _library()
+    done: int = library.control(_pointer(context, _CONTEXT_AT), _SET_GROUPS_LIST, 0, os.fsencode(names))
+    library.clear_errors()
+    return done == 1
+
+
+def set_ciphersuites(context: ssl.SSLContext, names: str) -> bool:
+    """The ciphers of TLS 1.3, best first, between colons. Whether there are such."""
+    library = _library()
+    done: int = library.set_ciphersuites(_pointer(context, _CONTEXT_AT), os.fsencode(names))
+    library.clear_errors()
+    return done == 1
 
 
 # Certificates of the other end

@@ -13,7 +13,7 @@ from typing import Final
 
 from upwell.proxy import openssl
 from upwell.proxy.openssl import TicketKey
-from upwell.proxy.tls_commands import CommandError, configure
+from upwell.proxy.tls_commands import CommandError, configure, set_curves
 from upwell.proxy.tls_depth import CHAIN_TOO_LONG, limit_depth
 
 _VERSIONS: Final = {
@@ -89,9 +89,9 @@ def server_context(spec: ServerTls) -> ssl.SSLContext:
         _take("DH parameters", spec.dhparam, context.load_dh_params)
     if spec.curve:
         try:
-            context.set_ecdh_curve(spec.curve)
-        except ValueError:
-            raise TlsError(f'there is no curve "{spec.curve}"') from None
+            set_curves(context, spec.curve)
+        except CommandError as error:
+            raise TlsError(str(error)) from None
     if spec.alpn:
         context.set_alpn_protocols(list(spec.alpn))
     if spec.prefers_own_ciphers:

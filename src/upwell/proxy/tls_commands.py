@@ -1,4 +1,4 @@
-"""OpenSSL's configuration commands as far as Python's ssl can carry them out (nginx: ssl_conf_command).
+"""OpenSSL's configuration commands as far as they can be carried out (nginx: ssl_conf_command).
 
 The names are those of SSL_CONF_cmd() in files, without regard to case. Knows contexts; no file of a configuration.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import Final
+
+from upwell.proxy import openssl
 
 _VERSIONS: Final = {"tlsv1.2": ssl.TLSVersion.TLSv1_2, "tlsv1.3": ssl.TLSVersion.TLSv1_3}
 """Older ones are no safe choice, nor is none."""
@@ -88,17 +90,37 @@ def _set_most(context: ssl.SSLContext, value: str) -> None:
     context.maximum_version = _version(value)
 
 
-def _set_curve(context: ssl.SSLContext, value: str) -> None:
-    if ":" in value:
-        raise CommandError("Python's ssl takes one curve, not several")
-    context.set_ecdh_curve(value)
+def set_curves(context: ssl.SSLContext, value: str) -> None:
+    """One or several, between colons. Raises CommandError."""
+    why = openssl.unreachable()
+    if not why:
+        known = openssl.set_groups(context, value)
+    elif ":" in value:
+        raise CommandError(f"Python's ssl takes one curve, not several, and {why}")
+    else:
+        try:
+            context.set_ecdh_curve(value)
+            known = True
+        except ValueError:
+            known = False
+    if not known:
+        raise CommandError(f'there is no curve "{value}"')
+
+
+def _set_ciphersuites(context: ssl.SSLContext, value: str) -> None:
+    why = openssl.unreachable()
+    if why:
+        raise CommandError(why)
+    if not openssl.set_ciphersuites(context, value):
+        raise CommandError(f'no cipher can be selected by "{value}"')
 
 
 _COMMANDS: Final[dict[str, Callable[[ssl.SSLContext, str], None]]] = {
     "cipherstring": lambda context, value: context.set_ciphers(value),
-    "curves": _set_curve,
+    "ciphersuites": _set_ciphersuites,
+    "curves": set_curves,
     "dhparameters": lambda context, value: context.load_dh_params(value),
-    "groups": _set_curve,
+    "groups": set_curves,
     "maxprotocol": _set_most,
     "minprotocol": _set_least,
     "options": _set_options,
