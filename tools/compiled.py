@@ -63,6 +63,7 @@ PATTERNS = (
     "runtime/dials.py",
     "runtime/logs.py",
     "runtime/proxying.py",
+    "runtime/secured.py",
 )
 """What a request runs through. What runs once for a configuration gains nothing; log.py is there to be extended by
 others, and a compiled class cannot be."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from upwell.errors import MessageError
 from upwell.http1.fields import check_host
@@ -39,9 +39,12 @@ class TlsFront:
     `contexts` are those of the servers that have one, and `rejecting` are the servers that reject every handshake
     (ssl_reject_handshake). `record` is the most of an answer in one record (ssl_buffer_size), in bytes. `keeps_hello`:
     somebody will ask what the clients have offered.
+
+    `outgoing` is where OpenSSL writes, whichever connection it writes for. Who has had it write takes all out at once,
+    so nothing is ever in there between two calls, and its memory stays in the processor's cache.
     """
 
-    __slots__ = ("contexts", "default", "keeps_hello", "names", "record", "rejecting")
+    __slots__ = ("contexts", "default", "keeps_hello", "names", "outgoing", "record", "rejecting")
 
     def __init__(
         self,
@@ -58,9 +61,14 @@ class TlsFront:
         self.contexts = contexts
         self.rejecting = rejecting
         self.record = record
+        self.outgoing = ssl.MemoryBIO()
 
     def __repr__(self) -> str:
         return f"<TlsFront {len(self.contexts)}>"
+
+
+def _no_tls(_: object) -> Any:
+    raise RuntimeError("no TLS yet")
 
 
 class TlsTransport(Transport):
@@ -73,6 +81,8 @@ class TlsTransport(Transport):
 
     __slots__ = (
         "_again",
+        "_decrypt",
+        "_encrypt",
         "_farewell",
         "_front",
         "_hello",
@@ -100,8 +110,10 @@ class TlsTransport(Transport):
         self._front = front
         self._loop: asyncio.AbstractEventLoop = client.loop
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        self._outgoing = front.outgoing
         self.tls: ssl.SSLObject | None = None
+        self._decrypt: Callable[[int], bytes] = _no_tls
+        self._encrypt: Callable[[bytes | memoryview], int] = _no_tls
         self._hello: Hello | None = Hello()
         self._shaking = True
         self._farewell = False  # said, and OpenSSL reads no more
@@ -135,10 +147,10 @@ class TlsTransport(Transport):
         elif data:
             self._incoming.write(data)
             if not self._shaking or self._shake(tls):
-                self._pass_on(tls)
+                self._pass_on(tls, min(len(data), _RECORD))
         else:
             if not self._shaking:
-                self._pass_on(tls)  # what a pause has left
+                self._pass_on(tls, _RECORD)  # what a pause has left
             if self._reading:
                 self._take_end()
 
@@ -168,12 +180,16 @@ class TlsTransport(Transport):
             self.close()
             return
         tls = self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        inside: Any = tls
+        # What SSLObject's own methods call, a frame of the interpreter later.
+        self._decrypt = inside._sslobj.read
+        self._encrypt = inside._sslobj.write
         data = hello.data
         if front.keeps_hello:
             self.hello = data
         self._incoming.write(data)
         if self._shake(tls):
-            self._pass_on(tls)
+            self._pass_on(tls, _RECORD)
 
     def _note_group(self) -> None:
         """Look into what goes out."""
@@ -203,13 +219,16 @@ class TlsTransport(Transport):
         self._put_out()
         return True
 
-    def _pass_on(self, tls: ssl.SSLObject) -> None:
-        """Tell what is inside, until the receiver wants no more or there is no more."""
+    def _pass_on(self, tls: ssl.SSLObject, size: int) -> None:
+        """Tell what is inside, until the receiver wants no more or there is no more; `size` bytes at once, for which
+        Python takes memory before it knows how many there are."""
         incoming = self._incoming
+        outgoing = self._outgoing
         while self._reading:
             try:
-                data = tls.read(_RECORD)
+                data = self._decrypt(size)
             except ssl.SSLWantReadError:
+                self._put_out()
                 break
             except ssl.SSLZeroReturnError:
                 data = b""
@@ -218,25 +237,31 @@ class TlsTransport(Transport):
                 self.client.no_tls(error)
                 self._lose(None)
                 return
+            if outgoing.pending:
+                self._put_out()  # what TLS says by itself: tickets, new keys
             if not data:
                 self._take_end()
                 break
             self._receiver.data_received(data)
-            if not incoming.pending and not tls.pending():
-                break  # to be told so by OpenSSL takes an exception
-        if self._outgoing.pending:
-            self._put_out()  # what TLS says by itself: tickets, new keys
+            # To be told so by OpenSSL takes an exception. It opens one record at a time: less than asked is its end.
+            if not incoming.pending and (len(data) < size or not tls.pending()):
+                break
 
     def _put_out(self) -> None:
-        if self._outgoing.pending and not self._closing:
-            super().write(self._outgoing.read())
+        said = self._outgoing.read()
+        if said and not self._closing and not self._eof:
+            super().write(said)
+
+    def _lose(self, error: Exception | None) -> None:
+        self._outgoing.read()  # of an exception between what was said and sending it
+        super()._lose(error)
 
     def _go_on(self) -> None:
         self._again = False
         tls = self.tls
         if tls is not None and self._reading and not self._ended and not self._farewell:
             try:
-                self._pass_on(tls)
+                self._pass_on(tls, _RECORD)
             except Exception as error:
                 self._fault(error)
 
@@ -254,12 +279,12 @@ class TlsTransport(Transport):
         record = self._front.record
         try:
             if len(data) <= record:
-                tls.write(data)
+                self._encrypt(data)
             else:
                 view = memoryview(data)
                 at = 0
                 while at < len(data):
-                    at += tls.write(view[at : at + record])
+                    at += self._encrypt(view[at : at + record])
         except OSError as error:
             self.client.no_tls(error)
             self._lose(None)
