@@ -7,6 +7,7 @@ import ctypes
 import ctypes.util
 import os
 import ssl
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,30 @@ def test_a_ticket_is_opened_by_who_has_its_key(
     again = _sealed(*(KEYS[at] for at in opening), identity=identity)
     server, other = _shake(again, client, session)
     assert (bool(server.session_reused), bool(other.session_reused)) == (resumed, resumed)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_wrong_signature_leaves_nothing_to_who_reads_next(version: ssl.TLSVersion, tmp_path: Path) -> None:
+    """Of OpenSSL's errors there is one queue for all connections of a thread."""
+    der = bytearray(ssl.PEM_cert_to_DER_cert((TLS / "good-test-only.pem").read_text()))
+    der[-1] ^= 1
+    forged = tmp_path / "forged.pem"
+    forged.write_text(ssl.DER_cert_to_PEM_cert(bytes(der)))
+    another, _ = _shake(server_context(PLAIN), _client())
+    for reads_next in (None, another):
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = server_context(ASKING).wrap_bio(up, down, server_side=True)
+        client = _client(version, (str(forged), LEAF[1])).wrap_bio(down, up)
+        over = False
+        while not over:
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+            with suppress(ssl.SSLWantReadError):
+                server.do_handshake()  # the last that is done here
+                over = True
+        with pytest.raises(ssl.SSLWantReadError):
+            (reads_next or server).read(1)
+        assert judge(server, "on") == 7  # X509_V_ERR_CERT_SIGNATURE_FAILURE
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -9,6 +9,7 @@ for who has seen it say "". Stays Python: OpenSSL calls back into it. [Why](../.
 from __future__ import annotations
 
 import _ssl
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -66,14 +67,6 @@ _Ticket = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 )
 _Hello = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-
-
-def _accept(good: int, store: int) -> int:
-    """The handshake goes on whatever the certificate is: OpenSSL keeps the verdict, for `verdict()`."""
-    return 1
-
-
-_ACCEPT: Final = _Verified(_accept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +129,18 @@ class _Library:
             16: self._function("EVP_aes_128_cbc", pointer)(),
             32: self._function("EVP_aes_256_cbc", pointer)(),
         }
+        self.accept = _Verified(self._accept)
         if self._version() != ssl.OPENSSL_VERSION_NUMBER:
             raise _Unreachable("another OpenSSL than that of Python's ssl would answer")
         self._prove()
+
+    def _accept(self, good: int, store: int) -> int:
+        """The handshake goes on whatever the certificate is: OpenSSL keeps the verdict, for `verdict()`. A wrong
+        signature leaves errors in the thread's queue, where the next call that wants more bytes, of any connection,
+        would find them and take them for its own."""
+        with contextlib.suppress(BaseException):  # into OpenSSL nothing can be raised
+            self.clear_errors()
+        return 1
 
     def verdict(self, tls: ssl.SSLObject | ssl.SSLSocket) -> int:
         inside = _inside(tls)
@@ -256,7 +258,7 @@ def ask_clients(context: ssl.SSLContext, names: str) -> None:
     file `names`, "" for none, are told to them, who may have several."""
     library = _library()
     pointer = _pointer(context, _CONTEXT_AT)
-    library.set_verify(pointer, _VERIFY_PEER, _ACCEPT)
+    library.set_verify(pointer, _VERIFY_PEER, library.accept)
     if names:
         found = library.load_names(os.fsencode(names))
         if found:
