@@ -63,6 +63,13 @@ http {{
         location @none {{ return 200 "none $ssl_client_verify $uri"; }}
     }}
     server {{
+        listen 127.0.0.1:{login} ssl; ssl_verify_client on; error_page 495 496 497 = @login;
+        ssl_client_certificate {tls}/authority-test-only.pem;
+        location / {{ return 200 "in"; }}
+        location @login {{ auth_request /known; root {others}; try_files /passwords-test-only.txt =404; }}
+        location = /known {{ internal; return 403; }}
+    }}
+    server {{
         listen 127.0.0.1:{shared} ssl default_server; server_name open.test;
         location / {{ return 200 "open $ssl_client_verify"; }}
     }}
@@ -105,7 +112,7 @@ stream {{
     }}
 }}
 """
-NAMES = ("on", "optional", "no_ca", "some_ca", "pages", "shared", "trusting", "stream_on", "stream_no_ca")
+NAMES = ("on", "optional", "no_ca", "some_ca", "pages", "login", "shared", "trusting", "stream_on", "stream_no_ca")
 
 CERTIFICATES = {
     "good": (TLS / "good-test-only.pem", TLS / "leaf-test-only.key"),
@@ -115,6 +122,7 @@ CERTIFICATES = {
 }
 BAD = "The SSL certificate error"
 NONE = "No required SSL certificate was sent"
+FORBIDDEN = "403 Forbidden"
 
 
 @dataclass
@@ -164,7 +172,7 @@ def _ask(client: Client, host: str = "app.test") -> tuple[int, str]:
     """The answer's status and content, of which of an error page what it says."""
     answer = client.ask(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     body = answer.body.decode()
-    return answer.status, next((known for known in (BAD, NONE) if known in body), body)
+    return answer.status, next((known for known in (BAD, NONE, FORBIDDEN) if known in body), body)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -190,6 +198,9 @@ def _ask(client: Client, host: str = "app.test") -> tuple[int, str]:
         ("pages", "", (400, "none NONE /x")),
         ("pages", "good", (200, "in")),
         ("pages", "own", (403, "bad FAILED:self-signed certificate 403")),
+        ("login", "", (403, FORBIDDEN)),
+        ("login", "own", (403, FORBIDDEN)),
+        ("login", "good", (200, "in")),
     ],
 )
 def test_requests_are_judged_by_the_certificate(
@@ -201,6 +212,12 @@ def test_requests_are_judged_by_the_certificate(
         with _connected(serving.ports[port], context, session) as (client, tls):
             assert (_ask(client), tls.session_reused) == (expected, resumed)
             session = tls.session
+
+
+def test_who_speaks_no_tls_is_sent_to_the_error_page_once(serving: Serving) -> None:
+    """What that page asks for (auth_request) is asked, and not answered by the page itself."""
+    with Client(serving.ports["login"]) as client:
+        assert _ask(client) == (403, FORBIDDEN)
 
 
 def test_who_is_refused_gets_one_answer(serving: Serving) -> None:

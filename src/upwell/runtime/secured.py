@@ -66,7 +66,7 @@ def secured(begin: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
     """`begin` for requests on an address with TLS."""
 
     def begin_secured(exchange: Exchange) -> None:
-        if exchange.client.tls is None:
+        if exchange.client.tls is None and not exchange.depth:
             _refuse(exchange, _NOT_SECURED, _PLAIN)
         else:
             begin(exchange)
@@ -81,10 +81,14 @@ def secured_by(
     client that names this one, or None.
 
     A certificate that was verified by what another server trusts says nothing: nginx lets such requests pass from
-    clients that name no server, and to servers without a certificate of their own.
+    clients that name no server, and to servers without a certificate of their own. Subrequests are not judged: what an
+    error page asks for (auth_request) is an answer to it, not to the certificate.
     """
 
     def begin_judged(exchange: Exchange) -> None:
+        if exchange.depth:
+            begin(exchange)
+            return
         transport = exchange.client.tls
         if transport is None:
             _refuse(exchange, _NOT_SECURED, _PLAIN)
