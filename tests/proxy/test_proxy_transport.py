@@ -7,8 +7,11 @@ import contextlib
 import errno
 import gc
 import socket
+import ssl
 import struct
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,9 +21,12 @@ from tests.wire.joined import Log
 from upwell.proxy.client import Endpoint
 from upwell.proxy.intake import Receiver
 from upwell.proxy.listener import Listener
+from upwell.proxy.tls_transport import TlsFront, TlsTransport
 from upwell.proxy.transport import Poll, Transport
 
 pytestmark = pytest.mark.pure_only(reason="a receiver written here, in Python, cannot be a compiled one's heir")
+
+TLS = Path(__file__).parents[1] / "check" / "tls"
 
 
 class Noting(Receiver):
@@ -251,5 +257,52 @@ def test_a_reset_leaves_nothing_for_the_collector(turning: Turning) -> None:
         turning.until(lambda: receiver.told)
         assert receiver.told == ["lost: ConnectionResetError"]
         assert of_this_test() == before
+    finally:
+        gc.enable()
+
+
+class Knowing(Noting):
+    """Knows its transport, as a client's connection does."""
+
+    def __init__(self, loop: object) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+
+def _come_and_go(turning: Turning, breaks: bool) -> weakref.ref[Knowing]:
+    """A connection that has begun with TLS and is over."""
+    server = cast(Any, object())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")
+    front = TlsFront(server, lambda *_: server, {server: context}, frozenset())
+    client = Knowing(turning.loop)
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    transport = TlsTransport(turning.poll, near.detach(), socket.AF_UNIX, "", cast(Any, client), front)
+    transport.begin()
+    said = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        ssl._create_unverified_context().wrap_bio(ssl.MemoryBIO(), said).do_handshake()
+    far.send(said.read())
+    turning.until(lambda: transport.tls is not None)
+    if breaks:
+        transport.abort()
+    else:
+        far.close()
+    turning.until(lambda: client.told and client.told[-1].startswith("lost"))
+    far.close()
+    return weakref.ref(client)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_connection_with_tls_is_gone_with_its_end(turning: Turning, breaks: bool) -> None:
+    """OpenSSL's memory is many times that of a connection without: it does not wait for the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert _come_and_go(turning, breaks)() is None
     finally:
         gc.enable()

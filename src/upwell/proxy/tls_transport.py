@@ -102,7 +102,7 @@ class TlsTransport(Transport):
         self, poll: Poll, fd: int, family: int, peer: object, client: ClientConnection, front: TlsFront
     ) -> None:
         super().__init__(poll, fd, family, peer, client)
-        self.client = client
+        self.client: ClientConnection | None = client  # until it is over: each knows the other
         self.name = b""
         self.hello = b""
         self.group = 0
@@ -169,6 +169,7 @@ class TlsTransport(Transport):
         if hello.name:
             try:
                 host = check_host(hello.name)[0]
+                assert self.client is not None
                 self.server = front.names(self.client, host)
                 self.name = hello.name
             except (MessageError, PatternTimeout):
@@ -210,6 +211,7 @@ class TlsTransport(Transport):
             if is_too_deep(error):
                 self._outgoing.read()  # tickets, by which a session could be resumed
             self._put_out()  # the alert
+            assert self.client is not None
             self.client.no_handshake(error)
             self._shaking = False
             self._farewell = True
@@ -234,6 +236,7 @@ class TlsTransport(Transport):
                 data = b""
             except OSError as error:
                 self._put_out()
+                assert self.client is not None
                 self.client.no_tls(error)
                 self._lose(None)
                 return
@@ -286,6 +289,7 @@ class TlsTransport(Transport):
                 while at < len(data):
                     at += self._encrypt(view[at : at + record])
         except OSError as error:
+            assert self.client is not None
             self.client.no_tls(error)
             self._lose(None)
             return
@@ -315,6 +319,10 @@ class TlsTransport(Transport):
         with contextlib.suppress(OSError, ValueError):  # the other end has not said the same yet
             tls.unwrap()
         self._put_out()
+
+    def finish(self) -> None:
+        super().finish()
+        self.client = None  # no cycle is left behind, which would keep 30 KB of OpenSSL's until they are looked for
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         """Besides what a Transport tells: "ssl_object"."""
