@@ -152,6 +152,49 @@ def test_who_writes_more_at_once_than_fits_is_served_all_the_same(turning: Turni
     assert (receiver.data, receiver.told) == (b"thanks", ["pause", "resume", "eof", "lost: NoneType"])
 
 
+@pytest.mark.parametrize("before", [b"", b"before"])
+@pytest.mark.parametrize("sizes", [(0, 0), (5, 20_000), (20_000, 5), (5, 2_000_000), (2_000_000, 5), (1, 1, 1_000_000)])
+def test_pieces_arrive_as_they_are_written(turning: Turning, sizes: tuple[int, ...], before: bytes) -> None:
+    pieces = [bytes([65 + at]) * size for at, size in enumerate(sizes)]
+
+    def greet(transport: Transport) -> None:
+        if before:
+            transport.write(before * 100_000)  # more than fits: it waits, and so does all behind it
+        transport.writelines(pieces)
+        transport.write(b"behind")
+
+    wanted = before * 100_000 + b"".join(pieces) + b"behind"
+    receiver = Noting(greet)
+    transport, far = turning.begin(receiver)
+    far.setblocking(False)
+    got = bytearray()
+
+    def read() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            got.extend(far.recv(1 << 20))
+        return len(got) >= len(wanted)
+
+    turning.until(read)
+    assert bytes(got) == wanted
+    assert transport.get_write_buffer_size() == 0
+    transport.write_eof()
+    with pytest.raises(RuntimeError):
+        transport.writelines([b"a", b"b"])
+    far.close()
+    turning.until(lambda: receiver.told[-1:] == ["lost: NoneType"])
+
+
+def test_pieces_for_one_who_is_gone_are_the_end(turning: Turning) -> None:
+    receiver = Noting()
+    transport, far = turning.begin(receiver)
+    far.close()
+    transport.writelines([b"a", b"b" * 20_000])
+    turning.until(lambda: receiver.told)
+    assert receiver.told == ["lost: BrokenPipeError"]
+    transport.writelines([b"a", b"b"])
+    assert turning.faults == []
+
+
 def test_who_writes_and_closes_at_once_is_sent_to_the_end(turning: Turning) -> None:
     greeting = bytes(2_000_000)
 

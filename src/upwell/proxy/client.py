@@ -39,6 +39,7 @@ _NOT_ALLOWED: Final = frozenset(
     (b"CONNECT", b"TRACE")
 )  # nginx: a proxy for others, and one that shows them their fields
 _MOST_PIPELINED: Final = 16_384  # bytes of further requests that are taken in while one is being answered
+_LONG: Final = 16_384  # bytes that are not copied to be one piece with what comes before them
 _CROWDED: Final = 1e-5
 """Where no connection rested, nobody looks again for so many seconds times the connections there are: looking at all of
 them takes a thirtieth of it.
@@ -705,11 +706,16 @@ class ClientConnection(Receiver):
         return location.keepalive_timeout > 0 and exchange.started - self.opened < location.keepalive_time
 
     def flush(self) -> None:
-        """Hand what was written to the transport, in one piece."""
+        """Hand what was written to the transport, in one piece where none is long."""
         out = self.out
         if out:
             if not self._lost:
-                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+                if len(out) == 1:
+                    self.transport.write(out[0])
+                elif len(out) == 2 and len(out[1]) > _LONG:
+                    self.transport.writelines(out)
+                else:
+                    self.transport.write(b"".join(out))
             out.clear()
 
     async def drained(self, exchange: Exchange) -> None:

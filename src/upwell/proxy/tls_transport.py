@@ -271,21 +271,37 @@ class TlsTransport(Transport):
     # What the owner asks for
 
     def write(self, data: bytes) -> None:
-        tls = self.tls
-        if tls is None:
+        if self.tls is None:
             super().write(data)
-            return
+        elif self._takes(len(data)):
+            self._seal(b"", data)
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        if self.tls is None:
+            super().writelines(pieces)
+        elif len(pieces) != 2 or len(pieces[0]) > self._front.record:
+            self.write(b"".join(pieces))
+        elif self._takes(len(pieces[0]) + len(pieces[1])):
+            self._seal(pieces[0], pieces[1])
+
+    def _takes(self, size: int) -> bool:
+        """Whether so much may be written now. Raises RuntimeError, as write() does."""
         if self._eof:
             raise RuntimeError("write() after write_eof()")
-        if self._closing or not data:
-            return
+        return not self._closing and size > 0
+
+    def _seal(self, first: bytes, data: bytes) -> None:
+        """Write `data` behind `first`, which is no longer than a record."""
         record = self._front.record
         try:
-            if len(data) <= record:
-                self._encrypt(data)
+            if len(first) + len(data) <= record:
+                self._encrypt(first + data if first else data)
             else:
                 view = memoryview(data)
                 at = 0
+                if first:
+                    at = record - len(first)
+                    self._encrypt(first + data[:at])
                 while at < len(data):
                     at += self._encrypt(view[at : at + record])
         except OSError as error:

@@ -331,6 +331,21 @@ class Transport(Watched):
         if sent != len(data):
             self._keep(memoryview(data)[sent:] if sent else data)
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        """The same for a few pieces of which one is long, so that it is not copied."""
+        if self._eof or self._closing or self._unsent:
+            self.write(b"".join(pieces))
+            return
+        try:
+            sent = os.writev(self._fd, pieces)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        if sent != sum([len(piece) for piece in pieces]):
+            self._keep(memoryview(b"".join(pieces))[sent:])
+
     def send_file(self, fd: int, at: int, size: int) -> int:
         """Send a piece of a file, past memory; how much went out, which is nothing where something waits already."""
         if self._unsent or self._closing:
