@@ -265,7 +265,8 @@ class Files:
         exchange.content_length = size
         exchange.out = out
         exchange.filter_head()
-        if usual and exchange.capture is None and exchange.status == 200 and self.most_ranges:
+        # Of one in gzip there are no ranges: nginx's gzip_static allows none.
+        if usual and not encoding and exchange.capture is None and exchange.status == 200 and self.most_ranges:
             length = _length(exchange)
             if length is not None:
                 ranges = self._ranges(exchange, length)
