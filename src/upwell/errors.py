@@ -31,11 +31,13 @@ class ConfigError(Exception):
 
 
 class ConfigErrors(Exception):
-    """Every error found in one reading of a configuration, in the order of the file; never empty."""
+    """Every error found in one reading of a configuration, in the order of the file; never empty. `without_effect`:
+    the directives besides that change nothing, as written, and where."""
 
-    def __init__(self, errors: list[ConfigError]) -> None:
+    def __init__(self, errors: list[ConfigError], without_effect: tuple[tuple[str, Position], ...] = ()) -> None:
         super().__init__("; ".join(str(error) for error in errors))
         self.errors = errors
+        self.without_effect = without_effect
 
 
 class MessageError(Exception):

@@ -58,7 +58,7 @@ def load(path: str, prefix: str, overrides: str = "", resolve: Resolve = resolve
         misplaced = [error for error in errors if error.message.endswith("directive is not allowed here")]
         errors[:] = [error for error in errors if error not in misplaced[1:]]
     if errors:
-        raise ConfigErrors(_in_order(errors, sources))
+        raise ConfigErrors(_in_order(errors, sources), () if state.broken else tuple(state.idle))
     main.seal()
     said = shape((*given, *directives), _MEMBERS), tuple(state.outside)
     return Config(main, sources.all, full, prefix, tuple(state.warnings), tuple(state.idle), said)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from typing import TextIO, cast
 
 from upwell.check.spec import CheckSpec
+from upwell.errors import ConfigErrors, Position
 from upwell.log import ErrorLog
 from upwell.process import pidfile
 from upwell.process.generation import NotPrepared, close_logs, make_folders, open_plan_logs, read_plan
@@ -31,10 +33,11 @@ def check_configuration(
         plan = read_plan(parts, journal)
         if not quiet:
             say(f"the configuration file {path} syntax is ok")
-            for text, place in plan.without_effect:
-                say(f'[notice] "{text}" has no effect in upwell in {place}')
+            _tell_of_idle(plan.without_effect)
         _try_out(plan, journal, boot)
-    except NotPrepared:
+    except NotPrepared as failed:
+        if not quiet and isinstance(failed.__cause__, ConfigErrors):
+            _tell_of_idle(failed.__cause__.without_effect)
         say(f"configuration file {path} test failed")
         return 1
     if not quiet:
@@ -47,6 +50,11 @@ def check_configuration(
             dump.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
             dump.buffer.flush()
     return 0
+
+
+def _tell_of_idle(found: Sequence[tuple[str, Position]]) -> None:
+    for text, place in found:
+        say(f'[notice] "{text}" has no effect in upwell in {place}')
 
 
 def _try_out(plan: Plan, journal: Journal, boot: ErrorLog) -> None:
