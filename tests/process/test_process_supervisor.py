@@ -280,6 +280,17 @@ def test_a_generation_without_workers_waits_for_the_one_that_follows() -> None:
     assert world.ready(103)[0] == Serve(2)
 
 
+@pytest.mark.parametrize("ready_first", [False, True])
+def test_the_first_generation_serves_with_the_workers_that_can_start(ready_first: bool) -> None:
+    world = World(workers=2)
+    if ready_first:
+        assert world.ready(101) == []
+        assert world.exited(102, code=2) == [Serve(1)]
+    else:
+        assert world.exited(102, code=2) == []
+        assert world.ready(101) == [Serve(1)]
+
+
 def test_two_generations_of_which_none_can_start_end_the_master() -> None:
     world = World(workers=1)
     world.loaded(workers=1)

@@ -110,6 +110,11 @@ class _Generation:
     retired: bool = False
 
     @property
+    def awaited(self) -> int:
+        """How many workers it has when it is complete: one that cannot be started is waited for no more."""
+        return self.workers - sum(place.given_up for (kind, _), place in self.slots.items() if kind == "worker")
+
+    @property
     def hopeless(self) -> bool:
         """Whether no worker can be started."""
         return all(place.given_up for (kind, _), place in self.slots.items() if kind == "worker")
@@ -463,7 +468,7 @@ class Supervisor:
         if self._stopping or self._resting or generation.retired or number <= self._serving:
             return []
         ready = sum(c.ready for c in self._children.values() if c.generation == number and c.kind == "worker")
-        if ready < generation.workers:
+        if generation.hopeless or ready < generation.awaited:
             return []
         self._serving = number
         actions: list[Action] = [Serve(number)]
@@ -492,7 +497,7 @@ class Supervisor:
             actions = [Log(EMERG, "no worker process could be started, exiting")]
             actions += self._end(list(self._children.values()), "TERM", now)
             return actions + self._settle(0)
-        return []
+        return self._hand_over(number, now)
 
     def _leave(self, children: list[_Child], now: float) -> list[Action]:
         """Ask workers to end gracefully; their checker, which holds no exchange, ends at once."""
