@@ -27,12 +27,11 @@ holds that. The reference is nginx {NGINX_VERSION}, and for `*_by_lua*` OpenRest
 * **only**: said to be what upwell does anyhow; any other value is refused.
 * **refused**: `"NAME" is not supported by upwell` and why, with file, line and column. Nothing is ignored silently.
 
-`upwell -t` lists everything in a file that is refused, all at once.
+`upwell -t` lists everything in a file that is refused or has no effect, all at once.
 
 ## Directives
 """
 
-_NOT_MADE = "nobody has made it yet"
 _PLACES = {"stream_server": "stream-server", "server_if": "server-if", "if": "location-if"}
 
 
@@ -47,7 +46,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
         where = " ".join(sorted(_PLACES.get(one, one) for one in contexts))
         yield name, where, idle[name] if owner == no_effect.MODULE.name else f"works (`{owner}`)"
     for name in UNSUPPORTED:
-        yield name, "", f"refused: {REASONS.get(name, _NOT_MADE)}"
+        yield name, "", f"refused: {REASONS[name]}"
     for section, names in LACKING.items():
         for name in names:
             yield name, section, "refused there"

@@ -370,7 +370,7 @@ def test_what_changes_nothing_is_said_with_what_is_refused(prefix: Path) -> None
     path.write_text("events { }\nhttp {\n    sendfile on;\n    proxy_cache one;\n}\n")
     told = [line for line in _run(prefix, "-t").stderr.splitlines() if "upwell" in line]
     assert told == [
-        f'nginx: [emerg] "proxy_cache" is not supported by upwell in {path}:4:17',
+        f'nginx: [emerg] "proxy_cache" is not supported by upwell: upwell keeps no answers in {path}:4:17',
         f'nginx: [notice] "sendfile on" has no effect in upwell in {path}:3:5',
     ]
     assert "notice" not in _run(prefix, "-t", "-q").stderr

@@ -221,23 +221,33 @@ def _families() -> dict[str, str]:
     return found
 
 
-REASONS = _families() | {
-    "http2": _ONE_PROTOCOL,
-    "http3": _ONE_PROTOCOL,
-    "limit_zone": "nginx has limit_conn_zone for it",
-    "proxy_ssl_alpn": "peers are spoken to in HTTP/1.1, which needs no telling",
-    "ssl": "nginx has it no more: it is a parameter of listen",
-    "ssl_certificate_cache": "certificates with variables are not supported",
-    "ssl_certificate_compression": _NO_WORD,
-    "ssl_early_data": f"{_NO_WORD}, and what it carries may be replayed",
-    "ssl_ech_file": _NO_WORD,
-    "ssl_engine": _NO_WORD,
-    "ssl_ocsp": f"{_NO_WORD}; ssl_crl refuses revoked certificates",
-    "ssl_ocsp_cache": _NO_WORD,
-    "ssl_ocsp_responder": _NO_WORD,
-    "ssl_stapling": _NO_WORD,
-    "ssl_stapling_file": _NO_WORD,
-    "ssl_stapling_responder": _NO_WORD,
-    "ssl_stapling_verify": _NO_WORD,
-}
-"""Why something is refused, where that is not just that nobody has made it."""
+NOT_MADE = "nobody has made it yet"
+
+REASONS = (
+    dict.fromkeys(UNSUPPORTED, NOT_MADE)
+    | _families()
+    | {
+        "disable_symlinks": NOT_MADE,
+        "http2": _ONE_PROTOCOL,
+        "http3": _ONE_PROTOCOL,
+        "limit_zone": "nginx has limit_conn_zone for it",
+        "proxy_cache": "upwell keeps no answers",
+        "proxy_ssl_alpn": "peers are spoken to in HTTP/1.1, which needs no telling",
+        "proxy_store": "upwell keeps no answers",
+        "ssi": NOT_MADE,
+        "ssl": "nginx has it no more: it is a parameter of listen",
+        "ssl_certificate_cache": "certificates with variables are not supported",
+        "ssl_certificate_compression": _NO_WORD,
+        "ssl_early_data": f"{_NO_WORD}, and what it carries may be replayed",
+        "ssl_ech_file": _NO_WORD,
+        "ssl_engine": _NO_WORD,
+        "ssl_ocsp": f"{_NO_WORD}; ssl_crl refuses revoked certificates",
+        "ssl_ocsp_cache": _NO_WORD,
+        "ssl_ocsp_responder": _NO_WORD,
+        "ssl_stapling": _NO_WORD,
+        "ssl_stapling_file": _NO_WORD,
+        "ssl_stapling_responder": _NO_WORD,
+        "ssl_stapling_verify": _NO_WORD,
+    }
+)
+"""Why each is refused, and some that may only say what upwell does anyhow."""
