@@ -264,6 +264,17 @@ def test_a_new_generation_that_cannot_start_is_dropped_before_the_first_one_serv
     assert world.exited(102) == [Forget(2)]
 
 
+def test_nobody_is_said_to_go_on_who_was_sent_away() -> None:
+    world = serving(workers=1)
+    world.signalled("WINCH")
+    world.signalled("HUP")
+    world.loaded(workers=1)
+    assert world.exited(103, code=2) == [Serve(1), Signal(102, "TERM")]
+    assert world.logged[-1] == "the new configuration could not be started, nobody serves until a reload can be"
+    world.loaded(workers=1)
+    assert world.ready(105)[0] == Serve(3)
+
+
 def test_an_old_generation_that_cannot_start_makes_way_for_the_one_that_follows() -> None:
     world = World(workers=1)
     world.loaded(workers=1)

@@ -486,8 +486,11 @@ class Supervisor:
         if number > self._serving and others:
             generation.retired = True
             older = min(others) < number
-            text = f"the {'new' if older else 'old'} configuration could not be started, the "
-            text += "old one goes on" if older else "new one follows"
+            text = f"the {'new' if older else 'old'} configuration could not be started, "
+            if any(c.generation in others and c.kind == "worker" and not c.leaving for c in self._children.values()):
+                text += "the old one goes on" if older else "the new one follows"
+            else:
+                text += "nobody serves until a reload can be"  # WINCH has sent the old ones away
             actions: list[Action] = [Log(EMERG, text)]
             actions += [Serve(self._serving)] if self._serving else []
             actions += self._end([c for c in self._children.values() if c.generation == number], "TERM", now)
