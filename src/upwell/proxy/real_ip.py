@@ -36,12 +36,12 @@ def taking(trusted: Callable[[str], bool], source: str, recursive: bool) -> Call
             told = client.introduced
             if told is None:
                 return
-            found = _last(client.address, [told[0].encode()], trusted, recursive)
+            found = last_named(client.address, [told[0].encode()], trusted, recursive)
             if found is not None:
                 found = found[0], told[1]
         else:
             lines = [value for key, value in exchange.fields if key == name]
-            found = _last(client.address, lines if source == FORWARDED else lines[:1], trusted, recursive)
+            found = last_named(client.address, lines if source == FORWARDED else lines[:1], trusted, recursive)
         if found is not None:
             exchange.came_from = (client.address, client.address_bytes, client.port)
             client.address, client.port = found
@@ -67,7 +67,7 @@ def came_from(exchange: Exchange) -> tuple[str, bytes, int]:
     return client.address, client.address_bytes, client.port
 
 
-def _last(address: str, lines: list[bytes], trusted: Callable[[str], bool], recursive: bool) -> Found | None:
+def last_named(address: str, lines: list[bytes], trusted: Callable[[str], bool], recursive: bool) -> Found | None:
     """The address that `lines` name for who came from `address`; None: that stays (ngx_http_get_forwarded_addr)."""
     found: Found | None = None
     for line in reversed(lines):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from upwell import pcre
 from upwell.config.model import Block
-from upwell.config.template import Template
+from upwell.config.template import Template, Variable
 from upwell.modules.geo import Geo, GeoSettings, Network
 from upwell.modules.map import Map, MapSettings
 from upwell.modules.split_clients import Split, SplitSettings
+from upwell.proxy.real_ip import last_named
 from upwell.runtime.locations import keep_captures
 from upwell.runtime.render import render
 from upwell.runtime.script import unset
@@ -121,49 +123,97 @@ def _mapped(one: Map, render: Compile[K], keep: Callable[[K, re.Match[bytes]], N
 
 def _located(geo: Geo, render: Compile[K]) -> Callable[[K], bytes]:
     source = render(geo.source)
-    tables: dict[int, list[tuple[int, dict[int, bytes]]]] = {4: [], 6: []}
-    default = _octets(geo.default)
-    for version, sizes in tables.items():
-        of_version = [network for network in geo.networks if network.version == version]
-        for size in sorted({network.prefixlen for network in of_version}, reverse=True):
-            shift = (32 if version == 4 else 128) - size
-            sizes.append((shift, _by_number(of_version, size, shift, geo)))
+    find = _in_networks(geo.networks, geo.default) if geo.ranges is None else _in_ranges(geo.ranges, geo.default)
     known: dict[bytes, bytes] = {}
-
-    def find(text: bytes) -> bytes:
-        try:
-            address = ipaddress.ip_address(text.decode("ascii"))
-        except ValueError:
-            return default
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        number = int(address)
-        for shift, networks in tables[address.version]:
-            found = networks.get(number >> shift)
-            if found is not None:
-                return found
-        return default
 
     def value(subject: K) -> bytes:
         text = source(subject)
         found = known.get(text)
         if found is None:
             if len(text) > _LONGEST:
-                return default  # a client may have said it: nothing to keep
+                return find(b"")  # a client may have said it: nothing to keep
             if len(known) >= _MOST_REMEMBERED:
                 known.clear()
             found = known[text] = find(text)
         return found
 
+    if not geo.proxies:
+        return value
+    return _located_behind(geo, source, find, render)
+
+
+def _located_behind(
+    geo: Geo, source: Callable[[K], bytes], find: Callable[[bytes], bytes], render: Compile[K]
+) -> Callable[[K], bytes]:
+    """By the address that a proxy names (nginx: ngx_http_geo_addr)."""
+    forwarded = render(Template((Variable("http_x_forwarded_for"),)))
+    is_proxy = _in_networks(dict.fromkeys(geo.proxies, "yes"), "")
+
+    def value(subject: K) -> bytes:
+        text = source(subject)
+        told = forwarded(subject)
+        if told and len(text) <= _LONGEST:
+            address = text.decode("latin-1")
+            named = last_named(address, [told], lambda one: is_proxy(one.encode("latin-1")) != b"", geo.recursive)
+            if named is not None:
+                text = named[0].encode()
+        return find(text)
+
     return value
 
 
-def _by_number(networks: list[Network], size: int, shift: int, geo: Geo) -> dict[int, bytes]:
-    return {
-        int(network.network_address) >> shift: _octets(geo.networks[network])
-        for network in networks
-        if network.prefixlen == size
-    }
+def _address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.decode("ascii"))
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _in_networks(networks: Mapping[Network, str], otherwise: str) -> Callable[[bytes], bytes]:
+    tables: dict[int, list[tuple[int, dict[int, bytes]]]] = {4: [], 6: []}
+    default = _octets(otherwise)
+    for version, sizes in tables.items():
+        of_version = [network for network in networks if network.version == version]
+        for size in sorted({network.prefixlen for network in of_version}, reverse=True):
+            shift = (32 if version == 4 else 128) - size
+            numbers = {
+                int(network.network_address) >> shift: _octets(networks[network])
+                for network in of_version
+                if network.prefixlen == size
+            }
+            sizes.append((shift, numbers))
+
+    def find(text: bytes) -> bytes:
+        address = _address(text)
+        if address is not None:
+            number = int(address)
+            for shift, of_size in tables[address.version]:
+                found = of_size.get(number >> shift)
+                if found is not None:
+                    return found
+        return default
+
+    return find
+
+
+def _in_ranges(ranges: Sequence[tuple[int, int, str]], otherwise: str) -> Callable[[bytes], bytes]:
+    firsts = [first for first, _, _ in ranges]
+    values = [(last, _octets(value)) for _, last, value in ranges]
+    default = _octets(otherwise)
+
+    def find(text: bytes) -> bytes:
+        address = _address(text)
+        if isinstance(address, ipaddress.IPv4Address):  # ranges of others there are none
+            number = int(address)
+            at = bisect_right(firsts, number) - 1
+            if at >= 0 and number <= values[at][0]:
+                return values[at][1]
+        return default
+
+    return find
 
 
 def _split(split: Split, render: Compile[K]) -> Callable[[K], bytes]:
