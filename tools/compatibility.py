@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from upwell.modules import MODULES, no_effect
+from upwell.modules.tls import WithoutEffect
 from upwell.modules.unsupported import LACKING, REASONS, UNSUPPORTED
 from upwell.modules.variables import PREFIXES, REFUSED, SUPPORTED, UNSUPPORTED_PREFIXES
 from upwell.proxy.session_variables import VARIABLES as SESSION_VARIABLES
@@ -41,10 +42,12 @@ def rows() -> Iterator[tuple[str, str, str]]:
     places: dict[tuple[str, str], set[str]] = {}
     for module in MODULES:
         for item in module.commands:
+            if isinstance(item.setter, WithoutEffect):
+                idle[item.name] = "no effect"
             places.setdefault((item.name, module.name), set()).update(item.contexts)
     for (name, owner), contexts in places.items():
         where = " ".join(sorted(_PLACES.get(one, one) for one in contexts))
-        yield name, where, idle[name] if owner == no_effect.MODULE.name else f"works (`{owner}`)"
+        yield name, where, idle.get(name, f"works (`{owner}`)")
     for name in UNSUPPORTED:
         yield name, "", f"refused: {REASONS[name]}"
     for section, names in LACKING.items():

@@ -112,12 +112,15 @@ def _files(name: str) -> Setter:
     return put
 
 
-def _without_effect(check: Setter) -> Setter:
-    def put(block: Block, directive: Directive) -> None:
-        check(block, directive)
-        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+@dataclass(frozen=True, slots=True)
+class WithoutEffect:
+    """The setter of a directive that is checked, and changes nothing."""
 
-    return put
+    check: Setter
+
+    def __call__(self, block: Block, directive: Directive) -> None:
+        self.check(block, directive)
+        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
 
 
 def _session_cache(block: Block, directive: Directive) -> None:
@@ -222,7 +225,7 @@ def server_commands(levels: str) -> tuple[Command, ...]:
         command("ssl_handshake_timeout", levels, 1, time(settings, "handshake_timeout")),
         command("ssl_session_tickets", levels, 1, flag(settings, "tickets")),
         command("ssl_session_ticket_key", levels, 1, _ticket_key),
-        command("ssl_session_cache", levels, (1, 2), _without_effect(_session_cache)),
+        command("ssl_session_cache", levels, (1, 2), WithoutEffect(_session_cache)),
         command("ssl_session_timeout", levels, 1, _session_timeout),
     )
 
@@ -244,7 +247,7 @@ def peer_commands(levels: str) -> tuple[Command, ...]:
         command("proxy_ssl_password_file", levels, 1, _file(settings, "password_file")),
         command("proxy_ssl_protocols", levels, (1, None), words_of(settings, "protocols", _PROTOCOLS)),
         command("proxy_ssl_ciphers", levels, 1, text(settings, "ciphers")),
-        command("proxy_ssl_session_reuse", levels, 1, _without_effect(_session_reuse)),
+        command("proxy_ssl_session_reuse", levels, 1, WithoutEffect(_session_reuse)),
     )
 
 
