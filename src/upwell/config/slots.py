@@ -21,6 +21,11 @@ def once(block: Block, directive: Directive, settings: type[Any], name: str) -> 
         raise directive.error(f'"{directive.name}" directive is duplicate')
 
 
+def note_idle(block: Block, directive: Directive) -> None:
+    """Have it said that the directive changes nothing (`upwell -t`, `upwell explain`)."""
+    block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+
+
 def read_flag(directive: Directive) -> bool:
     value = directive.args[0].lower()
     if value not in ("on", "off"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from upwell.config.command import Command, Module, command, words
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import once, read_flag, read_levels, read_number, read_seconds, read_size, read_time
+from upwell.config.slots import note_idle, once, read_flag, read_levels, read_number, read_seconds, read_size, read_time
 from upwell.modules.unsupported import REASONS
 
 # One line each: name, what it takes, where it may stand. What it takes is a kind of value (see _KINDS, or levels of a
@@ -107,11 +107,7 @@ rewrite_by_lua_no_postpone =off http
 
 def _any(block: Block, directive: Directive) -> None:
     """Whatever the arguments are, they change nothing."""
-    _note(block, directive)
-
-
-def _note(block: Block, directive: Directive) -> None:
-    block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+    note_idle(block, directive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,7 @@ def _read(read: Callable[[Directive], object]) -> Callable[[Block, Directive], N
     def check(block: Block, directive: Directive) -> None:
         _first(block, directive)
         read(directive)
-        _note(block, directive)
+        note_idle(block, directive)
 
     return check
 

@@ -14,7 +14,7 @@ from upwell.config.command import Command, Setter, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, number, once, read_flag, text, time, words_of
+from upwell.config.slots import choice, flag, note_idle, number, once, read_flag, text, time, words_of
 from upwell.config.template import Template
 from upwell.errors import ConfigError, Position
 from upwell.modules.core import conf_path
@@ -120,7 +120,7 @@ class WithoutEffect:
 
     def __call__(self, block: Block, directive: Directive) -> None:
         self.check(block, directive)
-        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+        note_idle(block, directive)
 
 
 def _session_cache(block: Block, directive: Directive) -> None:
@@ -133,7 +133,7 @@ def _session_cache(block: Block, directive: Directive) -> None:
 def _session_timeout(block: Block, directive: Directive) -> None:
     time(ServerTlsSettings, "session_timeout")(block, directive)
     if openssl.unreachable():
-        block.loading.idle.append((" ".join((directive.name, *directive.args)), directive.position))
+        note_idle(block, directive)
 
 
 def _session_reuse(block: Block, directive: Directive) -> None:

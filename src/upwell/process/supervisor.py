@@ -117,7 +117,7 @@ class _Generation:
     @property
     def hopeless(self) -> bool:
         """Whether no worker can be started."""
-        return all(place.given_up for (kind, _), place in self.slots.items() if kind == "worker")
+        return not self.awaited
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from upwell import pcre
 from upwell.config.model import Block
 from upwell.config.template import Template, Variable
+from upwell.modules.access import networks_have
 from upwell.modules.geo import Geo, GeoSettings, Network
 from upwell.modules.map import Map, MapSettings
 from upwell.modules.split_clients import Split, SplitSettings
@@ -147,14 +148,13 @@ def _located_behind(
 ) -> Callable[[K], bytes]:
     """By the address that a proxy names (nginx: ngx_http_geo_addr)."""
     forwarded = render(Template((Variable("http_x_forwarded_for"),)))
-    is_proxy = _in_networks(dict.fromkeys(geo.proxies, "yes"), "")
 
     def value(subject: K) -> bytes:
         text = source(subject)
         told = forwarded(subject)
-        if told and len(text) <= _LONGEST:
-            address = text.decode("latin-1")
-            named = last_named(address, [told], lambda one: is_proxy(one.encode("latin-1")) != b"", geo.recursive)
+        address = _address(text) if told and len(text) <= _LONGEST else None
+        if address is not None:
+            named = last_named(str(address), [told], lambda one: networks_have(geo.proxies, one), geo.recursive)
             if named is not None:
                 text = named[0].encode()
         return find(text)
