@@ -199,8 +199,7 @@ class Files:
         except OSError as error:
             number = error.errno or 0
             if number not in _ABSENT:
-                level = ERROR if number in _CLOSED else CRIT
-                exchange.log(level, f'open() "{printable(path)}" failed ({words_of(number)})')
+                _log_open(exchange, path, number)
             return False
         try:
             if not packed.always:
@@ -213,13 +212,13 @@ class Files:
         return True
 
     def _tell_of_open(self, exchange: Exchange, path: bytes, number: int) -> None:
-        level, status = CRIT, 500
+        status = 500
         if number in _ABSENT:
-            level, status = ERROR, 404
+            status = 404
         elif number in _CLOSED:
-            level, status = ERROR, 403
+            status = 403
         if status != 404 or self.log_absent:
-            exchange.log(level, f'open() "{printable(path)}" failed ({words_of(number)})')
+            _log_open(exchange, path, number)
         exchange.respond_error(status)
 
     async def _answer(self, exchange: Exchange, path: bytes, fd: int, encoding: bytes = b"") -> None:
@@ -364,6 +363,11 @@ class Files:
         if self.log_absent:
             exchange.log(ERROR, f'"{printable(path)}" is not found ({words_of(number)})')
         exchange.respond_error(404)
+
+
+def _log_open(exchange: Exchange, path: bytes, number: int) -> None:
+    level = ERROR if number in _ABSENT or number in _CLOSED else CRIT
+    exchange.log(level, f'open() "{printable(path)}" failed ({words_of(number)})')
 
 
 def words_of(number: int) -> str:
