@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from upwell.log import ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
@@ -20,14 +21,17 @@ from upwell.zone.table import PeerTable
 Told = Callable[[socket.socket, socket.socket, TcpSession], Awaitable[None]]
 
 
-def _session(told: Told) -> None:
-    """Call `told` with a client, the peer and their session, which has begun to connect and knows nothing of it yet."""
+def _session(told: Told, path: Path | None = None) -> None:
+    """Call `told` with a client, the peer and their session, which has begun to connect and knows nothing of it yet;
+    with `path` the peer listens there.
+    """
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         poll, timers = Poll(loop), Timers(loop)
         log = ErrorLog("")
-        with socket.create_server(("127.0.0.1", 0)) as listening:
+        family = socket.AF_INET if path is None else socket.AF_UNIX
+        with socket.create_server(("127.0.0.1", 0) if path is None else str(path), family=family) as listening:
             client, served = socket.socketpair()
             client.setblocking(False)
             served.setblocking(False)
@@ -111,6 +115,33 @@ def test_what_follows_an_urgent_byte_is_not_left_behind() -> None:
         assert await _receive(client, 4) == b"more"
 
     _session(told)
+
+
+def test_what_follows_an_urgent_byte_comes_before_the_end() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"1")
+        assert await _receive(client, 1) == b"1"
+        peer.send(b"abc")
+        peer.send(b"!", socket.MSG_OOB)
+        peer.send(b"def")
+        peer.close()
+        assert await _receive(client, 7) == b"abcdef"  # and the end
+
+    _session(told)
+
+
+def test_where_a_unix_peer_ends_is_told_by_a_read_of_its_own(tmp_path: Path) -> None:
+    """A read ends behind a descriptor that was passed, although more has come."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        peer.send(b"1")
+        assert await _receive(client, 1) == b"1"
+        socket.send_fds(peer, [b"abc"], [peer.fileno()])
+        peer.send(b"def")
+        peer.shutdown(socket.SHUT_WR)
+        assert await _receive(client, 7) == b"abcdef"  # and the end
+
+    _session(told, tmp_path / "peer")
 
 
 def test_more_than_is_read_in_one_turn_comes_without_another_event() -> None:

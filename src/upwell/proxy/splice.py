@@ -29,6 +29,10 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _URGENT: Final = select.EPOLLPRI
+_UNSURE: Final = select.EPOLLHUP | select.EPOLLERR | _URGENT
+"""Where a read that is short may not be the last one, although a FIN has come: an error is behind it, or a byte at which
+reads end. (A unix socket, whose reads end for more reasons, is never asked for EPOLLRDHUP.)
+"""
 EDGE: Final = _IN | _OUT | select.EPOLLRDHUP | _URGENT | select.EPOLLET
 """What the set is asked for of a connection that is being made. As long as all is read that it tells of, it need not be
 asked for anything else; what is left unread or unwritten would not be told again, and then it is.
@@ -238,7 +242,10 @@ class Side(Watched):
                 self._full = 0
                 if not events & _ENDED:
                     return
-                continue
+                if events & _UNSURE:
+                    continue
+                self.end(None)
+                return
             self._full += 1
             if self._full == 2 and self._most < MOST_READ:
                 self._most = MOST_READ

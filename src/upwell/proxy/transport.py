@@ -21,7 +21,10 @@ MOST_READ: Final = 65_536
 """How much is read at once: little the first two times and whenever somebody has asked to pause, for he holds what
 comes; more when more goes on to come.
 """
-_MOST_EVENTS: Final = 512
+_MOST_EVENTS: Final = 16
+"""Of one turn. Few, so that with many clients a request is answered, and what it needs used again, while a processor
+still has it at hand: peers' answers come between two turns (docs/performance.md, "Beyond capacity").
+"""
 _MOST_PIECES: Final = 64  # of what waits to be sent, for one call (the kernel takes 1024)
 _HIGH: Final = 65_536
 _read: Final = os.read
