@@ -30,8 +30,8 @@ _OUT: Final = select.EPOLLOUT
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _URGENT: Final = select.EPOLLPRI
 _UNSURE: Final = select.EPOLLHUP | select.EPOLLERR | _URGENT
-"""Where a read that is short may not be the last one, although a FIN has come: an error is behind it, or a byte at which
-reads end. (A unix socket, whose reads end for more reasons, is never asked for EPOLLRDHUP.)
+"""Where a read that is short may not be the last one, although a FIN has come: an error is behind it, or a byte at
+which reads end. (A unix socket, whose reads end for more reasons, is never asked for EPOLLRDHUP.)
 """
 EDGE: Final = _IN | _OUT | select.EPOLLRDHUP | _URGENT | select.EPOLLET
 """What the set is asked for of a connection that is being made. As long as all is read that it tells of, it need not be
