@@ -156,13 +156,29 @@ def test_what_a_dead_checker_has_not_read_is_said_to_the_next(stack: ExitStack) 
     old.control.add_peer("backend", peer(83))
     old.control.set_down(key(82), True)
     old.control.remove_peer(PeerKey("gone", "primary", "a", 0))
-    messages = old.orders.unheard()
+    messages = old.orders.unheard(print)
     assert [message["op"] for message in messages] == ["add_peer", "set_down", "remove_peer"]
-    assert old.orders.unheard() == []
+    assert old.orders.unheard(print) == []
     new.orders.repeat(messages)
     assert new.hear() == []
     assert new.members().keys() == {key(81), key(82), key(83)}
     assert new.table.admin(new.table.row(key(82))) & 3 == ADMIN_DOWN
+
+
+def test_nonsense_that_a_dead_checker_has_not_read_is_passed_over(stack: ExitStack) -> None:
+    """Any process with the workers' end can say it; the master, who reads it here, must not end of it."""
+    old, new = generations(stack, BACKEND, BACKEND)
+    deep = b'{"op": "repeat", "message": ' + b"[" * 900 + b"]" * 900 + b"}"
+    wide = b'{"op": "add_peer", "upstream": "' + b"\xc3\xa9" * 20_000 + b'"}'  # larger once it is written anew
+    for content in (b"{", b"7", b"[]", b'"op"', b"{}", b"\xff", b"[" * 60_000, deep, wide):
+        old.workers_end.send(content)
+    old.control.add_peer("backend", peer(83))
+    said: list[str] = []
+    new.orders.repeat(old.orders.unheard(said.append))
+    assert len(said) == 7
+    assert new.hear() != []  # the deep one, which is nonsense there too
+    assert new.members().keys() == {key(81), key(82), key(83)}
+    assert not new.orders.waits
 
 
 def test_what_an_earlier_configuration_had_written_is_no_news(stack: ExitStack) -> None:
@@ -184,7 +200,7 @@ def test_what_an_earlier_configuration_had_written_is_no_news(stack: ExitStack) 
     new.orders.repeat(old.orders.news())
     assert new.members() == {key(81): peer(81, weight=5), key(82): peer(82)}
     old.orders.write([settled(key(85), peer(85))])
-    assert old.orders.unheard() == []
+    assert old.orders.unheard(print) == []
     assert old.orders.news() == []
 
 

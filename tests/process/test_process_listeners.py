@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from upwell.contrib.processes import free_ports
 from upwell.log import INFO, ErrorLog
 from upwell.process.journal import Journal
 from upwell.process.listeners import ListenError, Sockets, absorb, all_of, discard, of_worker, open_sockets
@@ -128,6 +129,20 @@ def test_reuseport_gives_each_worker_its_socket(journal: Journal) -> None:
         assert len(more[spec]) == 3
     finally:
         discard(all_of([more]))
+
+
+def test_reuseport_comes_and_goes_with_a_socket_that_stays(journal: Journal) -> None:
+    [port] = free_ports(1)
+    alone, shared = ListenSpec(("127.0.0.1", port)), ListenSpec(("127.0.0.1", port), reuseport=True)
+    first = open_sockets([alone], 2, NONE, journal)
+    more = open_sockets([shared], 2, first, journal)
+    again = open_sockets([alone], 2, more, journal)
+    try:
+        assert len(more[shared]) == 2
+        assert first[alone] == more[shared][:1] == again[alone]
+    finally:
+        discard(all_of([more]))
+    assert said(journal) == []
 
 
 def test_an_address_that_stays_keeps_its_socket(journal: Journal) -> None:

@@ -358,6 +358,16 @@ def test_reload_of_a_bad_file_changes_nothing(system: System) -> None:
     assert system.children("worker") + system.children("checker") == before
 
 
+def test_what_nobody_foresaw_in_a_reload_changes_nothing(system: System) -> None:
+    system.start()
+    before = system.children("worker")
+    system.conf.write_text("{")  # the stub has no sentence for it, only a ValueError
+    system.signal(signal.SIGHUP)
+    system.eventually(lambda: "[alert]" in system.log(), "it is logged")
+    assert "JSONDecodeError" in system.log()
+    assert system.ask()[0] in before
+
+
 def test_reload_with_a_port_in_use_changes_nothing(system: System) -> None:
     system.start()
     before = system.children("worker")

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.stub_master import StubPlan
+from upwell.log import ErrorLog
 from upwell.process import pidfile
-from upwell.process.journal import make_folder_of
+from upwell.process.generation import NotPrepared, make_folders
+from upwell.process.journal import Journal, make_folder_of
 from upwell.process.ownership import hand_over
 
 _NOBODY = 65534
@@ -85,3 +88,16 @@ def test_the_folder_for_logs_is_nobody_else_s_to_write(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "logs").stat().st_mode) == 0o755
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_and_not_given_away(tmp_path: Path) -> None:
+    """nginx gives it to the workers' user; -t does the same, and both find nothing wrong."""
+    path = tmp_path / "file"
+    path.write_text("")
+    log = ErrorLog(str(tmp_path / "log"))
+    log.open()
+    with pytest.raises(NotPrepared):
+        make_folders(StubPlan("", (), (), folders=(str(path),)), Journal([log], echo=False), [])
+    os.close(log.fd)
+    assert path.stat().st_uid == os.geteuid()
+    assert f'mkdir() "{path}" failed (17: File exists)' in (tmp_path / "log").read_text()

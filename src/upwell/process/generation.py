@@ -123,6 +123,8 @@ def _make_folder(path: str, made: list[str]) -> bool:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
+        if not os.path.isdir(path):
+            raise  # nginx gives a file there away, and finds out with the first request that needs the folder
         return False
     made.append(path)
     return True
@@ -188,7 +190,7 @@ def prepare(parts: Parts, journal: Journal, boot: ErrorLog, kept: Sockets, plan:
         sockets = open_sockets(plan.listens, workers, kept, journal)
         table = parts.table(plan.upstreams, plan.seats if plan.master_process else 1)
         return Generation(plan, table, identity, sockets, *socket_pair(), plan.upstreams)
-    except (ListenError, OSError, ValueError) as error:
+    except Exception as error:
         if not isinstance(error, ListenError):
             journal.emerg(describe(error))
         in_use = {id(sock) for held in kept.values() for sock in held}

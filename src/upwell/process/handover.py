@@ -10,7 +10,7 @@ import json
 import select
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
@@ -108,9 +108,9 @@ class Orders:
                 messages.append(settled(key, None))
         return messages
 
-    def unheard(self) -> list[Message]:
+    def unheard(self, complain: Callable[[str], object]) -> list[Message]:
         """What was said to a checker that is gone for good, but for what is about checks: those are another
-        configuration's."""
+        configuration's. Nonsense is complained about and passed over."""
         messages: list[Message] = []
         while True:
             try:
@@ -119,8 +119,13 @@ class Orders:
                 return messages
             if not content:
                 return messages
-            message: Any = json.loads(content)
-            if message.get("op") in ("add_check", "suspect") or (self._superseded and "written" in message):
+            try:
+                message: Any = json.loads(content)
+                op = message["op"]
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
+                complain(f"control message could not be used: {error!r}")
+                continue
+            if op in ("add_check", "suspect") or (self._superseded and "written" in message):
                 continue
             messages.append(message)
 
@@ -154,8 +159,15 @@ class Orders:
         return {key: specs for key, specs in self._written.items() if members.get(key) != specs[-1]}
 
     def flush(self) -> None:
-        while self._waiting and self._deliver(self._waiting[0]):
+        while self._waiting and self._settled(self._waiting[0]):
             self._waiting.popleft()
+
+    def _settled(self, message: Message) -> bool:
+        """Whether it is on its way, or never will be."""
+        try:
+            return self._deliver(message)
+        except (ValueError, RecursionError):
+            return True  # too large, or too deep: no worker of ours said it
 
     @property
     def waits(self) -> bool:

@@ -23,7 +23,8 @@ def keep_environment(lines: Sequence[str], environment: MutableMapping[str, str]
     for line in (_ALWAYS, *lines):
         name, given, value = line.partition("=")
         if given:
-            kept[name] = value
+            if name:  # without one the system takes none
+                kept[name] = value
         elif name in environment:
             kept[name] = environment[name]
     for name in set(environment) - set(kept):

@@ -75,9 +75,11 @@ def open_sockets(
     wanted: list[ListenSpec] = []
     for listen in absorb(listens):
         old, held = at_hand.get((listen.family, listen.address, listen.udp), (None, ()))
-        if old is not None and old.reuseport == listen.reuseport:
+        if old is not None:
             # One that no worker accepts on would still get its part of the connections.
-            opened[listen] = held = held[:workers] if listen.reuseport else held
+            opened[listen] = held = held[: workers if listen.reuseport else 1]
+            if listen.reuseport and not old.reuseport:
+                _share(held, listen, journal)
             for sock in held:
                 if old.backlog != listen.backlog and not listen.udp:
                     sock.listen(listen.backlog)
@@ -149,6 +151,15 @@ def _bind(listen: ListenSpec) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _share(held: Iterable[socket.socket], listen: ListenSpec, journal: Journal) -> None:
+    """Let other sockets be bound to an address that one has to itself (nginx's add_reuseport)."""
+    for sock in held:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError as error:
+            journal.write(ALERT, f"setsockopt(SO_REUSEPORT) {listen.text} {failure(error)}, ignored")
 
 
 def _tune(sock: socket.socket, listen: ListenSpec, before: ListenSpec | None, journal: Journal) -> None:

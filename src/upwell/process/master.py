@@ -74,6 +74,7 @@ _HEARD = {
     signal.SIGUSR2: "USR2",
     signal.SIGWINCH: "WINCH",
 }
+_LONGEST_PID = 10  # digits
 _SENT = {"TERM": signal.SIGTERM, "QUIT": signal.SIGQUIT, "KILL": signal.SIGKILL, "USR1": signal.SIGUSR1}
 
 
@@ -260,9 +261,11 @@ class Master:
         with contextlib.suppress(BlockingIOError):
             self._said += os.read(self._pipes.ready[0], 4096)
         *lines, self._said = self._said.split(b"\n")
+        if len(self._said) > select.PIPE_BUF:
+            self._said = b""  # no child of ours says it: their lines come whole
         for line in lines:
             pid, _, why = line.decode("utf-8", "replace").partition(" ")
-            if not pid.isdecimal():
+            if not pid.isdecimal() or len(pid) > _LONGEST_PID:
                 continue
             if why:
                 self._perform(self._supervisor.worn(int(pid), why, time.monotonic()))
@@ -333,7 +336,9 @@ class Master:
                 return
             generation = prepare(self._parts, self._journal, self._boot, kept, plan)
             self._orders[self._supervisor.current].supersede()
-        except NotPrepared:
+        except Exception as error:
+            if not isinstance(error, NotPrepared):
+                self._journal.alert(describe(error))  # whatever is wrong, the old one goes on
             self._perform(self._supervisor.failed())
             self._service.tell("READY=1", "STATUS=the new configuration was refused, the old one goes on")
             return
@@ -450,7 +455,7 @@ class Master:
         current, retired = self._orders[self._supervisor.current], self._orders[number]
         current.repeat(retired.news())
         if headless:
-            current.repeat(retired.unheard())
+            current.repeat(retired.unheard(self._journal.error))
 
     def _tell_counts(self) -> None:
         """Have those that serve, or will, know what was counted in the other generations."""
