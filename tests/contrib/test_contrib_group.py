@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -201,3 +202,67 @@ def test_a_group_says_what_it_cannot_do() -> None:
             group.change(key, speed=3)
     with pytest.raises(ValueError, match="is closed"):
         group.change(key, weight=2)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("least_conn", {"weight": 0}),
+        ("least_conn", {"weight": "2"}),
+        ("least_conn", {"max_fails": -1}),
+        ("least_conn", {"fail_timeout": float("nan")}),
+        ("least_conn", {"down": "yes"}),
+        ("least_conn", {"route": "r" * 33}),
+        ("least_conn", {"backup": True, "tier": 1}),
+        ("hash", {"backup": True}),
+        ("random", {"slow_start": 10.0}),
+    ],
+)
+def test_a_group_has_no_peer_that_a_file_could_not_have(method: str, settings: dict[str, Any]) -> None:
+    wrong = peer("127.0.0.1:2", **settings)
+    fitting = peer("127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"."):
+        Group([fitting, wrong], Method(method))
+    with Group([fitting], Method(method)) as group:
+        with pytest.raises(ValueError, match=r"."):
+            group.add(wrong)
+        if "backup" not in settings:
+            with pytest.raises(ValueError, match=r"."):
+                group.change(group.peers[0].key, **settings)
+        assert [one.spec for one in group.peers] == [fitting]
+
+
+@pytest.mark.parametrize("address", ["unix:/" + "x" * 200, "[fe80::1%lo]:80"])
+def test_a_group_has_no_peer_where_nobody_can_be(address: str) -> None:
+    with pytest.raises(ValueError, match="invalid address"):
+        Group([peer(address)])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method("hash", consistent=True, bounded=1.0),
+        Method("hash", consistent=True, bounded=float("nan")),
+        Method("least_conn", bounded=1.25),
+        Method("least_time", measure="luck"),
+    ],
+)
+def test_a_group_has_no_method_that_a_file_could_not_have(method: Method) -> None:
+    with pytest.raises(ValueError, match=r"invalid (bounded|measure)"):
+        Group([peer("127.0.0.1:1")], method)
+
+
+@pytest.mark.parametrize(
+    "policy", [{"all_down": "panic=50%"}, {"all_down": "panic"}, {"mass_down": 0}, {"tier_threshold": 101}]
+)
+def test_a_group_has_no_policy_that_a_file_could_not_have(policy: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"invalid (all_down|panic|mass_down|tier_threshold)"):
+        Group([peer("127.0.0.1:1")], **policy)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fall": 0}, {"rise": 0}, {"interval": 0.0}, {"timeout": float("nan")}, {"port": 65536}]
+)
+def test_a_group_has_no_check_that_a_file_could_not_have(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="of a check"):
+        Group([peer("127.0.0.1:1")], checks=[http_check(**settings)])

@@ -20,10 +20,10 @@ from typing import Any, Final, TypeVar
 
 from upwell.check.checker import Checker
 from upwell.check.spec import PLUS, CheckSpec
+from upwell.contrib.refusals import refuse_check, refuse_peer, refuse_upstream
 from upwell.http1.fields import one_line
 from upwell.http1.target import one_target
 from upwell.log import ErrorLog, ErrorLogs
-from upwell.peers.balancers import BALANCERS
 from upwell.peers.live import Peer
 from upwell.peers.membership import SPARE
 from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec, peer_keys
@@ -77,7 +77,7 @@ class Group:
                 connect(chosen.address)
 
     `policy` are further fields of UpstreamSpec (`all_down`...). All methods may be called by any thread. Checks run in
-    a thread of their own, on one epoll. Raises ValueError for a check that cannot be.
+    a thread of their own, on one epoll. Raises ValueError for peers, a method, a check or a policy that cannot be.
     """
 
     def __init__(
@@ -91,13 +91,14 @@ class Group:
         chance: Callable[[], float] = random,
         **policy: Any,
     ) -> None:
-        if method.name not in BALANCERS:
-            raise ValueError(f'no balancing method "{method.name}"')
         self.spec = UpstreamSpec(name, tuple(peers), method, **policy)
+        refuse_upstream(self.spec)
         keys = peer_keys(self.spec)
         self._table = PeerTable.create(keys, 1, max(SPARE, len(keys)), (name,))
         self._clock = clock
         self._lock = threading.Lock()
+        for check in checks:
+            refuse_check(check)
         named = [replace(check, upstream=name) for check in checks]
         self._checker = Checker(self._table, (self.spec,), log or ErrorLogs(()), clock, named)
         self._upstream = Upstream(self.spec, self._table, 0, suspect=self._suspect, chance=chance)
@@ -181,7 +182,8 @@ class Group:
     # Members
 
     def add(self, spec: PeerSpec) -> PeerKey:
-        """A peer joins; checks probe it at once. Raises ValueError when no more peers can join."""
+        """A peer joins; checks probe it at once. Raises ValueError for one that cannot be, or when no more can."""
+        refuse_peer(spec, self.spec.method)
         return self._order(lambda: self._checker.add_peer(self.spec.name, spec).key)
 
     def remove(self, key: PeerKey) -> None:
@@ -190,7 +192,13 @@ class Group:
 
     def change(self, key: PeerKey, **fields: object) -> None:
         """Give a peer other settings (`weight`, `down`, `drain`, `max_conns`...). Raises ValueError."""
-        self._order(lambda: self._checker.change_peer(key, **fields))
+        self._order(lambda: self._change(key, fields))
+
+    def _change(self, key: PeerKey, fields: dict[str, Any]) -> None:
+        for member in self._checker.members(self.spec.name):
+            if member.key == key and fields.keys() <= PeerSpec.__dataclass_fields__.keys():
+                refuse_peer(replace(member.spec, **fields), self.spec.method)
+        self._checker.change_peer(key, **fields)
 
     def _order(self, call: Callable[[], _T]) -> _T:
         """Have the checking thread do it, which owns the list; without one, it is done here."""

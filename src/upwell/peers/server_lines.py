@@ -82,10 +82,18 @@ def objection(peer: PeerSpec, method: Method, stream: bool = False) -> str:
     for name, seconds in (("fail_timeout", peer.fail_timeout), ("slow_start", peer.slow_start)):
         if seconds % 1.0:
             return f'invalid {name} "{seconds}" of peer "{peer.name}": whole seconds are wanted'
-    if "\0" in peer.route or len(peer.route.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
-        return f'invalid route of peer "{peer.name}"'
     if stream and (peer.route or peer.drain):
         return f'peer "{peer.name}" of stream can have neither a route nor drain'
+    return misfit(peer, method)
+
+
+def misfit(peer: PeerSpec, method: Method) -> str:
+    """Why `peer`, whose settings make sense each for itself, cannot be in an upstream that is balanced so, whatever it
+    is called and whoever says it; "" if it can."""
+    if not _name_of(peer.address):
+        return f"invalid address {peer.address!r} of peer {peer.name!r}"
+    if "\0" in peer.route or len(peer.route.encode("utf-8", "surrogateescape")) > LONGEST_ROUTE:
+        return f'invalid route of peer "{peer.name}"'
     if peer.backup and peer.tier:
         return f'the parameters "backup" and "tier" of peer "{peer.name}" exclude each other'
     if peer.backup and method.name in WITHOUT_BACKUP:
