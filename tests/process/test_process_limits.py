@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -9,14 +10,17 @@ import socket
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from tests.process.test_process_master import System, eventually, system
 from upwell.log import ErrorLog
 from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import PeerKey
+from upwell.process.child import start_failed
 from upwell.process.journal import Journal
 from upwell.process.limits import keep_environment, own_memory, take_limits, take_place
+from upwell.process.supervisor import FATAL, SCARCE
 from upwell.zone.table import Counts, PeerTable
 
 __all__ = ["system"]
@@ -30,6 +34,21 @@ def test_only_what_is_named_stays_in_the_environment() -> None:
     assert environment == {"TZ": "CET"}
     keep_environment([], environment)
     assert environment == {"TZ": "CET"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.EMFILE, "x", "/file"), SCARCE),
+        (MemoryError(), SCARCE),
+        (lmdb.Error("/dev/shm/d: Too many open files"), SCARCE),
+        (lmdb.MemoryError("/dev/shm/d: Cannot allocate memory"), SCARCE),
+        (OSError(errno.EACCES, "x"), FATAL),
+        (RuntimeError("init_worker_by_lua error"), FATAL),
+    ],
+)
+def test_what_may_be_there_soon_is_told_from_what_will_not(error: Exception, code: int) -> None:
+    assert start_failed(Journal([], echo=False), error) == code
 
 
 @pytest.mark.parametrize(

@@ -504,6 +504,8 @@ def test_master_process_off(system: System) -> None:
     system.eventually(lambda: "stub check added to backend" in system.log(), "the checker has the check")
     system.signal(signal.SIGHUP)
     system.eventually(lambda: "no reload with master_process off" in system.log(), "a reload is refused")
+    system.signal(signal.SIGUSR2)
+    system.eventually(lambda: "no upgrade with master_process off" in system.log(), "an upgrade is refused")
     with system.slow_client() as client:
         system.signal(signal.SIGQUIT)
         system.eventually(lambda: system.ask() == [], "no more is accepted")

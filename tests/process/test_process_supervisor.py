@@ -28,6 +28,7 @@ from upwell.process.supervisor import (
     LAST_WAIT,
     LOOK,
     PATIENCE,
+    QUICK,
     START_PATIENCE,
     TERM_GRACE,
     TIMEOUT_GRACE,
@@ -168,6 +169,20 @@ def test_fatal_start_errors_are_not_tried_again() -> None:
     assert world.supervisor.deadline() is None
     assert world.exited(102, code=2) == [Signal(100, "TERM")]
     assert world.exited(100) == [Exit(1)]
+
+
+def test_a_start_that_fails_for_want_of_something_is_tried_again_where_it_has_served() -> None:
+    """Who cannot start in a new configuration may never do so: there it is as fatal as any other reason."""
+    world = serving(workers=1)
+    assert world.exited(101, signal=9) == [Spawn("worker", 0, 1)]
+    world.now += QUICK
+    assert world.exited(102, code=3) == [Spawn("worker", 0, 1)]
+    world.now += QUICK  # it takes its time to fail
+    assert world.exited(103, code=3) == []
+    assert world.tick(FIRST_WAIT) == [Spawn("worker", 0, 1)]
+    world.ready(104)
+    world.loaded(workers=1)
+    assert world.exited(106, code=3) == [Serve(1), Signal(105, "TERM")]
 
 
 def test_a_checker_is_never_given_up() -> None:

@@ -6,6 +6,7 @@ Knows processes. Must not know whether a worker or a checker runs in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -18,11 +19,14 @@ from dataclasses import dataclass
 from upwell.log import ErrorLog
 from upwell.process.journal import Journal
 from upwell.process.parts import Plan
-from upwell.process.supervisor import FATAL
+from upwell.process.supervisor import FATAL, SCARCE
 from upwell.zone.table import PeerTable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 """What a child answers. HUP, USR2 and WINCH (a resized terminal) are the master's business."""
+
+
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENOSPC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +132,11 @@ def run_child(body: Callable[[], int], journal: Journal) -> int:
 
 
 def start_failed(journal: Journal, error: Exception) -> int:
-    """Log why a child could not start; the exit code tells the master not to try again."""
+    """Log why a child could not start; the exit code tells the master whether that may be otherwise soon."""
     journal.emerg(f"process could not be started: {describe(error)}")
-    return FATAL
+    scarce = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SCARCE)
+    # LMDB's errors have no number.
+    return SCARCE if scarce or str(error).endswith(tuple(map(os.strerror, _SCARCE))) else FATAL
 
 
 def describe(error: BaseException) -> str:

@@ -93,11 +93,14 @@ class Probing:
 
 
 def _install(loop: asyncio.AbstractEventLoop, ending: Ending, journal: Journal, reopen: Callable[[], None]) -> None:
-    def refuse() -> None:
-        journal.warn("signal 1 (SIGHUP) received, ignoring: there is no reload with master_process off")
+    def refuse(number: signal.Signals, what: str) -> None:
+        journal.warn(
+            f"signal {number.value} ({number.name}) received, ignoring: there is no {what} with master_process off"
+        )
 
     loop.add_signal_handler(signal.SIGTERM, ending.at_once)
     loop.add_signal_handler(signal.SIGINT, ending.at_once)
     loop.add_signal_handler(signal.SIGQUIT, ending.gracefully)
     loop.add_signal_handler(signal.SIGUSR1, reopen)
-    loop.add_signal_handler(signal.SIGHUP, refuse)
+    loop.add_signal_handler(signal.SIGHUP, refuse, signal.SIGHUP, "reload")
+    loop.add_signal_handler(signal.SIGUSR2, refuse, signal.SIGUSR2, "upgrade")

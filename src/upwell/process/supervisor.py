@@ -32,6 +32,10 @@ TITLES: dict[Kind, str] = {"worker": "worker process", "checker": "checker proce
 FATAL = 2
 """The exit code of a child that cannot start and would fail again (nginx's code for it)."""
 
+SCARCE = 3
+"""The exit code of a child that could not start for want of memory, descriptors or room: where its configuration serves
+already it is tried again."""
+
 QUICK = 1.0
 """A child that lived for less than this many seconds died quickly: the next one of its slot waits."""
 
@@ -308,7 +312,8 @@ class Supervisor:
             return actions + self._settle(child.generation)
         if replaced:
             return actions  # its successor is there already
-        if code == FATAL and child.kind == "worker":
+        scarce = code == SCARCE and child.generation == self._serving
+        if code in (FATAL, SCARCE) and not scarce and child.kind == "worker":
             text = f"{TITLES[child.kind]} {pid} exited with fatal code {code} and cannot be respawned"
             actions.append(Log(ALERT, text))
             before = [one for one in self._predecessors(child) if not one.leaving]
@@ -318,7 +323,7 @@ class Supervisor:
             place.given_up = True
             return actions + self._give_up(child.generation, now)
         place.keeps = False
-        place.quick_deaths = place.quick_deaths + 1 if now - child.since < QUICK else 0
+        place.quick_deaths = place.quick_deaths + 1 if scarce or now - child.since < QUICK else 0
         wait = _wait(place.quick_deaths)
         if wait:
             place.spawn_at = now + wait
