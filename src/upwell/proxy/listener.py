@@ -18,6 +18,7 @@ from upwell.proxy.tcp_session import accepted
 from upwell.proxy.tls_transport import TlsTransport
 from upwell.proxy.transport import Poll, Transport, Watched
 
+_set_blocking: Final = os.set_blocking
 _MOST_AT_ONCE: Final = 8  # of one turn: the others are for those that came before, and for other workers
 _PAUSE: Final = 0.5  # nginx: accept_mutex_delay
 _SHORT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -74,7 +75,7 @@ class Listener(Watched):
             if self._short:
                 self._short = False
                 self._log.write(NOTICE, "accept4() succeeds again")
-            os.set_blocking(fd, False)
+            _set_blocking(fd, False)
             endpoint = self._endpoint
             if endpoint is not None:
                 client = endpoint.connect()

@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import termios
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from upwell.proxy.timers import Alarm
@@ -52,6 +53,10 @@ _LOOKS: Final = 60
 _read: Final = os.read
 _write: Final = os.write
 _splice: Final[Any] = os.splice
+_close: Final = os.close
+_ioctl: Final[Any] = fcntl.ioctl
+_TIOCOUTQ: Final = termios.TIOCOUTQ
+_queued: Final = array("i", [0])  # where an ioctl puts its answer
 _shutdown: Final = _socket.socket.shutdown  # that of an SSLSocket would forget its TLS, and there is more to read
 
 
@@ -469,7 +474,7 @@ class Side(Watched):
 
     def finish(self) -> None:
         if self.sock is None:
-            os.close(self.fd)
+            _close(self.fd)
         else:
             self.sock.close()
 
@@ -650,7 +655,7 @@ class Leaving(Watched):
 
     def finish(self) -> None:
         if self._sock is None:
-            os.close(self._fd)
+            _close(self._fd)
         else:
             self._sock.close()
 
@@ -658,9 +663,10 @@ class Leaving(Watched):
 def _unsent(fd: int) -> int:
     """Bytes that the kernel holds for the other end, which has not confirmed them (SIOCOUTQ)."""
     try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"), "little")
+        _ioctl(fd, _TIOCOUTQ, _queued)  # with bytes it raises and drops a TypeError first
     except OSError:
         return 0
+    return _queued[0]
 
 
 def _reset(sock: _socket.socket) -> None:

@@ -33,6 +33,8 @@ from upwell.proxy.session import (
 from upwell.proxy.splice import EDGE, Side, Step, TlsSide
 from upwell.proxy.tls import blame, judge, peer_trouble, words_of_error
 
+_new_socket: Final = _socket.socket
+_EINPROGRESS: Final = errno.EINPROGRESS
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _NEWS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET  # what was looked at is still there to be read
@@ -287,7 +289,7 @@ class TcpSession(Session):
                 number = sock.connect_ex(address)
             except OSError as error:
                 number = error.errno or errno.EINVAL
-            if number == errno.EINPROGRESS:
+            if number == _EINPROGRESS:
                 self.step = self._connected
                 self.front.timers.arm(self, spec.connect_timeout or 1e9)
                 self._wait(sock.fileno(), _OUT if tls else EDGE)
@@ -584,7 +586,7 @@ def _socket_to(address: tuple[str, int] | str, tls: bool) -> _socket.socket:
     """A new socket for connections to `address`, an object of Python's for TLS. Raises OSError."""
     family = _UNIX if isinstance(address, str) else _INET6 if ":" in address[0] else _INET
     if not tls:
-        return _socket.socket(family, _STREAM, 0)
+        return _new_socket(family, _STREAM, 0)
     sock = socket.socket(family, _STREAM)
     if family != _UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import select
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from upwell.proxy.intake import Receiver
@@ -51,11 +52,12 @@ class Poll:
     One turn does one thing for each that is ready, so that an upload does not hold up the others.
     """
 
-    __slots__ = ("_ended", "_epoll", "_loop", "_scheduled", "_watched")
+    __slots__ = ("_ended", "_epoll", "_loop", "_register", "_scheduled", "_watched")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
+        self._register: Callable[[int, int], None] = self._epoll.register
         self._watched: dict[int, Watched] = {}
         self._ended: list[Watched] = []
         self._scheduled = False
@@ -67,7 +69,7 @@ class Poll:
     def watch(self, fd: int, events: int, one: Watched) -> None:
         self._watched[fd] = one
         if events:
-            self._epoll.register(fd, events)
+            self._register(fd, events)
 
     def change(self, fd: int, before: int, events: int) -> None:
         """Ask for `events` of `fd` instead of `before`; raises OSError when the kernel has no room for it."""
@@ -82,7 +84,8 @@ class Poll:
 
     def forget(self, fd: int) -> None:
         """Tell nothing of `fd` any more; closing it takes it out of the set."""
-        self._watched.pop(fd, None)
+        if fd in self._watched:
+            del self._watched[fd]
 
     def take_over(self, fd: int, one: Watched) -> None:
         """Tell `one` of `fd` from now on, which is watched already."""
