@@ -47,9 +47,14 @@ def parse_address(text: str, with_uri: bool = False) -> Address:
         rest, uri = text[: cut.start()], text[cut.start() :]
     if rest.startswith("["):
         host, closing, after = rest[1:].partition("]")
-        if not closing or (after and not after.startswith(":")) or not _is_ipv6(host):
+        if not closing or (after and not after.startswith(":")):
             raise ValueError("invalid host")
-        return Address(host, parse_port(after[1:]) if after else 0, uri=uri)
+        number = parse_port(after[1:]) if after else 0
+        if not host:
+            raise ValueError("no host")
+        if not _is_ipv6(host):
+            raise ValueError("invalid IPv6 address")
+        return Address(host, number, uri=uri)
     host, colon, port = rest.partition(":")
     number = parse_port(port) if colon else 0
     if not host:
