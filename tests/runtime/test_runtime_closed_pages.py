@@ -102,6 +102,22 @@ def test_nobody_is_led_around_the_gate_but_by_the_author(tmp_path: Path) -> None
         assert client.answer().body == b"200"
 
 
+@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize(
+    ("came_from", "named", "status"),
+    [("127.0.0.1", "127.0.0.1", 200), ("127.0.0.1", "192.0.2.1", 403), ("192.0.2.1", "127.0.0.1", 403)],
+)
+def test_a_proxy_that_is_believed_makes_nobody_local(
+    tmp_path: Path, page: str, came_from: str, named: str, status: int
+) -> None:
+    believed = "set_real_ip_from 127.0.0.1; set_real_ip_from 192.0.2.0/24;"
+    text = f"{believed} server {{ listen 127.0.0.1:8080; location / {{ {page}; }} }}"
+    with Serving(tmp_path, text) as serving:
+        client = serving.client((came_from, 50000))
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: %s\r\nConnection: close\r\n\r\n" % named.encode())
+        assert client.answer().status == status
+
+
 def test_other_locations_are_as_open_as_ever(tmp_path: Path) -> None:
     text = "server { listen 127.0.0.1:8080; location / { return 204; } location = /status { upwell_status; } }"
     with Serving(tmp_path, text) as serving:

@@ -13,6 +13,7 @@ from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.log import ERROR
 from upwell.modules.satisfy import PASSES
+from upwell.proxy.real_ip import came_from
 
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
@@ -98,7 +99,17 @@ def compile_gate(settings: AccessSettings) -> Callable[[Exchange], int | None] |
 
 def only_local(directive: str) -> Callable[[Exchange], int | None]:
     """The access handler of a page that tells of the inside, made by `directive` without a rule for who may see it."""
-    return _handler(_LOCAL, f'"{directive}" without "allow" or "deny" is for local clients only, access forbidden')
+    why = f'"{directive}" without "allow" or "deny" is for local clients only, access forbidden'
+    is_local = lru_cache(_REMEMBERED)(lambda address: is_allowed(_LOCAL, address))
+
+    def access(exchange: Exchange) -> int | None:
+        # Both: a local client does not come by way of a proxy elsewhere, whatever a field of that one says.
+        if is_local(exchange.client.address) and is_local(came_from(exchange)[0]):
+            return None
+        exchange.log(ERROR, why)
+        return _FORBIDDEN
+
+    return access
 
 
 def _handler(settings: AccessSettings, why: str) -> Callable[[Exchange], int | None]:
