@@ -266,3 +266,26 @@ def test_a_group_has_no_policy_that_a_file_could_not_have(policy: dict[str, Any]
 def test_a_group_has_no_check_that_a_file_could_not_have(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="of a check"):
         Group([peer("127.0.0.1:1")], checks=[http_check(**settings)])
+
+
+@pytest.mark.parametrize("name", sorted(BALANCERS))
+def test_the_last_one_of_a_group_is_in_use_whatever_it_did(name: str) -> None:
+    group = Group([peer("127.0.0.1:1"), peer("127.0.0.1:2")], Method(name), clock=lambda: 1.0)
+    first, second = group.peers
+    for number in range(100):
+        chosen = group.pick(key=b"%d" % number)
+        group.release(chosen, failed=chosen is first)
+    assert first.requests == 1  # it is out of use
+    group.remove(second.key)
+    for _ in range(2):
+        chosen = group.pick(key=b"1")
+        assert chosen is first
+        group.release(chosen, failed=True)
+    group.add(peer("127.0.0.1:3"))
+    found = set()
+    for number in range(100):
+        chosen = group.pick(key=b"%d" % number)
+        group.release(chosen, last=0.001)
+        found.add(chosen)
+    assert found == set(group.peers)
+    group.close()

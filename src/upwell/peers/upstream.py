@@ -360,7 +360,10 @@ class Upstream:
                 self._backup = _with(self._backup, mine, others)
             else:
                 self._primary = _with(self._primary, mine, others)
+        single = self.single
         self.single = len(self.peers) == 1 and not self._backup
+        if self.single and not single:
+            self._forget(self.peers[0])  # it may be out of use since there were others
         slowly = self._slow_starts > 0 and not self.single
         if slowly != self._slowly:
             self._slowly = slowly
