@@ -84,6 +84,25 @@ def test_signs_of_life_when_they_are_wanted(system: System, manager: Manager, mo
     system.eventually(lambda: manager.heard("WATCHDOG=1"), "a sign of life")
 
 
+def test_a_reload_may_take_longer_than_a_sign_of_life(
+    system: System, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a name server that is silent ends the service that a reload finds at work."""
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    system.start()
+    system.eventually(lambda: manager.heard("READY=1"), "ready")
+    manager.said.clear()
+    system.configure(errors=["broken"])
+    system.signal(signal.SIGHUP)
+    system.eventually(lambda: manager.heard("WATCHDOG_USEC=30000000"), "the end of the reload")
+    assert [said.split("\n")[0] for said in manager.said if said != "WATCHDOG=1"] == [
+        "WATCHDOG_USEC=600000000",
+        "RELOADING=1",
+        "READY=1",
+        "WATCHDOG_USEC=30000000",
+    ]
+
+
 def test_an_upgrade_in_the_foreground_under_systemd(system: System, manager: Manager) -> None:
     old = system.start()
     system.eventually(lambda: manager.heard("READY=1"), "ready")

@@ -322,6 +322,10 @@ class Master:
             self._journal.alert(f"kill({action.pid}, {number.value}) {failure(error)}")
 
     def _load(self, _: Load) -> None:
+        with self._service.busy():
+            self._read_again()
+
+    def _read_again(self) -> None:
         kept: dict[ListenSpec, tuple[socket.socket, ...]] = {}
         for number, generation in self._generations.items():
             if number >= self._supervisor.serving:

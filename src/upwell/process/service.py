@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+_LONGEST_BUSY = 600  # seconds
 
 
 class Service:
@@ -40,6 +42,18 @@ class Service:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.sendto("\n".join(lines).encode(), self._address)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within, there may be no sign of life for long: names of a configuration are asked for, whose servers may be
+        silent. Whoever is killed for that loses what serves."""
+        if self.watchdog:
+            self.tell(f"WATCHDOG_USEC={_LONGEST_BUSY * 1_000_000}")
+        try:
+            yield
+        finally:
+            if self.watchdog:
+                self.tell(f"WATCHDOG_USEC={round(self.watchdog * 2e6)}")
 
     def alive(self, now: float) -> None:
         """Called at least every half `watchdog`: give a sign of life when one is due."""
