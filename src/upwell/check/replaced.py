@@ -6,6 +6,7 @@ that cannot be written stops nobody: it is said once, tried again, and said once
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -21,6 +22,7 @@ REST: Final = 1.0
 """Seconds at least between two writes of a file."""
 _AGAIN = 10.0  # seconds after which a file that could not be written is tried again
 _LARGEST = 64 << 20
+_LONGEST_LOCK = 2.0  # seconds
 
 Say = Callable[[int, str], None]
 
@@ -65,12 +67,26 @@ def replace_file(path: str, content: bytes, owner: tuple[int, int] | None = None
         os.close(folder)
 
 
+def _lock(folder: int) -> None:
+    deadline = time.monotonic() + _LONGEST_LOCK
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process has locked its folder") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
 @contextmanager
 def alone(path: str) -> Iterator[None]:
-    """While no other process that asks for this as well has to do with the file. Raises OSError."""
+    """While no other process that asks for this as well has to do with the file. Raises OSError, also where one keeps
+    it for long: whoever can open the folder can lock it, and the master waits here."""
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        _lock(folder)
         yield
     finally:
         os.close(folder)
