@@ -5,6 +5,7 @@ Knows how to read the command line. Imports nothing else of upwell until an answ
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -133,6 +134,7 @@ _VALUES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what `arguments` (without the program's name; default: those of this process) ask for; the exit code."""
+    _have_standard_files()
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given and not given[0].startswith("-") else ""
     if command == "demo":
@@ -156,6 +158,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(options)
 
 
+def _have_standard_files() -> None:
+    """Started with closed standard files (`>&-`), go on with /dev/null: else what is opened next, a listener or a log,
+    has their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _show_version(options: Options) -> None:
     sys.stderr.write(f"nginx version: nginx/{NGINX_VERSION} (upwell/{VERSION})\n")
     if options.show_help:
@@ -172,8 +184,6 @@ def _show_version(options: Options) -> None:
 
 def _explain(arguments: list[str]) -> int:
     """The file may be named without `-c`; then it is looked for where the user is, not in the prefix."""
-    import os
-
     from upwell.process.commands import explain_configuration
     from upwell.process.parts import real_parts
 
@@ -226,8 +236,6 @@ def _run(options: Options) -> int:
 def pin_installation() -> None:
     """Go on with this installation even when the link that led to it (`/opt/upwell/current`) leads to another one soon:
     workers that are forked later import more of it, and the master of a newer one may run beside this."""
-    import os
-
     package = sys.modules[__package__]
     sys.path[:] = [os.path.realpath(folder) if os.path.isabs(folder) else folder for folder in sys.path]
     package.__path__[:] = [os.path.realpath(folder) for folder in package.__path__]

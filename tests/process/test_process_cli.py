@@ -282,10 +282,12 @@ def test_signal_with_a_bad_file(prefix: Path) -> None:
 # The whole round
 
 
-def test_start_signal_stop(prefix: Path) -> None:
+@pytest.mark.parametrize("closed", ["", "<&- >&- 2>&-"], ids=["", "without standard files"])
+def test_start_signal_stop(prefix: Path, closed: str) -> None:
     """`upwell`, `-s reload`, `-s reopen`, `-s quit` as an init script would, with the real parts."""
     pid_file, log = prefix / "logs" / "n.pid", prefix / "logs" / "e.log"
-    started = upwell("-p", str(prefix))
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "upwell", "-p", str(prefix)]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (started.returncode, started.stderr) == (0, "")
     master = int(pid_file.read_text())
     try:
