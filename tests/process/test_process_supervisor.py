@@ -158,6 +158,7 @@ def test_a_failing_worker_does_not_hold_up_its_neighbours() -> None:
 
 def test_a_process_that_cannot_be_made_is_tried_again() -> None:
     world = serving(workers=1)
+    assert Spawn("worker", 0, 1) in world.supervisor.exited(101, None, 9, world.now)
     assert world.take(world.supervisor.not_spawned("worker", 0, 1, world.now)) == []
     assert world.tick(FIRST_WAIT) == [Spawn("worker", 0, 1)]
 
@@ -534,6 +535,14 @@ def test_a_worn_worker_goes_on_until_another_one_can_start() -> None:
     assert "worker process 101 goes on in spite of its limit" in world.logged
     assert world.worn(101) == []
     assert world.exited(101, signal=9) == [Spawn("worker", 0, 1, 0)]
+
+
+def test_a_worn_worker_whose_successor_cannot_be_made_goes_on_in_its_seat() -> None:
+    world = serving(workers=1)
+    assert Spawn("worker", 0, 1, 1) in world.supervisor.worn(101, "is worn", world.now)
+    assert world.take(world.supervisor.not_spawned("worker", 0, 1, world.now)) == []
+    assert world.tick(LAST_WAIT) == []
+    assert world.worn(101) == [Spawn("worker", 0, 1, 1)]
 
 
 def test_a_worn_worker_that_is_to_end_anyhow_is_not_replaced() -> None:

@@ -250,6 +250,9 @@ class Supervisor:
     def not_spawned(self, kind: Kind, slot: int, generation: int, now: float) -> list[Action]:
         """The process could not be made (out of memory, out of processes): tried again after a wait."""
         place = self._generations[generation].slots[kind, slot]
+        served = self._children.get(place.pid or 0)
+        if served is not None and not served.leaving:
+            return []  # it was to be replaced, goes on, and will say so again; its seat is not free
         place.pid = None
         place.quick_deaths = max(2, place.quick_deaths + 1)
         place.spawn_at = now + _wait(place.quick_deaths)
