@@ -5,7 +5,12 @@ Plain state; the rules that change it are in `passive.py`, `balancers/` and `ups
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from upwell.peers.peer import PeerKey, PeerSpec
+
+_sum: Final[Callable[[memoryview[int]], int]] = sum
 
 
 class Peer:
@@ -132,6 +137,6 @@ def look(peer: Peer) -> int:
     everywhere = peer.everywhere
     if everywhere is None:
         return peer.connections
-    found = sum(everywhere)
+    found = _sum(everywhere)
     peer.elsewhere = found - peer.connections
     return found

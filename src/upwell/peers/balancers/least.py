@@ -23,11 +23,17 @@ from upwell.peers.slow_start import share
 
 _everywhere: Final = attrgetter("everywhere")
 
-# The states of a seat that has no place in a heap; those above 0 are the stamps of their entries.
+# The states of a seat that has no place in a heap, and of one that has.
 _OUT: Final = 0  # not among those that may get requests
 _MOVED: Final = -1  # to be placed before the next pick
 _FULL: Final = -2  # has its `max_conns`
 _ODD: Final = -3  # walked over
+_SEATED: Final = 1
+
+_SHIFT: Final = 22  # an entry of a heap is lack << _SHIFT | order: a number is compared in a tenth of a tuple's time
+_ORDER: Final = (1 << _SHIFT) - 1
+_push: Final = heappush
+_pop: Final = heappop
 
 _LOOKS: Final = 4  # candidates that other workers may have filled meanwhile, before one is taken as it is
 
@@ -47,7 +53,9 @@ class _Level:
 
 
 class _Pot:
-    """Those of one weight: a heap of (lack, order, stamp), and how many of its entries are still true."""
+    """Those of one weight: a heap of lacks and orders, and how many of them are still here. An entry is true as long as
+    the seat of that order is here with that lack; it may stand there twice.
+    """
 
     __slots__ = ("count", "heap", "level", "weight")
 
@@ -55,7 +63,7 @@ class _Pot:
         self.level = level
         self.weight = weight
         self.count = 0
-        self.heap: list[tuple[int, int, int]] = []
+        self.heap: list[int] = []
 
 
 _NOWHERE: Final = _Pot(_Level(0.0), 0)
@@ -107,7 +115,6 @@ class Least:
         "_seat_of",
         "_seats",
         "_shaky",
-        "_stamp",
         "watches",
     )
 
@@ -126,7 +133,6 @@ class Least:
         self._levels: dict[float, _Level] = {}
         self._pots: dict[int, dict[float, _Pot]] = {}  # by weight, by ratio
         self._ratios: list[float] = []  # a heap of the ratios of all levels with somebody, and of some without
-        self._stamp = 0
         self._at = 0  # whom to look at next
 
     def __repr__(self) -> str:
@@ -179,10 +185,11 @@ class Least:
             peer.current_weight = weight * clock - first.lack - total
         else:
             peer.current_weight = weight * level.clock - first.lack
-        heappop(pot.heap)
+        _pop(pot.heap)
         pot.count -= 1
         level.total = total - weight
         first.state = _MOVED
+        first.pot = _NOWHERE
         moved.append(first)
         if now - peer.checked > peer.fail_timeout:
             peer.checked = now
@@ -294,6 +301,7 @@ class Least:
         pot.count -= 1
         level.total -= weight
         seat.state = _MOVED
+        seat.pot = _NOWHERE
         self._moved.append(seat)
 
     def _is_odd(self, peer: Peer, now: float) -> bool:
@@ -323,19 +331,21 @@ class Least:
         level = pot.level
         if not level.listed:
             level.listed = True
-            heappush(self._ratios, ratio)
+            _push(self._ratios, ratio)
         level.total += weight
         count = pot.count = pot.count + 1
-        stamp = self._stamp = self._stamp + 1
         lack = weight * level.clock - peer.current_weight
         seat.lack = lack
         seat.pot = pot
-        seat.state = stamp
+        seat.state = _SEATED
         heap = pot.heap
-        heappush(heap, (lack, seat.order, stamp))
+        _push(heap, lack << _SHIFT | seat.order)
         if len(heap) > 2 * count + 64:
             seats = self._seats
-            heap[:] = [entry for entry in heap if seats[entry[1]].state == entry[2]]
+            true = {
+                entry for entry in heap if (one := seats[entry & _ORDER]).pot is pot and one.lack == entry >> _SHIFT
+            }
+            heap[:] = true
             heapify(heap)
 
     def _add_pot(self, ratio: float, seat: _Seat) -> _Pot:
@@ -361,29 +371,30 @@ class Least:
             if level.total:
                 break
             level.listed = False
-            heappop(ratios)
+            _pop(ratios)
         best: _Seat | None = None
         most = 0
         seats = self._seats
         pots = level.pots
         if len(pots) == 1:
-            heap = pots[0].heap
+            pot = pots[0]
+            heap = pot.heap
             while True:
                 entry = heap[0]
-                seat = seats[entry[1]]
-                if seat.state == entry[2]:
+                seat = seats[entry & _ORDER]
+                if seat.pot is pot and seat.lack == entry >> _SHIFT:
                     return seat
-                heappop(heap)
+                _pop(heap)
         for pot in pots:
             if not pot.count:
                 continue
             heap = pot.heap
             entry = heap[0]
-            seat = seats[entry[1]]
-            while seat.state != entry[2]:
-                heappop(heap)
+            seat = seats[entry & _ORDER]
+            while seat.pot is not pot or seat.lack != entry >> _SHIFT:
+                _pop(heap)
                 entry = heap[0]
-                seat = seats[entry[1]]
+                seat = seats[entry & _ORDER]
             credit = pot.weight * (level.clock + 1) - seat.lack
             if best is None or credit > most or (credit == most and seat.order < best.order):
                 best = seat
