@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
@@ -208,10 +209,8 @@ def test_a_group_says_what_it_cannot_do() -> None:
     ("method", "settings"),
     [
         ("least_conn", {"weight": 0}),
-        ("least_conn", {"weight": "2"}),
         ("least_conn", {"max_fails": -1}),
         ("least_conn", {"fail_timeout": float("nan")}),
-        ("least_conn", {"down": "yes"}),
         ("least_conn", {"route": "r" * 33}),
         ("least_conn", {"backup": True, "tier": 1}),
         ("hash", {"backup": True}),
@@ -289,3 +288,29 @@ def test_the_last_one_of_a_group_is_in_use_whatever_it_did(name: str) -> None:
         found.add(chosen)
     assert found == set(group.peers)
     group.close()
+
+
+def _by_key(group: Group) -> list[str]:
+    found = []
+    for number in range(200):
+        with group.borrow(key=b"%d" % number) as chosen:
+            found.append(chosen.name)
+    return found
+
+
+def test_a_peer_that_is_called_otherwise_has_the_keys_of_its_new_name() -> None:
+    method = Method("hash", consistent=True)
+    old = [peer("127.0.0.1:80"), peer("127.0.0.2:80"), peer("127.0.0.3:80", weight=2)]
+    new = [replace(old[0], server="127.0.0.1"), old[1], replace(old[2], server="three:80", down=True)]
+    group, fresh = Group(old, method), Group(new, method)
+    before = _by_key(group)
+    for one, spec in zip(group.peers, new, strict=True):
+        group.change(one.key, server=spec.server, down=spec.down)
+    after = _by_key(group)
+    assert after == _by_key(fresh)
+    assert after != before
+    for one, spec in zip(group.peers, old, strict=True):
+        group.change(one.key, server=spec.server, down=spec.down)
+    assert _by_key(group) == before
+    group.close()
+    fresh.close()

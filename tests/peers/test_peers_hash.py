@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 from random import Random
@@ -144,9 +145,8 @@ def _whole(ring: Ring) -> list[str]:
     return [server.name for server in ring.after(0)]
 
 
-changes = st.lists(
-    st.tuples(st.sampled_from(("join", "leave", "weight", "again")), st.integers(0, 30), st.integers(1, 4)), max_size=12
-)
+what_happens = st.sampled_from(("join", "leave", "weight", "again", "name"))
+changes = st.lists(st.tuples(what_happens, st.integers(0, 30), st.integers(1, 4)), max_size=12)
 
 
 @given(weights=weights, changes=changes)
@@ -166,7 +166,11 @@ def test_a_ring_that_followed_is_one_made_afresh(weights: list[int], changes: li
         elif what == "leave" and len(peers) > 1:
             del peers[which % len(peers)]
         elif what == "weight":
-            peers[which % len(peers)].weight = weight
+            changed = peers[which % len(peers)]
+            changed.change(replace(changed.spec, weight=weight), number)
+        elif what == "name":  # the same address, otherwise written
+            changed = peers[which % len(peers)]
+            changed.change(replace(changed.spec, server=f"name{weight}:80"), number)
         number += 1
         ring.follow(peers)
         fresh = Ring()

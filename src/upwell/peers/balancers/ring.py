@@ -16,6 +16,7 @@ from typing import Final
 from zlib import crc32
 
 from upwell.peers.live import Peer
+from upwell.peers.peer import PeerSpec
 
 _POINTS: Final = 160  # for each unit of weight
 _MOST_WEIGHT: Final = 1 << 13  # of all together whose points are nginx's: 1.3 million
@@ -89,8 +90,8 @@ class Ring:
         "_servers",
         "_shift",
         "_size",
+        "_specs",
         "_weight",
-        "_weights",
     )
 
     def __init__(self, by_address: bool = False) -> None:
@@ -102,7 +103,7 @@ class Ring:
         self._divisor = 1
         self._servers: dict[int, Server] = {}
         self._by_name: dict[str, Server] = {}
-        self._weights: dict[Peer, int] = {}
+        self._specs: dict[Peer, PeerSpec] = {}  # as they were when the points were made
 
     def __repr__(self) -> str:
         return f"<Ring {len(self._by_name)} servers, {self._size} points>"
@@ -160,31 +161,37 @@ class Ring:
         """How many times its points a server of this weight has."""
         return max(weight // self._divisor, 1) if weight else 0
 
-    def _name(self, peer: Peer) -> str:
-        """The name of the server whose address `peer` is."""
-        return peer.name if self._by_address else peer.spec.server or peer.name
+    def _name(self, spec: PeerSpec) -> str:
+        """The name of the server whose address such a peer is."""
+        return spec.name if self._by_address else spec.server or spec.name
 
     def _changed(self, peers: Sequence[Peer]) -> dict[str, list[Peer]]:
         """The servers of which something is not as before, with their peers; takes note of all peers."""
         # Ten thousand peers are looked through here while requests wait.
-        weights = self._weights
-        known = map(weights.get, peers)
-        came = [peer for peer, weight in zip(peers, known, strict=True) if weight != peer.weight]
-        touched = {self._name(peer) for peer in came}
-        for peer in came:
-            weights[peer] = peer.weight
-        if len(weights) != len(peers):
+        specs = self._specs
+        known = map(specs.get, peers)
+        came: list[Peer] = []
+        touched: set[str] = set()
+        for peer in [peer for peer, spec in zip(peers, known, strict=True) if spec is not peer.spec]:
+            before, now = specs.get(peer), peer.spec
+            specs[peer] = now
+            if before is not None:
+                if before.weight == now.weight and self._name(before) == self._name(now):
+                    continue
+                touched.add(self._name(before))
+            touched.add(self._name(now))
+            came.append(peer)
+        if len(specs) != len(peers):
             present = set(peers)
-            for peer in [peer for peer in weights if peer not in present]:
-                del weights[peer]
-                touched.add(self._name(peer))
+            for peer in [peer for peer in specs if peer not in present]:
+                touched.add(self._name(specs.pop(peer)))
         members: dict[str, list[Peer]] = {}
         shared = False
         for name in touched:
             server = self._by_name.get(name)
-            members[name] = [] if server is None else [peer for peer in server.peers if peer in weights]
+            members[name] = [] if server is None else [peer for peer in server.peers if self._is_at(name, peer)]
         for peer in came:
-            found = members[self._name(peer)]
+            found = members[self._name(peer.spec)]
             if peer not in found:
                 found.append(peer)
                 shared |= len(found) > 1
@@ -194,12 +201,17 @@ class Ring:
                 found.sort(key=order.__getitem__)
         return members
 
+    def _is_at(self, name: str, peer: Peer) -> bool:
+        """Whether the peer is one of those that belong here, and the server called `name` has its address."""
+        spec = self._specs.get(peer)
+        return spec is not None and self._name(spec) == name
+
     def _make(self, peers: Sequence[Peer]) -> None:
         """All of it anew."""
         self._servers = {}
         self._by_name = {}
         for peer in peers:
-            server = self._server(self._name(peer))
+            server = self._server(self._name(peer.spec))
             server.peers.append(peer)
             server.weight = max(server.weight, peer.weight)
         total = sum([self._units(server.weight) for server in self._by_name.values()]) * _POINTS
