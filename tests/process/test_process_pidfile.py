@@ -59,7 +59,7 @@ def test_check_leaves_things_as_they_were(tmp_path: Path) -> None:
     assert path.read_text() == "1\n"
 
 
-@pytest.mark.parametrize("content", ["", "x", "-1\n", "1 2\n", "99999999999999999999\n"])
+@pytest.mark.parametrize("content", ["", "x", "-1\n", "0\n", "00", "1 2\n", "99999999999999999999\n"])
 def test_what_is_no_pid(tmp_path: Path, content: str) -> None:
     path = tmp_path / "p.pid"
     path.write_text(content)

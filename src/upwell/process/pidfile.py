@@ -64,9 +64,10 @@ def check(path: str) -> None:
 
 
 def read(path: str) -> int:
-    """The pid in the file. Raises OSError, or ValueError with what stands there instead."""
+    """The pid in the file. Raises OSError, or ValueError with what stands there instead: also with 0, which would be
+    the process group of whoever sends a signal there."""
     content = _content(path).rstrip(b"\r\n")
-    if re.fullmatch(rb"[0-9]{1,18}", content) is None:
+    if re.fullmatch(rb"0*[1-9][0-9]{0,17}", content) is None:
         raise ValueError(content.decode("utf-8", "backslashreplace"))
     return int(content)
 
