@@ -194,6 +194,16 @@ def test_a_group_that_checks_nothing_yet_keeps_no_orders_for_it() -> None:
     group.close()
 
 
+def test_a_request_that_was_released_is_not_released_again() -> None:
+    group = Group([peer("127.0.0.1:1")])
+    chosen = group.pick()
+    group.release(chosen)
+    with pytest.raises(ValueError, match="no request is under way at 127.0.0.1:1"):
+        group.release(chosen)
+    assert chosen.connections == 0
+    group.close()
+
+
 def test_a_group_says_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match='no balancing method "fastest"'):
         Group([peer("127.0.0.1:1")], Method("fastest"))
