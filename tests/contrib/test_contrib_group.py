@@ -198,7 +198,7 @@ def test_a_request_that_was_released_is_not_released_again() -> None:
     group = Group([peer("127.0.0.1:1")])
     chosen = group.pick()
     group.release(chosen)
-    with pytest.raises(ValueError, match="no request is under way at 127.0.0.1:1"):
+    with pytest.raises(ValueError, match=r"no request is under way at 127\.0\.0\.1:1"):
         group.release(chosen)
     assert chosen.connections == 0
     group.close()
