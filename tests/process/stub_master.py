@@ -62,6 +62,10 @@ class StubPlan:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def shared_files(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def likeness(self) -> object:
         return None
 

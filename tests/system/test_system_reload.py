@@ -539,3 +539,51 @@ def test_after_worker_shutdown_timeout_nothing_lives_on(start: StartBalancer) ->
         assert ask(front, get("/")).body == b"one"
         for parts in slow.parts.values():
             parts.put(None)
+
+
+def _words(front: int, size: str) -> str:
+    return f"""
+worker_processes 1;
+error_log logs/error.log notice;
+events {{ }}
+http {{
+    lua_shared_dict words {size};
+    lua_shared_dict others 1m;
+    server {{
+        listen 127.0.0.1:{front};
+        location = /size {{ return 200 {size}; }}
+        location = /set {{
+            content_by_lua_block {{
+                ngx.shared.words:set("key", "known")
+                ngx.shared.others:set("key", "known")
+                ngx.print("set")
+            }}
+        }}
+        location = /get {{
+            content_by_lua_block {{
+                ngx.print(tostring(ngx.shared.words:get("key")), " ", tostring(ngx.shared.others:get("key")))
+            }}
+        }}
+    }}
+}}
+"""
+
+
+def test_a_zone_of_another_size_begins_anew_and_so_does_one_that_comes_back(start: StartBalancer) -> None:
+    (front,) = free_ports(1)
+    balancer = start(_words(front, "1m"), [front])
+    assert ask(front, get("/set")).body == b"set"
+
+    def reload() -> None:
+        old = set(balancer.workers)
+        balancer.send(signal.SIGHUP)
+        await_condition(lambda: not old & set(balancer.workers), "the end of the old processes", _SECONDS)
+
+    for size in ("2m", "1m"):
+        balancer.configure(_words(front, size))
+        reload()
+        assert ask(front, get("/size")).body == size.encode()
+        assert ask(front, get("/get")).body == b"nil known"
+    assert ask(front, get("/set")).body == b"set"
+    reload()
+    assert ask(front, get("/get")).body == b"known known"

@@ -424,11 +424,15 @@ class Master:
         self._pid_file = self._pid_path
 
     def _serve(self, action: Serve) -> None:
-        """Close the listeners that nobody newer uses; the pid file follows the configuration that serves."""
+        """Close the listeners that nobody newer uses, and forget what only older workers share: a zone that comes back
+        begins anew, as in nginx. The pid file follows the configuration that serves."""
         serving = self._generations[action.generation]
         newer = all_of(g.sockets for n, g in self._generations.items() if n >= action.generation)
         older = all_of(g.sockets for n, g in self._generations.items() if n < action.generation)
         self._discard(_without(older, newer))
+        plans = {n: g.plan.shared_files for n, g in self._generations.items()}
+        used = frozenset[str]().union(*(files for n, files in plans.items() if n >= action.generation))
+        self._shared.forget(frozenset[str]().union(*plans.values()) - used)
         self._journal.direct(serving.logs(self._boot))
         for number in self._orders:
             if self._supervisor.is_retired(number):

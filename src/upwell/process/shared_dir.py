@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 
 _PREFIX = "upwell-"
 _LOCK = "lock"
@@ -39,6 +40,12 @@ class SharedDir:
 
     def __repr__(self) -> str:
         return f"<SharedDir {self.path}>"
+
+    def forget(self, files: Iterable[str]) -> None:
+        """Delete `files`, which nobody opens any more; who has one open goes on with it."""
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.path, name))
 
     def remove(self) -> None:
         """Delete the folder and what is in it."""

@@ -18,6 +18,7 @@ from upwell.modules.core import CoreSettings, ErrorLogSettings, EventsSettings
 from upwell.modules.health_check_notify import receivers
 from upwell.modules.health_check_state import StateSettings
 from upwell.modules.health_policy import HealthPolicySettings
+from upwell.modules.limit_zones import LimitZonesSettings
 from upwell.modules.location import PLACES
 from upwell.modules.lua import LuaSettings
 from upwell.modules.resolver import NamesSettings, resolvers
@@ -30,9 +31,11 @@ from upwell.modules.workers import WorkersSettings
 from upwell.peers.peer import UpstreamSpec
 from upwell.proxy.listen import ListenSpec
 from upwell.resolve.spec import ResolverSpec
+from upwell.runtime import limits
 from upwell.runtime.logs import AccessLogFile
 from upwell.zone.connections import ConnectionTable
 from upwell.zone.resolvers import ResolverTable
+from upwell.zone.shared_dict import SESSIONS, files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Plan:
     connections: ConnectionTable
     health_check_concurrency: int
     shared_dicts: tuple[tuple[str, int], ...]
+    limit_files: tuple[str, ...]
     session_zones: tuple[tuple[str, int], ...]
     access_logs: tuple[AccessLogFile, ...]
     inner_error_logs: tuple[ErrorLog, ...]
@@ -96,6 +100,13 @@ class Plan:
             self.resolvers,
             tuple(replace(spec, peers=()) for spec in self.upstreams),
         )
+
+    @property
+    def shared_files(self) -> frozenset[str]:
+        """The names of the files in which its workers share what they know: dictionaries, sessions, limits."""
+        dicts = (files_of(*one) for one in self.shared_dicts)
+        sessions = (files_of(*one, SESSIONS) for one in self.session_zones)
+        return frozenset(self.limit_files).union(*dicts, *sessions)
 
     def with_upstreams(self, upstreams: tuple[UpstreamSpec, ...]) -> Plan:
         """The same plan, logs and look-ups with other peers."""
@@ -156,6 +167,7 @@ def plan(config: Config) -> Plan:
         lookups=ResolverTable(list(dict.fromkeys(spec.name for spec in asked)), seats),
         health_check_concurrency=http[HealthPolicySettings].concurrency if http is not None else 0,
         shared_dicts=tuple((one.name, one.size) for one in http[LuaSettings].shared_dicts) if http is not None else (),
+        limit_files=tuple(map(limits.file_of, http[LimitZonesSettings].zones)) if http is not None else (),
         access_logs=tuple(_access_logs(sections)),
         session_zones=tuple((zone.name, zone.size) for zone in zones(http)) if http is not None else (),
         inner_error_logs=tuple(_error_logs(main)),

@@ -33,6 +33,12 @@ class Limits:
             counts.close()
 
 
+def file_of(zone: LimitZone) -> str:
+    """What the file of `zone` is called: its own name may be as long as anybody likes, and have a slash."""
+    said = f"{zone.use} {zone.name} {zone.size} {zone.key_text}"
+    return "limit." + sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 def open_limits(folder: str, http: Block | None) -> Limits:
     """Open the zones of `http` in `folder`. A zone keeps what it knows over a reload, as long as its size and its key
     stay what they are. Raises OSError.
@@ -41,9 +47,7 @@ def open_limits(folder: str, http: Block | None) -> Limits:
     if http is None:
         return limits
     for zone in http[LimitZonesSettings].zones:
-        # A name may be as long as anybody likes, and have a slash.
-        said = f"{zone.use} {zone.name} {zone.size} {zone.key_text}"
-        path = os.path.join(folder, "limit." + sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+        path = os.path.join(folder, file_of(zone))
         if zone.rate:
             limits.rates[zone.name] = zone, Rates(zone.name, path, zone.size, zone.rate)
         else:

@@ -54,7 +54,7 @@ from upwell.runtime.servers import Addresses, Names
 from upwell.runtime.stream_targets import Targets
 from upwell.runtime.streams import Streams
 from upwell.runtime.ways import compile_ways
-from upwell.zone.shared_dict import open_dicts
+from upwell.zone.shared_dict import SESSIONS, open_dicts
 from upwell.zone.table import PeerTable
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Runtime:
         self._worker = worker
         self._shared_dir = shared_dir
         self._dicts = open_dicts(shared_dir, dict(plan.shared_dicts))
-        self._sessions = open_dicts(shared_dir, dict(plan.session_zones), "sticky")
+        self._sessions = open_dicts(shared_dir, dict(plan.session_zones), SESSIONS)
         self._upstreams: dict[str, tuple[Upstream, Keepalive]] = {}
         streamed: dict[str, Upstream] = {}
         for spec in plan.upstreams:

@@ -39,6 +39,8 @@ _LONGEST_KEY = 480  # LMDB takes 511 bytes
 _MIDDLE = 1 << 62  # lists grow from here in both directions
 _OVERHEAD = 64  # what a record is charged for beside key and value, about nginx's node and slab rounding
 _PAGE = 4096
+SESSIONS = "sticky"
+"""The use of zones of `sticky learn`, which are no dictionaries of Lua's."""
 
 
 class _Record(NamedTuple):
@@ -514,6 +516,12 @@ def open_dicts(directory: str, sizes: Mapping[str, int], use: str = "", kind: st
     """
     make = STORES[kind]
     return {
-        name: SharedDict(name, size, make(os.path.join(directory, f"{use}{quote(name, safe='')}.{size}"), size))
+        name: SharedDict(name, size, make(os.path.join(directory, files_of(name, size, use)[0]), size))
         for name, size in sizes.items()
     }
+
+
+def files_of(name: str, size: int, use: str = "") -> tuple[str, str]:
+    """What the file of a zone is called in its folder, and what LMDB keeps beside it."""
+    file = f"{use}{quote(name, safe='')}.{size}"
+    return file, f"{file}-lock"
