@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_process_master import STUB, System, alive, eventually, system
-from upwell.process.inherited import VARIABLE, inherited, unused, variable
+from upwell.process.inherited import PARENT, VARIABLE, inherited, unused, variable
 from upwell.process.journal import Journal
 from upwell.process.listeners import discard, open_sockets
 from upwell.proxy.listen import ListenSpec
@@ -242,11 +242,11 @@ def test_what_one_master_writes_the_next_one_reads(journal: Journal, tmp_path: P
     ]
     opened = open_sockets(specs, 2, {}, journal)
     copies = {spec: tuple(sock.dup() for sock in held) for spec, held in opened.items()}
-    environment = {VARIABLE: variable([copies]), "TZ": "UTC"}
+    environment = {VARIABLE: variable([copies]), PARENT: "17", "TZ": "UTC"}
     handed = [sock.detach() for held in copies.values() for sock in held]
     found = inherited(environment, os.getpid(), journal)
     assert environment == {"TZ": "UTC"}
-    assert found.predecessor
+    assert found.predecessor == 17  # although its parent is another one: it has died meanwhile
     assert not found.kept_by_others
     got = {(spec.family, spec.udp, spec.reuseport): len(held) for spec, held in found.sockets.items()}
     assert got == {(s.family, s.udp, s.reuseport): 2 if s.reuseport else 1 for s in specs}
@@ -269,8 +269,9 @@ def test_what_one_master_writes_the_next_one_reads(journal: Journal, tmp_path: P
     ],
 )
 def test_nonsense_in_the_environment_is_said(journal: Journal, tmp_path: Path, text: str, said: str) -> None:
-    found = inherited({VARIABLE: text}, 1, journal)
+    found = inherited({VARIABLE: text, PARENT: "x"}, 1, journal)
     assert found.sockets == {}
+    assert found.predecessor == os.getppid()  # nginx says nothing, nor does nonsense
     assert said in (tmp_path / "log").read_text()
 
 

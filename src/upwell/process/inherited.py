@@ -1,6 +1,6 @@
 """Listening sockets that this process was born with: of the master that it takes over from, or of systemd.
 
-Knows the two environment variables and what a socket can say of itself. Must not know who listens on what.
+Knows the environment variables and what a socket can say of itself. Must not know who listens on what.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from upwell.proxy.listen import ListenSpec
 VARIABLE = "NGINX"
 """nginx's own, so that even an nginx can be followed: the descriptors, each with a semicolon after it."""
 
+PARENT = "UPWELL_PREDECESSOR"
+"""Who hands them over: it may be gone before its successor can ask for its parent. An nginx does not say."""
+
 _FIRST = 3  # SD_LISTEN_FDS_START
 _UNKNOWN = -1  # a backlog that no directive names, so that the wanted one is set
 
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """`predecessor`: another master handed `sockets` over and may still run. `kept_by_others`: whoever made them goes
-    on using them (systemd), so that the file of a unix socket is not ours to remove."""
+    """`predecessor`: the pid of the master that handed `sockets` over and may still run, 0: none did.
+    `kept_by_others`: whoever made them goes on using them (systemd), so that the file of a unix socket is not ours to
+    remove."""
 
     sockets: Sockets
-    predecessor: bool = False
+    predecessor: int = 0
     kept_by_others: bool = False
 
 
@@ -40,13 +44,15 @@ def variable(sockets: Iterable[Sockets]) -> str:
 def inherited(environment: MutableMapping[str, str], pid: int, journal: Journal) -> Inherited:
     """The sockets that `environment` names, for the process `pid`. What is not for its children is taken out."""
     handed = environment.pop(VARIABLE, None)
+    parent = environment.pop(PARENT, "")
     by_systemd = _systemd(environment, pid)
     kept = by_systemd is not None or "LISTEN_FDS" in environment
     if handed is not None:
         journal.notice(f'using inherited sockets from "{handed}"')
-        return Inherited(_adopt(_descriptors(handed, journal), journal), True, kept)
+        master = int(parent) if parent.isdecimal() and len(parent) < 11 else os.getppid()
+        return Inherited(_adopt(_descriptors(handed, journal), journal), master, kept)
     if by_systemd is not None:
-        return Inherited(_adopt(by_systemd, journal), False, True)
+        return Inherited(_adopt(by_systemd, journal), 0, True)
     return Inherited({})
 
 
@@ -131,7 +137,7 @@ def start_successor(command: list[str], environment: Mapping[str, str], sockets:
     try:
         for fd in descriptors:
             os.set_inheritable(fd, True)
-        told = {**environment, VARIABLE: variable(sockets)}
+        told = {**environment, VARIABLE: variable(sockets), PARENT: str(os.getpid())}
         return os.posix_spawn(command[0], command, told, setsigmask=())
     finally:
         for fd in descriptors:

@@ -100,7 +100,6 @@ class Master:
         "_inherited",
         "_journal",
         "_orders",
-        "_parent",
         "_parts",
         "_pid_file",
         "_pid_path",
@@ -118,7 +117,6 @@ class Master:
         self._foreground = foreground
         self._journal = Journal([boot])
         self._inherited = Inherited({})
-        self._parent = 0
         self._generations: dict[int, Generation] = {}
         self._orders: dict[int, Orders] = {}
         self._tallies = Tallies()
@@ -138,7 +136,6 @@ class Master:
         """Serve until told to end; returns the exit code. With `daemon on` only the process in the background
         returns; the one that was started ends with 0 once the pid file is there, or with 1."""
         journal = self._journal
-        self._parent = os.getppid()
         given = self._inherited = inherited(os.environ, os.getpid(), journal)
         try:
             first = prepare(self._parts, journal, self._boot, given.sockets)
@@ -153,9 +150,9 @@ class Master:
             journal.notice(line)
         background = plan.daemon and not self._foreground
         released = daemonize() if background and not given.predecessor else -1
-        self._service = Service(os.environ, os.getpid(), self._parent if given.predecessor else 0)
+        self._service = Service(os.environ, os.getpid(), given.predecessor)
         # Whoever is told who the main process is needs not wait for the end of this one.
-        self._supervisor = Supervisor(background or self._service.asked, given.predecessor)
+        self._supervisor = Supervisor(background or self._service.asked, given.predecessor > 0)
         try:
             # Whoever reads the pid file may signal at once: from here on signals are kept until somebody listens.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -238,7 +235,7 @@ class Master:
         self._perform(self._supervisor.tick(time.monotonic()))
         for one in self._supervisor.watched(time.monotonic()):
             self._perform(self._supervisor.heard(one.pid, self._beat_of(one), time.monotonic()))
-        if self._supervisor.predecessor and os.getppid() != self._parent:
+        if self._supervisor.predecessor and os.getppid() != self._inherited.predecessor:
             self._perform(self._supervisor.predecessor_gone())
         if self._tallies.is_due(time.monotonic()):
             self._tell_counts()
