@@ -211,6 +211,8 @@ def test_a_group_says_what_it_cannot_do() -> None:
         key = group.peers[0].key
         with pytest.raises(ValueError, match="no setting speed"):
             group.change(key, speed=3)
+        with pytest.raises(ValueError, match=r"'127\.0\.0\.1:1' is no key of a peer"):
+            group.remove("127.0.0.1:1")  # type: ignore[arg-type]  # what a program in a hurry says
     with pytest.raises(ValueError, match="is closed"):
         group.change(key, weight=2)
 

@@ -83,6 +83,14 @@ async def _receive(sock: socket.socket, size: int) -> bytes:
     return data
 
 
+async def _say_urgently(client: socket.socket, peer: socket.socket) -> None:
+    peer.send(b"1")
+    assert await _receive(client, 1) == b"1"
+    peer.send(b"abc")
+    peer.send(b"!", socket.MSG_OOB)
+    peer.send(b"def")
+
+
 def test_a_peer_that_speaks_first_is_heard_where_one_event_tells_of_both() -> None:
     async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
         peer.send(b"hello")
@@ -105,11 +113,7 @@ def test_what_follows_an_urgent_byte_is_not_left_behind() -> None:
     """A read ends before such a byte, although more has come."""
 
     async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
-        peer.send(b"1")
-        assert await _receive(client, 1) == b"1"
-        peer.send(b"abc")
-        peer.send(b"!", socket.MSG_OOB)
-        peer.send(b"def")
+        await _say_urgently(client, peer)
         assert await _receive(client, 6) == b"abcdef"
         peer.send(b"more")
         assert await _receive(client, 4) == b"more"
@@ -119,11 +123,7 @@ def test_what_follows_an_urgent_byte_is_not_left_behind() -> None:
 
 def test_what_follows_an_urgent_byte_comes_before_the_end() -> None:
     async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
-        peer.send(b"1")
-        assert await _receive(client, 1) == b"1"
-        peer.send(b"abc")
-        peer.send(b"!", socket.MSG_OOB)
-        peer.send(b"def")
+        await _say_urgently(client, peer)
         peer.close()
         assert await _receive(client, 7) == b"abcdef"  # and the end
 

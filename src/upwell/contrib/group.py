@@ -191,11 +191,13 @@ class Group:
 
     def remove(self, key: PeerKey) -> None:
         """A peer leaves (`Peer.key`); requests under way there go on. Raises ValueError for one that is not there."""
-        self._order(lambda: self._checker.remove_peer(key))
+        known = _key(key)
+        self._order(lambda: self._checker.remove_peer(known))
 
     def change(self, key: PeerKey, **fields: object) -> None:
         """Give a peer other settings (`weight`, `down`, `drain`, `max_conns`...). Raises ValueError."""
-        self._order(lambda: self._change(key, fields))
+        known = _key(key)
+        self._order(lambda: self._change(known, fields))
 
     def _change(self, key: PeerKey, fields: dict[str, Any]) -> None:
         for member in self._checker.members(self.spec.name):
@@ -241,3 +243,9 @@ class Group:
     def _run(self) -> None:
         while not self._ending:
             self._checker.step(_ROUND)
+
+
+def _key(given: object) -> PeerKey:
+    if not isinstance(given, PeerKey):
+        raise ValueError(f"{given!r} is no key of a peer (Peer.key)")
+    return given
