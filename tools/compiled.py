@@ -186,11 +186,12 @@ def build(target: Path) -> bool:
     command = Distribution({"name": "upwell", "ext_modules": modules}).get_command_obj("build_ext")
     command.build_lib = str(target)
     command.build_temp = str(between)
-    level = between / "level"
-    command.force = not level.exists() or level.read_text() != _LEVEL  # only the age of sources is looked at otherwise
+    options, wanted = between / "options", f"{_LEVEL} {os.environ.get('CFLAGS')}"
+    # Only the age of sources is looked at otherwise.
+    command.force = not options.exists() or options.read_text() != wanted
     command.ensure_finalized()
     command.run()
-    level.write_text(_LEVEL)
+    options.write_text(wanted)
     (target / _STAMP).write_text(digest)
     return True
 

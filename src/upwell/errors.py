@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from typing import Final, NamedTuple
+
+SHORTAGES: Final = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
+"""Numbers of an OSError for want of descriptors or memory: whoever was to be reached has nothing to do with it."""
 
 
 class Position(NamedTuple):

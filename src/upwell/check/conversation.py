@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from errno import EADDRNOTAVAIL, ECONNRESET, EINPROGRESS, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPIPE
+from errno import EADDRNOTAVAIL, ECONNRESET, EINPROGRESS, ENETDOWN, EPIPE
 from os import read, write
 from select import EPOLLIN, EPOLLOUT
 from socket import AF_INET, AF_INET6, AF_UNIX, SO_ERROR, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketType
@@ -30,13 +30,14 @@ from upwell.check.target import (
     timed_out,
 )
 from upwell.check.usual import READ, Usual
+from upwell.errors import SHORTAGES
 from upwell.peers.peer import PeerSpec
 
 _LINGER: Final = 1 << 20  # bytes of an answer that are read although the verdict is known
 
 _NON_BLOCKING: Final = SOCK_STREAM | SOCK_NONBLOCK
 
-_OURS: Final = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
+_OURS: Final = SHORTAGES | {EADDRNOTAVAIL, ENETDOWN}
 """Errors of a connection that say nothing about the peer: no free port, no memory, the own network switched off."""
 
 

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from upwell.errors import SHORTAGES
 from upwell.log import ErrorLog
 from upwell.process.journal import Journal
 from upwell.process.parts import Plan
@@ -26,7 +27,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 """What a child answers. HUP, USR2 and WINCH (a resized terminal) are the master's business."""
 
 
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.ENOSPC}
+_SCARCE = SHORTAGES | {errno.EAGAIN, errno.ENOSPC}
 
 
 @dataclass(frozen=True, slots=True)

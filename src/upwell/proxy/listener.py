@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from upwell.errors import SHORTAGES
 from upwell.log import ALERT, CRIT, ERROR, NOTICE, ErrorLog
 from upwell.proxy.client import Endpoint
 from upwell.proxy.introduction import Introduction
@@ -21,7 +22,6 @@ from upwell.proxy.transport import Poll, Transport, Watched
 _set_blocking: Final = os.set_blocking
 _MOST_AT_ONCE: Final = 8  # of one turn: the others are for those that came before, and for other workers
 _PAUSE: Final = 0.5  # nginx: accept_mutex_delay
-_SHORT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Listener(Watched):
@@ -90,7 +90,7 @@ class Listener(Watched):
                 accepted(self._front, fd, peer)
 
     def _failed(self, error: OSError) -> None:
-        short = error.errno in _SHORT
+        short = error.errno in SHORTAGES
         level = CRIT if short else ERROR if error.errno == errno.ECONNABORTED else ALERT
         if not (short and self._short):
             self._log.write(level, f"accept4() failed ({error.errno}: {error.strerror})")

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
-from upwell.errors import MessageError, UpstreamError
+from upwell.errors import SHORTAGES, MessageError, UpstreamError
 from upwell.http1.fields import FieldSection
 from upwell.http1.framing import LAST_CHUNK, ChunkedReader, CloseReader, LengthReader, Reader, chunk
 from upwell.http1.head import ResponseHead, parse_response_head
@@ -39,7 +39,6 @@ _ANSWERED: Final = 3
 _RELAY: Final = 4
 _CLOSED: Final = 5
 _TUNNEL: Final = 6
-_OUR_OWN: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # no fault of the peer's
 _OF_THE_PEER: Final = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EAGAIN))
 """What nginx takes for a peer's failure where it connects to a path; all else is critical."""
 _MOST_INTERIM: Final = 4  # times `head_size`, of interim responses before the final one; more is a flood
@@ -204,7 +203,7 @@ class UpstreamConnection(Intake):
         if isinstance(error, HandshakeError):
             self._break("error", f"{error} while SSL handshaking to upstream", sent=False)
             return
-        outcome = "internal" if number in _OUR_OWN else "error"
+        outcome = "internal" if number in SHORTAGES else "error"
         whom = f" to {self.peer.name}" if isinstance(self.peer.address, str) else ""
         critical = bool(whom) and number not in _OF_THE_PEER
         self._break(outcome, f"connect(){whom} failed {words} while connecting to upstream", False, critical)

@@ -30,7 +30,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from errno import EAGAIN, EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from errno import EAGAIN, EBADF
 from functools import cache
 from select import EPOLLIN
 from typing import Final
@@ -40,6 +40,7 @@ from upwell.check.leftovers import NAME, mark
 from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
 from upwell.check.target import CONNECTING, IDLE, RESTING, TALKING, Loop, NoSocket, Place, Target, timed_out
+from upwell.errors import SHORTAGES
 from upwell.log import printable
 from upwell.peers.peer import PeerSpec
 
@@ -50,7 +51,7 @@ _KEPT = 1024  # bytes of the output: its first line is told
 _LINE = 200
 _READ = 65536
 # What says nothing about the command. EBADF: one of our own is above the limit, which was lowered meanwhile.
-_OURS = frozenset((EAGAIN, EBADF, ENOMEM, EMFILE, ENFILE, ENOBUFS))
+_OURS = SHORTAGES | {EAGAIN, EBADF}
 _NOT_USED = "NOT_USED"
 _DEFAULTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ)  # ignored here
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM
+from errno import EADDRNOTAVAIL, ENETDOWN
 from select import EPOLLIN
 from typing import Any
 
@@ -29,12 +29,13 @@ from upwell.check.functions import Call, NoThread, one_line, resolve, words_of
 from upwell.check.probe import Verdict
 from upwell.check.spec import CheckSpec
 from upwell.check.target import IDLE, TALKING, Loop, NoSocket, Place, Target, timed_out
+from upwell.errors import SHORTAGES
 from upwell.peers.peer import PeerSpec
 
 AT_ONCE = 32
 """Calls for one check at once, unless it says otherwise."""
 
-_OURS = frozenset((EADDRNOTAVAIL, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM))
+_OURS = SHORTAGES | {EADDRNOTAVAIL, ENETDOWN}
 """Numbers of an OSError that say nothing about the peer."""
 
 

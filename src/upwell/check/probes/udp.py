@@ -8,7 +8,7 @@ too, which are kept from a socket otherwise). With `expect` each datagram is loo
 from __future__ import annotations
 
 import os
-from errno import EADDRNOTAVAIL, EAGAIN, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPERM
+from errno import EADDRNOTAVAIL, EAGAIN, ENETDOWN, EPERM
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AF_UNIX, IPPROTO_IP, IPPROTO_IPV6, SOCK_DGRAM, SOCK_NONBLOCK, SocketType
 from time import thread_time
@@ -19,13 +19,14 @@ from upwell.check.probes.expect import MOST, MOST_TIME, shared
 from upwell.check.rules import quoted
 from upwell.check.spec import CheckSpec
 from upwell.check.target import IDLE, TALKING, Loop, NoSocket, Place, Target, timed_out
+from upwell.errors import SHORTAGES
 from upwell.pcre import PatternTimeout
 from upwell.peers.peer import PeerSpec
 
 _IP_RECVERR: Final = 11
 _IPV6_RECVERR: Final = 25
 
-_OURS: Final = frozenset((EADDRNOTAVAIL, EAGAIN, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPERM))
+_OURS: Final = SHORTAGES | {EADDRNOTAVAIL, EAGAIN, ENETDOWN, EPERM}
 """Errors that say nothing about the peer; EPERM is the own packet filter's."""
 
 
