@@ -12,6 +12,7 @@ import pytest
 
 from upwell.log import ErrorLog
 from upwell.proxy.clock import Clock
+from upwell.proxy.leaving import Departures
 from upwell.proxy.session import Attempt, Front, SessionSpec
 from upwell.proxy.splice import Pipes, TlsSide
 from upwell.proxy.tcp_session import TcpSession
@@ -25,7 +26,8 @@ def _front(loop: asyncio.AbstractEventLoop, poll: Poll, timers: Timers) -> Front
     log = ErrorLog("")
     spec = SessionSpec(None, "peer", log, proxy_protocol=True)
     local = ("127.0.0.1", 1)
-    return Front(loop, poll, timers, Clock(), Pipes(), set(), {}, log, spec, "x:1", int(socket.AF_UNIX), local)
+    leaving, family = Departures(), int(socket.AF_UNIX)
+    return Front(loop, poll, timers, Clock(), Pipes(), set(), leaving, log, spec, "x:1", family, local)
 
 
 def test_a_peer_that_goes_before_it_is_told_of_the_client_ends_the_session() -> None:
@@ -82,13 +84,12 @@ def test_tls_tells_of_an_end_only_where_nothing_was_thrown_away(waits: bool) -> 
         tls.setblocking(False)
         session = TcpSession(front, tls.fileno(), "127.0.0.1", 2, front.local)
         side = TlsSide(session, poll, tls, 16_384)
-        assert side.put(b"some")
+        assert side.put(b"some", False)
         if waits:
             side._pending = memoryview(b"more")
         side.part(False)
         await asyncio.to_thread(reading.join, 5)
-        for leaving in list(front.leaving):
-            leaving.end()
+        front.leaving.end()
         await asyncio.sleep(0)
         assert tls.fileno() < 0
         timers.close()

@@ -11,6 +11,7 @@ from upwell.log import ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
 from upwell.proxy.clock import Clock
+from upwell.proxy.leaving import Departures
 from upwell.proxy.session import Front, SessionSpec
 from upwell.proxy.splice import Pipes, Side
 from upwell.proxy.tcp_session import TcpSession, accepted
@@ -46,7 +47,7 @@ def _session(told: Told, path: Path | None = None) -> None:
                 Clock(),
                 Pipes(),
                 set(),
-                {},
+                Departures(),
                 log,
                 SessionSpec(upstream, "u", log),
                 "x:1",
@@ -63,8 +64,7 @@ def _session(told: Told, path: Path | None = None) -> None:
                     await asyncio.wait_for(told(client, peer, session), 5)
                 finally:
                     session.cut()
-                    for leaving in list(front.leaving):
-                        leaving.end()
+                    front.leaving.end()
                     await asyncio.sleep(0)  # descriptors are closed at the end of a turn
                     timers.close()
                     poll.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from upwell.log import ErrorLog
 from upwell.proxy.clock import Clock
+from upwell.proxy.leaving import Departures
 from upwell.proxy.session import Front, Session, SessionSpec
 from upwell.proxy.splice import Pipes
 from upwell.proxy.timers import Timers
@@ -33,7 +34,8 @@ def test_a_fault_at_the_beginning_is_told_and_leaves_nothing_behind() -> None:
         ):
             sock.bind(("127.0.0.1", 0))
             local = sock.getsockname()
-            front = Front(loop, poll, timers, Clock(), Pipes(), sessions, {}, log, spec, "x:1", int(sock.family), local)
+            leaving, family = Departures(), int(sock.family)
+            front = Front(loop, poll, timers, Clock(), Pipes(), sessions, leaving, log, spec, "x:1", family, local)
             listener = UdpListener(poll, sock, front, log)
             client.sendto(b"x", local)
             context = await asyncio.wait_for(told.get(), 5)

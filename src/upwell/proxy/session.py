@@ -16,8 +16,9 @@ from typing import Final
 from upwell.log import ERROR, WARN, ErrorLog
 from upwell.peers.upstream import Peer, Upstream
 from upwell.proxy.clock import Clock
+from upwell.proxy.leaving import Departures
 from upwell.proxy.proxy_protocol import Introduced
-from upwell.proxy.splice import Leaving, Pipes
+from upwell.proxy.splice import Pipes
 from upwell.proxy.timers import Timed, Timers
 from upwell.proxy.tls import client_verify
 from upwell.proxy.transport import Poll
@@ -171,7 +172,7 @@ class Front:
         clock: Clock,
         pipes: Pipes,
         sessions: set[Session],
-        leaving: dict[Leaving, None],
+        leaving: Departures,
         log: ErrorLog,
         spec: SessionSpec,
         text: str,
@@ -207,9 +208,9 @@ class Front:
     def make_room(self) -> None:
         """Connections whose sessions are over count too. Those that wait the longest for their end go first; the kernel
         goes on sending what it has, which is all that nginx leaves to it."""
-        leaving = self.leaving
+        leaving = self.leaving.ones
         while leaving and len(self.sessions) * 2 + len(leaving) > self.limit - 2:
-            next(iter(leaving)).end()
+            next(iter(leaving.values())).end()
 
 
 class Attempt:

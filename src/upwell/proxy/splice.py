@@ -14,31 +14,27 @@ import os
 import select
 import socket
 import ssl
-import struct
-import termios
-from array import array
 from typing import TYPE_CHECKING, Any, Final
 
-from upwell.proxy.timers import Alarm
-from upwell.proxy.transport import Poll, Watched
+from upwell.proxy.leaving import Leaving, have_reset, unsent
+from upwell.proxy.transport import MOST_READ, Poll, Watched
 
 if TYPE_CHECKING:
-    from upwell.proxy.session import Front
     from upwell.proxy.tcp_session import TcpSession
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _URGENT: Final = select.EPOLLPRI
-_UNSURE: Final = select.EPOLLHUP | select.EPOLLERR | _URGENT
-"""Where a read that is short may not be the last one, although a FIN has come: an error is behind it, or a byte at
+_FIN: Final = select.EPOLLRDHUP
+_OF_ENDS: Final = _ENDED | _URGENT
+"""Where a FIN has come and nothing else, a short read is the last one; else an error may be behind it, or a byte at
 which reads end. (A unix socket, whose reads end for more reasons, is never asked for EPOLLRDHUP.)
 """
 EDGE: Final = _IN | _OUT | select.EPOLLRDHUP | _URGENT | select.EPOLLET
 """What the set is asked for of a connection that is being made. As long as all is read that it tells of, it need not be
 asked for anything else; what is left unread or unwritten would not be told again, and then it is.
 """
-MOST_READ: Final = 65_536
 _ROUNDS: Final = 4  # reads in one turn of the loop while each is full
 _RECORDS: Final = 16  # of TLS in one turn
 _RECORD: Final = 16_384
@@ -47,16 +43,13 @@ _PIPE_SIZE: Final = 1 << 20
 _MOST_PIPES: Final = 32
 _SET_PIPE_SIZE: Final = 1031  # F_SETPIPE_SZ, which fcntl has from Python 3.10 on but mypy does not know
 _GENTLY: Final = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
-_LOOK: Final = 0.5  # seconds between two looks at what waits in the kernel when a session is over
-_LOOKS: Final = 60
+_MORE: Final = int(socket.MSG_MORE)
+_new_socket: Final = _socket.socket
+_STREAM: Final = int(socket.SOCK_STREAM)
 _read: Final = os.read
 _write: Final = os.write
 _splice: Final[Any] = os.splice
 _close: Final = os.close
-_ioctl: Final[Any] = fcntl.ioctl
-_TIOCOUTQ: Final = termios.TIOCOUTQ
-_queued: Final = array("i", [0])  # where an ioctl puts its answer
 _shutdown: Final = _socket.socket.shutdown  # that of an SSLSocket would forget its TLS, and there is more to read
 
 
@@ -134,7 +127,8 @@ class Side(Watched):
     """One end of a session: what is read here is written to `far`. `received` and `sent` count what went here.
 
     `at_end`: nothing more comes from here; `error` is why, if it was no end as it should be. `deaf`: nothing can be
-    written here any more. `patient`: TCP_NODELAY is still to be set, which the first bytes do not need.
+    written here any more. `patient`: TCP_NODELAY is still to be set, which the first bytes do not need. `corked`: the
+    last bytes are held back until the end is told behind them.
     """
 
     __slots__ = (
@@ -148,6 +142,7 @@ class Side(Watched):
         "_smallest",
         "at_end",
         "closed",
+        "corked",
         "deaf",
         "error",
         "far",
@@ -176,6 +171,7 @@ class Side(Watched):
         self.error: OSError | None = None
         self.splices = False
         self.patient = False
+        self.corked = False
         self._events = 0
         self._full = 0
         self._smallest = size
@@ -240,16 +236,17 @@ class Side(Watched):
                 return
             session.came(self)
             self.received += size
-            if not far.put(data):
+            last = size < self._most and events & _OF_ENDS == _FIN
+            if not far.put(data, last):
                 self.hold()
+                return
+            if last:
+                self.end(None)
                 return
             if size < self._most:
                 self._full = 0
-                if not events & _ENDED:
-                    return
-                if events & _UNSURE:
+                if events & _ENDED:
                     continue
-                self.end(None)
                 return
             self._full += 1
             if self._full == 2 and self._most < MOST_READ:
@@ -289,14 +286,15 @@ class Side(Watched):
         if not far.drain(pipe):
             self.hold()
 
-    def put(self, data: bytes) -> bool:
-        """Write `data`; False: it has to wait, or cannot be, and the far side is not to be read."""
+    def put(self, data: bytes, last: bool) -> bool:
+        """Write `data`; False: it has to wait, or cannot be, and the far side is not to be read. With `last` nothing is
+        behind it but the end, which goes into the same segment."""
         if self.deaf:
             return False
         if self.patient and self.sent:
             self._hurry()
         try:
-            done = _write(self.fd, data)
+            done = self.as_socket().send(data, _MORE) if last else _write(self.fd, data)
         except BlockingIOError:
             done = 0
         except OSError as error:
@@ -304,6 +302,7 @@ class Side(Watched):
             return False
         self.sent += done
         if done == len(data):
+            self.corked = last
             return True
         self._pending = memoryview(data)[done:]
         if self.patient:
@@ -439,7 +438,7 @@ class Side(Watched):
     def as_socket(self) -> _socket.socket:
         sock = self.sock
         if sock is None:
-            sock = self.sock = _socket.socket(self.session.front.family, socket.SOCK_STREAM, 0, self.fd)
+            sock = self.sock = _new_socket(self.session.front.family, _STREAM, 0, self.fd)
         return sock
 
     def part(self, reset: bool) -> None:
@@ -457,7 +456,7 @@ class Side(Watched):
             if not reset and not lost:
                 self.farewell()
             # Once the other end has said its last, nothing can come for which close() would drop what is unsent.
-            if (reset or not self.at_end) and _unsent(self.fd):
+            if (reset or not self.at_end) and (self.corked or unsent(self.fd)):
                 # close() would drop it, if anything came from the other end meanwhile
                 if not reset:
                     self._send_fin()
@@ -466,7 +465,7 @@ class Side(Watched):
                 Leaving(self.session.front, self.fd, self.sock, reset)
                 return
         if reset:
-            _reset(self.as_socket())
+            have_reset(self.as_socket())
         self._poll.end(self)
 
     def farewell(self) -> None:
@@ -513,7 +512,7 @@ class TlsSide(Side):
                 return
             self.session.came(self)
             self.received += len(data)
-            if not far.put(data):
+            if not far.put(data, False):
                 self.hold()
                 return
         self._ask_again()
@@ -533,7 +532,7 @@ class TlsSide(Side):
         super().resume()
         self._ask_again()
 
-    def put(self, data: bytes) -> bool:
+    def put(self, data: bytes, last: bool) -> bool:
         if self.deaf:
             return False
         view = memoryview(data)
@@ -597,80 +596,3 @@ class TlsSide(Side):
                 os.close(own)  # epoll knows the connection by its number as before
             with contextlib.suppress(OSError):
                 _write(self.fd, there.recv(_RECORD))
-
-
-class Leaving(Watched):
-    """A connection whose session is over, and to which the kernel is still sending."""
-
-    __slots__ = ("_alarm", "_fd", "_front", "_looks", "_reset", "_sock")
-
-    def __init__(self, front: Front, fd: int, sock: _socket.socket | None, reset: bool) -> None:
-        """`fd` is asked for what comes already."""
-        self._front = front
-        self._fd = fd
-        self._sock = sock
-        self._reset = reset
-        self._looks = 0
-        self._alarm = Alarm(self.look)
-        front.leaving[self] = None
-        front.poll.take_over(fd, self)
-        front.timers.arm(self._alarm, _LOOK)
-
-    def __repr__(self) -> str:
-        return f"<Leaving {self._fd}>"
-
-    def ready(self, events: int) -> None:
-        try:
-            while True:
-                if not _read(self._fd, MOST_READ):
-                    self.end()
-                    return
-                if not _unsent(self._fd):
-                    self.end()
-                    return
-        except BlockingIOError:
-            return
-        except OSError:
-            self.end()
-
-    def look(self) -> None:
-        """Go on waiting, unless everything has arrived or it takes too long."""
-        self._looks += 1
-        if self._looks == _LOOKS or not _unsent(self._fd):
-            self.end()
-        else:
-            self._front.timers.arm(self._alarm, _LOOK)
-
-    def end(self) -> None:
-        front = self._front
-        if self in front.leaving:
-            del front.leaving[self]
-            front.timers.drop(self._alarm)
-            front.poll.forget(self._fd)
-            if self._reset and self._sock is not None:
-                _reset(self._sock)
-            front.poll.end(self)
-            if front.on_close is not None:
-                front.on_close()
-
-    def finish(self) -> None:
-        if self._sock is None:
-            _close(self._fd)
-        else:
-            self._sock.close()
-
-
-def _unsent(fd: int) -> int:
-    """Bytes that the kernel holds for the other end, which has not confirmed them (SIOCOUTQ)."""
-    try:
-        _ioctl(fd, _TIOCOUTQ, _queued)  # with bytes it raises and drops a TypeError first
-    except OSError:
-        return 0
-    return _queued[0]
-
-
-def _reset(sock: _socket.socket) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    except OSError:
-        return  # of a unix socket, which has no RST

@@ -43,6 +43,8 @@ _STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLO
 _UNIX: Final = int(socket.AF_UNIX)
 _INET: Final = int(socket.AF_INET)
 _INET6: Final = int(socket.AF_INET6)
+_TCP: Final = int(socket.IPPROTO_TCP)
+_QUICKACK: Final = int(socket.TCP_QUICKACK)
 _NO_PORT_YET: Final = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 _TIMED_OUT: Final = f"timed out ({errno.ETIMEDOUT}: {os.strerror(errno.ETIMEDOUT)})"
 
@@ -60,7 +62,7 @@ def accepted(front: Front, fd: int, peer: object) -> None:
         front.log.alert(f"{front.limit} worker_connections are not enough")
         os.close(fd)
         return
-    if front.leaving:
+    if front.leaving.ones:
         front.make_room()
     session = TcpSession(front, fd, address, port, local)
     try:
@@ -215,7 +217,7 @@ class TcpSession(Session):
         self.passing = True
         text = spec.returns(self)
         self.action = "sending to client"
-        if not text or client.put(text):
+        if not text or client.put(text, True):
             self.finish(OK)
         elif not client.deaf:
             self.front.timers.arm(self, spec.timeout)
@@ -404,12 +406,14 @@ class TcpSession(Session):
         self.attempts[-1].connected = front.now()
         asked, self._waited = self._waited, 0
         far.begin(asked)
-        written = self._far_tls is not None or not spec.proxy_protocol or far.put(header(self))
+        written = self._far_tls is not None or not spec.proxy_protocol or far.put(header(self), False)
         client.begin(0)
         if not written:
             client.hold()
         elif self._tls is None:
             client.ready(_IN)  # it has most often said something meanwhile
+        if not far.sent and far.patient and not self.over:
+            sock.setsockopt(_TCP, _QUICKACK, 1)  # nobody has said anything yet: the peer may be the one to begin
         if events & ~_OUT and asked == EDGE and not self.over:
             far.ready(events)  # which was told once
 
@@ -585,11 +589,12 @@ def _nothing(events: int) -> None:
 def _socket_to(address: tuple[str, int] | str, tls: bool) -> _socket.socket:
     """A new socket for connections to `address`, an object of Python's for TLS. Raises OSError."""
     family = _UNIX if isinstance(address, str) else _INET6 if ":" in address[0] else _INET
-    if not tls:
-        return _new_socket(family, _STREAM, 0)
-    sock = socket.socket(family, _STREAM)
+    sock = socket.socket(family, _STREAM) if tls else _new_socket(family, _STREAM, 0)
     if family != _UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The first bytes are to carry what confirms the connection (see _pass_on, where there are none).
+        sock.setsockopt(_TCP, _QUICKACK, 0)
+        if tls:
+            sock.setsockopt(_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 

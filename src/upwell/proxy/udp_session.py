@@ -104,7 +104,7 @@ class UdpListener(Watched):
         if len(front.sessions) * 2 >= front.limit:
             front.log.alert(f"{front.limit} worker_connections are not enough")
             return None
-        if front.leaving:
+        if front.leaving.ones:
             front.make_room()
         session = UdpSession(self, front, where, local)
         self._sessions[where] = session

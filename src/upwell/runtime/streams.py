@@ -26,10 +26,11 @@ from upwell.modules.tls import PeerTlsSettings, ServerTlsSettings
 from upwell.modules.variables import VariableSettings
 from upwell.peers.upstream import Upstream
 from upwell.proxy.clock import Clock
+from upwell.proxy.leaving import Departures
 from upwell.proxy.listen import ListenSpec
 from upwell.proxy.listener import Listener
 from upwell.proxy.session import Front, PeerTls, Session, SessionSpec, Stages
-from upwell.proxy.splice import Leaving, Pipes
+from upwell.proxy.splice import Pipes
 from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 from upwell.proxy.udp_session import UdpListener
@@ -82,7 +83,7 @@ class Streams:
         self._log = log
         self._pipes = Pipes()
         self._sessions: set[Session] = set()
-        self._leaving: dict[Leaving, None] = {}
+        self._leaving = Departures()
         self._listeners: list[Listener] = []
         self._udp: list[UdpListener] = []
         self._fronts: list[Front] = []
@@ -167,7 +168,7 @@ class Streams:
 
     @property
     def idle(self) -> bool:
-        return not self._sessions and not self._leaving
+        return not self._sessions and not self._leaving.ones
 
     def stop_accepting(self) -> None:
         """Take no new sessions; those that are open go on."""
@@ -181,8 +182,7 @@ class Streams:
         self._close_listeners()
         for session in list(self._sessions):
             session.cut()
-        for leaving in list(self._leaving):
-            leaving.end()
+        self._leaving.end()
         for datagrams in self._udp:
             datagrams.let_go()
         self._pipes.close()
