@@ -1,11 +1,16 @@
-"""What the set tells of a peer's connection once only: nothing that has come may be left unread behind it."""
+"""What the set tells of a peer's connection once only: nothing that has come may be left unread behind it. And which
+segments are spared.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+import pytest
 
 from upwell.log import ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
@@ -22,9 +27,21 @@ from upwell.zone.table import PeerTable
 Told = Callable[[socket.socket, socket.socket, TcpSession], Awaitable[None]]
 
 
-def _session(told: Told, path: Path | None = None) -> None:
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        return client, listening.accept()[0]
+
+
+def _session(
+    told: Told,
+    path: Path | None = None,
+    pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
+    accepts: bool = True,
+) -> None:
     """Call `told` with a client, the peer and their session, which has begun to connect and knows nothing of it yet;
-    with `path` the peer listens there.
+    with `path` the peer listens there. `pair` makes the client's connection. Without `accepts` what listens is given
+    in the peer's place.
     """
 
     async def run() -> None:
@@ -33,7 +50,7 @@ def _session(told: Told, path: Path | None = None) -> None:
         log = ErrorLog("")
         family = socket.AF_INET if path is None else socket.AF_UNIX
         with socket.create_server(("127.0.0.1", 0) if path is None else str(path), family=family) as listening:
-            client, served = socket.socketpair()
+            client, served = pair()
             client.setblocking(False)
             served.setblocking(False)
             served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)  # nothing has to wait for the client
@@ -51,13 +68,13 @@ def _session(told: Told, path: Path | None = None) -> None:
                 log,
                 SessionSpec(upstream, "u", log),
                 "x:1",
-                int(socket.AF_UNIX),
+                int(served.family),
                 ("127.0.0.1", 1),
             )
             accepted(front, served.detach(), ("127.0.0.1", 2))
             (session,) = front.sessions
             assert isinstance(session, TcpSession)
-            peer = listening.accept()[0]
+            peer = listening.accept()[0] if accepts else listening
             peer.setblocking(False)
             with client, peer:
                 try:
@@ -81,6 +98,21 @@ async def _receive(sock: socket.socket, size: int) -> bytes:
             break
         data += more
     return data
+
+
+async def _once(condition: Callable[[], bool]) -> None:
+    """Turn the loop until then."""
+    loop = asyncio.get_running_loop()
+    met = loop.create_future()
+
+    def look() -> None:
+        if condition():
+            met.set_result(None)
+        else:
+            loop.call_soon(look)
+
+    look()
+    await met
 
 
 async def _say_urgently(client: socket.socket, peer: socket.socket) -> None:
@@ -174,3 +206,62 @@ def test_tcp_is_told_not_to_wait_before_the_second_write() -> None:
         assert prompt()
 
     _session(told)
+
+
+def _segments(sock: socket.socket) -> int:
+    """How many have come (tcpi_segs_in)."""
+    return int(struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[0])
+
+
+def test_the_first_bytes_are_what_confirms_the_connection_to_a_peer() -> None:
+    async def told(client: socket.socket, listening: socket.socket, session: TcpSession) -> None:
+        client.send(b"hello")
+        peer, _ = await asyncio.get_running_loop().sock_accept(listening)
+        with peer:
+            assert await _receive(peer, 5) == b"hello"
+            assert _segments(peer) == 2  # the SYN and these
+
+    _session(told, accepts=False)
+
+
+def test_a_peer_that_is_to_speak_first_need_not_wait_for_that() -> None:
+    async def told(client: socket.socket, listening: socket.socket, session: TcpSession) -> None:
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+        await _once(lambda: session.passing)
+        peer, _ = listening.accept()
+        with peer:
+            peer.send(b"hello")
+            assert await _receive(client, 5) == b"hello"
+
+    _session(told, accepts=False)
+
+
+def test_the_last_bytes_and_the_end_share_a_segment() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        before = _segments(client)
+        peer.send(b"hello")
+        peer.close()
+        assert await _receive(client, 6) == b"hello"  # and the end
+        assert _segments(client) == before + 1
+
+    _session(told, pair=_tcp_pair)
+
+
+def test_what_a_client_says_behind_the_end_costs_it_no_byte_of_the_answer() -> None:
+    """close() with something unread would be a RST, at which the client forgets what it has not read yet."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        peer.send(b"hello")
+        peer.close()
+        await _once(lambda: session.over)
+        for _ in range(3):
+            client.send(b"more")
+            await asyncio.sleep(0)
+        assert await _receive(client, 6) == b"hello"
+
+    _session(told, pair=_tcp_pair)

@@ -205,12 +205,20 @@ class Front:
     def __repr__(self) -> str:
         return f"<Front {self.text}>"
 
-    def make_room(self) -> None:
-        """Connections whose sessions are over count too. Those that wait the longest for their end go first; the kernel
-        goes on sending what it has, which is all that nginx leaves to it."""
+    def has_room(self) -> bool:
+        """Whether one more session may begin; the log is told where none may.
+
+        Connections whose sessions are over count too. Those that wait the longest for their end go first; the kernel
+        goes on sending what it has, which is all that nginx leaves to it.
+        """
+        used = len(self.sessions) * 2
+        if used >= self.limit:
+            self.log.alert(f"{self.limit} worker_connections are not enough")
+            return False
         leaving = self.leaving.ones
-        while leaving and len(self.sessions) * 2 + len(leaving) > self.limit - 2:
+        while leaving and used + len(leaving) > self.limit - 2:
             next(iter(leaving.values())).end()
+        return True
 
 
 class Attempt:

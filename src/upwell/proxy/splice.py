@@ -405,7 +405,8 @@ class Side(Watched):
         self.error = error
         self._reading = False
         self.session.ended(self)
-        self._see_to_events()  # most often there is nothing to see to: it is over
+        if not self.closed:
+            self._see_to_events()
 
     def unwritable(self, error: OSError) -> None:
         """Nothing can be sent here any more; what the other end has sent before is still to be read."""

@@ -58,12 +58,9 @@ def accepted(front: Front, fd: int, peer: object) -> None:
     address, port = ("unix:", 0)
     if isinstance(peer, tuple) and peer:
         address, port = peer[0], peer[1]
-    if len(front.sessions) * 2 >= front.limit:
-        front.log.alert(f"{front.limit} worker_connections are not enough")
+    if not front.has_room():
         os.close(fd)
         return
-    if front.leaving.ones:
-        front.make_room()
     session = TcpSession(front, fd, address, port, local)
     try:
         session.begin()
@@ -522,7 +519,8 @@ class TcpSession(Session):
         self.status = status
         front = self.front
         front.timers.drop(self)
-        self._wait_no_more()
+        if self._waited:
+            self._wait_no_more()
         self.release(False)
         for log in self.spec.log:
             log(self)

@@ -101,11 +101,8 @@ class UdpListener(Watched):
         if ip:
             local = (ip, int(front.text.rpartition(":")[2]))
             front = front.specific.get(local, front)
-        if len(front.sessions) * 2 >= front.limit:
-            front.log.alert(f"{front.limit} worker_connections are not enough")
+        if not front.has_room():
             return None
-        if front.leaving.ones:
-            front.make_room()
         session = UdpSession(self, front, where, local)
         self._sessions[where] = session
         try:
