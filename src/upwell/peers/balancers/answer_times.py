@@ -41,19 +41,22 @@ class AnswerTimes:
 
     def cost(self, peer: Peer, now: float) -> float:
         """What one more request costs there, less for a heavier peer; its `elsewhere` is taken as it is."""
-        under_way = peer.connections + peer.elsewhere
+        load = 1.0 + (peer.connections + peer.elsewhere)
         time = peer.answer_time
-        if time <= 0.0:
-            if under_way:
-                # nginx has nothing here: a peer that just came would get all requests till its first answer.
-                time = self._usual
-        elif now - peer.checked > peer.fail_timeout:
-            time *= _left(peer, now - peer.checked)
-        if self.inflight and peer.dated:
-            time = max(time, now - peer.begun / peer.dated)
+        if time > 0.0:
+            silence = now - peer.checked
+            if silence > peer.fail_timeout:
+                time *= _left(peer, silence)
+        elif load > 1.0:
+            # nginx has nothing here: a peer that just came would get all requests till its first answer.
+            time = self._usual
+        if peer.dated and self.inflight:
+            so_far = now - peer.begun / peer.dated
+            if so_far > time:
+                time = so_far
         if time > _MOST:
-            return 5000 * (1 + under_way) / peer.weight
-        return (int(time * _CLUSTERS) + 1) * 20 * (1 + under_way) / peer.weight
+            return 5000.0 * load / peer.weight
+        return (time * _CLUSTERS // 1.0 + 1.0) * 20.0 * load / peer.weight
 
     def picked(self, peer: Peer, now: float) -> None:
         peer.begun += now

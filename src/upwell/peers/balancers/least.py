@@ -298,11 +298,19 @@ class Least:
         level = pot.level
         weight = seat.weight
         seat.peer.current_weight = weight * level.clock - seat.lack
-        pot.count -= 1
+        count = pot.count = pot.count - 1
         level.total -= weight
         seat.state = _MOVED
         seat.pot = _NOWHERE
         self._moved.append(seat)
+        heap = pot.heap
+        if len(heap) > 2 * count + 64:
+            seats = self._seats
+            true = {
+                entry for entry in heap if (one := seats[entry & _ORDER]).pot is pot and one.lack == entry >> _SHIFT
+            }
+            heap[:] = true
+            heapify(heap)
 
     def _is_odd(self, peer: Peer, now: float) -> bool:
         if peer.fails or peer.effective_weight != peer.weight:
@@ -316,7 +324,7 @@ class Least:
             seat.state = _ODD
             self._odd.append(seat)
             return
-        if self._shaky:
+        if peer.everywhere is not None:
             look(peer)
         if peer.max_conns and full(peer):
             seat.state = _FULL
@@ -333,20 +341,12 @@ class Least:
             level.listed = True
             _push(self._ratios, ratio)
         level.total += weight
-        count = pot.count = pot.count + 1
+        pot.count += 1
         lack = weight * level.clock - peer.current_weight
         seat.lack = lack
         seat.pot = pot
         seat.state = _SEATED
-        heap = pot.heap
-        _push(heap, lack << _SHIFT | seat.order)
-        if len(heap) > 2 * count + 64:
-            seats = self._seats
-            true = {
-                entry for entry in heap if (one := seats[entry & _ORDER]).pot is pot and one.lack == entry >> _SHIFT
-            }
-            heap[:] = true
-            heapify(heap)
+        _push(pot.heap, lack << _SHIFT | seat.order)
 
     def _add_pot(self, ratio: float, seat: _Seat) -> _Pot:
         if len(self._levels) > 4 * len(self._seats) + 256:
@@ -406,7 +406,6 @@ class Least:
         seats = self._seats
         if not seats:
             return None
-        shaky = self._shaky
         at = self._at + 1
         if at >= len(seats):
             at = 0
@@ -414,16 +413,16 @@ class Least:
         seat = seats[at]
         peer = seat.peer
         if seat.state > 0:
-            if shaky or now - peer.checked > peer.fail_timeout:
+            if peer.dated or peer.everywhere is not None or now - peer.checked > peer.fail_timeout:
                 self._has_moved(seat, now)
         elif seat.state == _FULL and not full(peer):
             self._place(seat, now)
         first = self._first()
-        for _ in range(_LOOKS):
-            if first is None:
-                break
+        looks = 0
+        while first is not None and looks < _LOOKS:
+            looks += 1
             peer = first.peer
-            if not shaky and now - peer.checked <= peer.fail_timeout:
+            if not (peer.dated or peer.everywhere is not None or now - peer.checked > peer.fail_timeout):
                 return first
             if not self._has_moved(first, now):
                 return first

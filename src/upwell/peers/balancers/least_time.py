@@ -35,7 +35,7 @@ class LeastTimeInflight(LeastTime):
     __slots__ = ()
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
-        peer = super().pick(key, tried, now)
+        peer = Least.pick(self, key, tried, now)
         if peer is not None:
             self._times.picked(peer, now)
         return peer
