@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from upwell.config.command import Module, Setter, command
 from upwell.config.directive import Directive
@@ -17,7 +17,7 @@ from upwell.units import parse_size
 if TYPE_CHECKING:
     from upwell.proxy.exchange import Exchange
 
-RenderTemplate = Callable[[Template], Callable[["Exchange"], bytes]]
+_Told = TypeVar("_Told")
 
 _LEVELS = "http server location if"
 
@@ -43,21 +43,30 @@ def size_or_template(settings: type[object], name: str) -> Setter:
     return put
 
 
-def compile_size(template: Template | None, render: RenderTemplate) -> Callable[[Exchange], int] | None:
-    """The function that gives a size; a text that is none is logged and gives 0. None without a template, and for 0."""
+def compile_size(
+    template: Template | None,
+    render: Callable[[Template], Callable[[_Told], bytes]],
+    tell: Callable[[_Told, str], None],
+) -> Callable[[_Told], int] | None:
+    """The function that gives a size; a text that is none is told and gives 0. None without a template, and for 0."""
     if template is None or (template.literal is not None and parse_size(template.literal) == 0):
         return None
     text = render(template)
 
-    def value(exchange: Exchange) -> int:
-        given = text(exchange)
+    def value(told: _Told) -> int:
+        given = text(told)
         try:
             return parse_size(given.decode("latin-1")) if given else 0
         except ValueError:
-            exchange.log(ERROR, f'invalid size "{printable(given)}"')
+            tell(told, f'invalid size "{printable(given)}"')
             return 0
 
     return value
+
+
+def tell_error(exchange: Exchange, message: str) -> None:
+    """A line in the error log of a request."""
+    exchange.log(ERROR, message)
 
 
 def take_rate(exchange: Exchange) -> None:

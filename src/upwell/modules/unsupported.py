@@ -78,12 +78,12 @@ UNSUPPORTED = words(
     proxy_bind_dynamic proxy_buffer proxy_cache_background_update proxy_cache_bypass proxy_cache_convert_head
     proxy_cache_key proxy_cache_lock proxy_cache_lock_age proxy_cache_lock_timeout proxy_cache_max_range_offset
     proxy_cache_methods proxy_cache_min_uses proxy_cache_path proxy_cache_purge proxy_cache_revalidate
-    proxy_cache_use_stale proxy_cache_valid proxy_download_rate proxy_downstream_buffer proxy_no_cache
+    proxy_cache_use_stale proxy_cache_valid proxy_downstream_buffer proxy_no_cache
     proxy_pass_error_message
     proxy_ssl_alpn
     proxy_ssl_certificate_by_lua_block proxy_ssl_certificate_by_lua_file proxy_ssl_certificate_cache
     proxy_ssl_verify_by_lua_block proxy_ssl_verify_by_lua_file
-    proxy_ssl_verify_set_by_lua proxy_store_access proxy_upload_rate
+    proxy_ssl_verify_set_by_lua proxy_store_access
     proxy_upstream_buffer push_stream_publisher quic_active_connection_id_limit quic_bpf quic_gso
     quic_host_key quic_retry random_index rds_json redis2_pass redis2_query
     resolver_file rtmp

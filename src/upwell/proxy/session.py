@@ -52,8 +52,9 @@ class SessionSpec:
     `upstream` is where sessions go, None: `returns` gives what each is told. `name` is the upstream's as the file has
     it. `allowed` says who may come, None: everybody. `log` writes the access log's lines. `key` is for a balancer that
     hashes. `near` gives the address (and port) that connections to peers come from, None: the system's choice.
-    `proxy_protocol`: peers are told of the client. `requests` and `responses` count datagrams (0: no end; None: any).
-    `stages`: what has to be done before all that, if anything.
+    `upload_rate` and `download_rate` give the bytes a second that are read of the client and of the peer, 0 and None:
+    no limit. `proxy_protocol`: peers are told of the client. `requests` and `responses` count datagrams (0: no end;
+    None: any). `stages`: what has to be done before all that, if anything.
     """
 
     upstream: Upstream | None
@@ -74,6 +75,8 @@ class SessionSpec:
     proxy_protocol_timeout: float = 30.0
     near: Callable[[Session], tuple[str, int] | None] | None = None
     keepalive: bool = False
+    upload_rate: Callable[[Session], int] | None = None
+    download_rate: Callable[[Session], int] | None = None
     tls: ssl.SSLContext | None = None
     verify: str = "off"
     handshake_timeout: float = 60.0

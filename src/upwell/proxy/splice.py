@@ -17,6 +17,8 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from upwell.proxy.leaving import Leaving, have_reset, unsent
+from upwell.proxy.pace import Budget
+from upwell.proxy.timers import Timed, Timers
 from upwell.proxy.transport import MOST_READ, Poll, Watched
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ asked for anything else; what is left unread or unwritten would not be told agai
 _ROUNDS: Final = 4  # reads in one turn of the loop while each is full
 _RECORDS: Final = 16  # of TLS in one turn
 _RECORD: Final = 16_384
+_TICK: Final = 0.05  # seconds that one who was read too fast waits at least
 _LONG: Final = 4  # full reads in a row until a pipe is worth it
 _PIPE_SIZE: Final = 1 << 20
 _MOST_PIPES: Final = 32
@@ -123,12 +126,44 @@ class Step(Watched):
         self._session.step(events)
 
 
+class Pace(Timed):
+    """How fast a side is read: `rate` bytes a second (nginx: proxy_upload_rate, proxy_download_rate)."""
+
+    __slots__ = ("_budget", "_side", "_timers")
+
+    def __init__(self, side: Side, rate: int) -> None:
+        super().__init__()
+        front = side.session.front
+        self._side = side
+        self._timers: Timers = front.timers
+        self._budget = Budget(rate, front.now(), 0)
+
+    def allows(self, now: float) -> int:
+        """How many bytes may be read; where it is none, the side is held until it is some."""
+        budget, side = self._budget, self._side
+        left = budget.left(now, side.received)
+        if left > 0:
+            return left
+        side.hold()
+        self._timers.arm(self, max(_TICK, (1 - left) / budget.rate))
+        return 0
+
+    def timed_out(self) -> None:
+        side = self._side
+        far = side.far
+        if far is not None and not far.waits:
+            side.resume()
+
+    def end(self) -> None:
+        self._timers.drop(self)
+
+
 class Side(Watched):
     """One end of a session: what is read here is written to `far`. `received` and `sent` count what went here.
 
     `at_end`: nothing more comes from here; `error` is why, if it was no end as it should be. `deaf`: nothing can be
     written here any more. `patient`: TCP_NODELAY is still to be set, which the first bytes do not need. `corked`: the
-    last bytes are held back until the end is told behind them.
+    last bytes are held back until the end is told behind them. `pace`: that at which it is read, if any.
     """
 
     __slots__ = (
@@ -147,6 +182,7 @@ class Side(Watched):
         "error",
         "far",
         "fd",
+        "pace",
         "patient",
         "received",
         "sent",
@@ -172,6 +208,7 @@ class Side(Watched):
         self.splices = False
         self.patient = False
         self.corked = False
+        self.pace: Pace | None = None
         self._events = 0
         self._full = 0
         self._smallest = size
@@ -223,6 +260,11 @@ class Side(Watched):
         assert far is not None
         session = self.session
         for _ in range(_ROUNDS):
+            if self.pace is not None:
+                left = self.pace.allows(session.front.now())
+                if not left:
+                    return
+                self._most = min(left, self._smallest)
             try:
                 data = _read(self.fd, self._most)
             except BlockingIOError:
@@ -448,6 +490,9 @@ class Side(Watched):
             return
         self.closed = True
         self.far = None  # else they would know each other for ever
+        pace, self.pace = self.pace, None
+        if pace is not None:
+            pace.end()
         self._reading = False
         lost = self._pending is not None or self._pipe is not None
         if lost:
@@ -498,9 +543,14 @@ class TlsSide(Side):
     def take(self, events: int) -> None:
         far = self.far
         assert far is not None
+        most = _RECORD
         for _ in range(_RECORDS):
+            if self.pace is not None:
+                most = min(self.pace.allows(self.session.front.now()), _RECORD)
+                if not most:
+                    return
             try:
-                data = self._tls.read(_RECORD)
+                data = self._tls.read(most)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except ssl.SSLZeroReturnError:  # an end as it should be, behind our own

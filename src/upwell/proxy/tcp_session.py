@@ -30,7 +30,7 @@ from upwell.proxy.session import (
     Stages,
     TlsFacts,
 )
-from upwell.proxy.splice import EDGE, Side, Step, TlsSide
+from upwell.proxy.splice import EDGE, Pace, Side, Step, TlsSide
 from upwell.proxy.tls import blame, judge, peer_trouble, words_of_error
 
 _new_socket: Final = _socket.socket
@@ -397,6 +397,10 @@ class TcpSession(Session):
         far.far = client
         client.splices = far.splices = plain
         far.patient = self._far_tls is None and sock.family != _UNIX
+        if spec.upload_rate is not None:
+            self._pace(client, spec.upload_rate)
+        if spec.download_rate is not None:
+            self._pace(far, spec.download_rate)
         self.passing = True
         self.action = "proxying connection"
         front.timers.arm(self, self.timeout)
@@ -413,6 +417,12 @@ class TcpSession(Session):
             sock.setsockopt(_TCP, _QUICKACK, 1)  # nobody has said anything yet: the peer may be the one to begin
         if events & ~_OUT and asked == EDGE and not self.over:
             far.ready(events)  # which was told once
+
+    def _pace(self, side: Side, rate: Callable[[Session], int]) -> None:
+        found = rate(self)
+        if found:
+            side.pace = Pace(side, found)
+            side.splices = False
 
     def _side(self, tls: ssl.SSLSocket | None, fd: int, sock: _socket.socket | None) -> Side:
         if tls is not None:

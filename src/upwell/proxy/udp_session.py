@@ -11,12 +11,15 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 from upwell.log import ALERT, ERROR, INFO, ErrorLog
 from upwell.proxy.intake import VIEW
+from upwell.proxy.pace import Budget
 from upwell.proxy.proxy_protocol import header
 from upwell.proxy.session import BAD_GATEWAY, FORBIDDEN, INTERNAL, OK, WAITING, Front, Session
+from upwell.proxy.timers import Alarm
 from upwell.proxy.transport import Poll, Watched
 
 _IN: Final = select.EPOLLIN
@@ -160,6 +163,8 @@ class UdpSession(Session):
     """`requests` and `responses` count the datagrams from the client and from the peer."""
 
     __slots__ = (
+        "_alarm",
+        "_download",
         "_from_client",
         "_from_peer",
         "_held",
@@ -169,6 +174,7 @@ class UdpSession(Session):
         "_timeout",
         "_to_client",
         "_to_peer",
+        "_upload",
         "requests",
         "responses",
         "where",
@@ -182,6 +188,9 @@ class UdpSession(Session):
         self._timeout: float = front.spec.timeout or 1e9
         self._sock: socket.socket | None = None
         self._known = True  # the listener gives it the client's datagrams
+        self._upload: Budget | None = None
+        self._download: Budget | None = None
+        self._alarm: Alarm | None = None  # while no more may be read of the peer
         self._held: list[bytes] | None = None  # while it is not known where they go
         self.requests = 0
         self.responses = 0
@@ -259,8 +268,14 @@ class UdpSession(Session):
         self.attempts[-1].connected = now
         if spec.error_log.level >= INFO:
             self.note(INFO, f"udp proxy {_shown(sock.getsockname())} connected to {self.attempts[-1].peer}")
+        self._upload = self._budget(spec.upload_rate, now)
+        self._download = self._budget(spec.download_rate, now)
         self.front.timers.arm(self, self._timeout)
         self.front.poll.watch(sock.fileno(), _IN, _Answers(self))
+
+    def _budget(self, rate: Callable[[Session], int] | None, now: float) -> Budget | None:
+        found = 0 if rate is None else rate(self)
+        return Budget(found, now, 0) if found else None
 
     def asked(self, data: memoryview) -> None:
         """A datagram of the client's; `data` is only there for the time of this call."""
@@ -268,13 +283,16 @@ class UdpSession(Session):
             if len(self._held) < _MOST_HELD:
                 self._held.append(bytes(data))
             return
+        now = self.front.loop.time()
+        if self._upload is not None and self._upload.left(now, self._from_client) <= 0:
+            return  # lost on the way, as in nginx: there is no holding back who sends datagrams
         self.requests += 1
         self._from_client += len(data)
         sock = self._sock
         if sock is None:
             self._return()
             return
-        self.deadline = self.front.loop.time() + self._timeout
+        self.deadline = now + self._timeout
         if self.spec.proxy_protocol and self.requests == 1:
             data = memoryview(header(self) + bytes(data))
         try:
@@ -302,7 +320,7 @@ class UdpSession(Session):
         """Pass on what the peer has sent."""
         for _ in range(_MOST_AT_ONCE):
             sock = self._sock
-            if sock is None:
+            if sock is None or (self._download is not None and not self._allows(self._download, sock)):
                 return
             try:
                 size = sock.recv_into(VIEW)
@@ -319,6 +337,22 @@ class UdpSession(Session):
             self.deadline = now + self._timeout
             self._pass_back(VIEW[:size])
             self._see_whether_done()
+
+    def _allows(self, budget: Budget, sock: socket.socket) -> bool:
+        """Whether more may be read of the peer; if not, it is once it may."""
+        front = self.front
+        left = budget.left(front.loop.time(), self._from_peer)
+        if left > 0:
+            return True
+        front.poll.change(sock.fileno(), _IN, 0)
+        self._alarm = Alarm(self._answer_on)
+        front.timers.arm(self._alarm, (1 - left) / budget.rate)
+        return False
+
+    def _answer_on(self) -> None:
+        self._alarm = None
+        if self._sock is not None:
+            self.front.poll.change(self._sock.fileno(), 0, _IN)
 
     def _pass_back(self, data: memoryview) -> None:
         try:
@@ -369,6 +403,9 @@ class UdpSession(Session):
         self.status = status
         front = self.front
         front.timers.drop(self)
+        if self._alarm is not None:
+            front.timers.drop(self._alarm)
+            self._alarm = None
         self.release(failed)
         for log in self.spec.log:
             log(self)

@@ -27,7 +27,7 @@ from upwell.modules.headers import HeadersSettings
 from upwell.modules.http import HttpSettings
 from upwell.modules.limit_conn import LimitConnSettings, compile_limit_conn
 from upwell.modules.limit_except import LimitExceptSettings
-from upwell.modules.limit_rate import LimitRateSettings, compile_size, take_peer_rate, take_rate
+from upwell.modules.limit_rate import LimitRateSettings, compile_size, take_peer_rate, take_rate, tell_error
 from upwell.modules.limit_req import LimitReqSettings, compile_limit_req
 from upwell.modules.location import LocationSettings
 from upwell.modules.lua import LuaCode, LuaSettings
@@ -139,8 +139,8 @@ class Compiler:
             log=self._log(block),
             error_log=self._error_logs.get(block[ErrorLogSettings].logs),
             error_pages=compile_error_pages(block[ErrorPageSettings], render),
-            limit_rate=compile_size(block[LimitRateSettings].rate, render),
-            limit_rate_after=compile_size(block[LimitRateSettings].after, render),
+            limit_rate=compile_size(block[LimitRateSettings].rate, render, tell_error),
+            limit_rate_after=compile_size(block[LimitRateSettings].after, render, tell_error),
             default_type=http.default_type.encode(),
             types={extension.encode(): media.encode() for extension, media in http.types.items()},
             signature=SERVER if http.server_tokens != "off" else SERVER_WITHOUT_VERSION,
@@ -279,9 +279,9 @@ class Compiler:
         filters.extend(compile_body_filters(block))
         if headers.trailers:
             filters.append(trailing([(one.name.encode(), render(one.value), one.always) for one in headers.trailers]))
-        if compile_size(block[LimitRateSettings].rate, render) is not None:
+        if compile_size(block[LimitRateSettings].rate, render, tell_error) is not None:
             filters.append(take_rate)
-        of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render)
+        of_peer = compile_size(block[ProxyResponseSettings].limit_rate, render, tell_error)
         if of_peer is not None and block[ProxySettings].buffering:
             filters.append(take_peer_rate(of_peer))
         return tuple(filters)

@@ -16,6 +16,7 @@ from upwell.log import ErrorLog
 from upwell.modules.access import AccessSettings, is_allowed
 from upwell.modules.access_log import AccessLogSettings
 from upwell.modules.core import ErrorLogSettings, LogTarget
+from upwell.modules.limit_rate import compile_size
 from upwell.modules.proxy_socket import parse_near
 from upwell.modules.resolver import resolver_of
 from upwell.modules.stream.preread import PrereadSettings
@@ -228,6 +229,8 @@ class Streams:
             proxy_protocol_timeout=own.proxy_protocol_timeout,
             near=None if proxy.bind is None else _near(proxy.bind),
             keepalive=proxy.socket_keepalive,
+            upload_rate=compile_size(proxy.upload_rate, render_session, Session.error),
+            download_rate=compile_size(proxy.download_rate, render_session, Session.error),
             tls=tls.context,
             verify=tls.verify_client,
             handshake_timeout=tls.handshake_timeout,

@@ -13,6 +13,7 @@ from upwell.config.slots import flag, number, once, size, time
 from upwell.config.template import Template
 from upwell.errors import ConfigError
 from upwell.modules.address import format_address, parse_address
+from upwell.modules.limit_rate import size_or_template
 from upwell.modules.proxy_socket import bind
 from upwell.modules.stream.server import StreamServerSettings
 from upwell.modules.tls import PeerTlsSettings, close_peer_tls, close_server_tls, peer_commands, server_commands
@@ -37,6 +38,7 @@ class StreamProxySettings:
     """ngx_stream_proxy_module and ngx_stream_return_module. Times in seconds, 0: no limit; sizes in bytes.
 
     `responses` None: any number of datagrams; `requests` 0: likewise. `bind` None: the system chooses the address.
+    Rates in bytes a second, of what is read of the client and of the peer.
     """
 
     pass_: StreamPass | None = field(default=None, metadata=LOCAL)
@@ -53,6 +55,8 @@ class StreamProxySettings:
     responses: int | None = None
     socket_keepalive: bool = False
     bind: Template | None = None
+    upload_rate: Template | None = None
+    download_rate: Template | None = None
 
 
 def _proxy_pass(block: Block, directive: Directive) -> None:
@@ -155,6 +159,8 @@ MODULE = Module(
         command("proxy_protocol", _LEVELS, 1, flag(_S, "protocol")),
         command("proxy_requests", _LEVELS, 1, number(_S, "requests")),
         command("proxy_responses", _LEVELS, 1, number(_S, "responses")),
+        command("proxy_upload_rate", _LEVELS, 1, size_or_template(_S, "upload_rate")),
+        command("proxy_download_rate", _LEVELS, 1, size_or_template(_S, "download_rate")),
         command("proxy_socket_keepalive", _LEVELS, 1, flag(_S, "socket_keepalive")),
         command("proxy_bind", _LEVELS, (1, 2), bind(_S)),
         *server_commands(_LEVELS),
