@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import balancers, checks, measure, memory, overload, scale, steady, stream, tls, tools
+from bench import balancers, checks, measure, members, memory, overload, scale, steady, stream, tls, tools
 from bench.cases import CASES, BadRun
 from bench.contenders import CONTENDERS
 from bench.report import (
@@ -27,6 +27,7 @@ from bench.report import (
     cpu_section,
     idle_section,
     latency_section,
+    members_section,
     overload_section,
     probes_section,
     report,
@@ -41,7 +42,20 @@ from upwell.contrib.processes import NotReached
 RESULTS = Path(__file__).parent / "results"
 _CASES = {case.name: case for case in CASES}
 _LOGS = {"off": (False,), "on": (True,), "both": (False, True)}
-_BEYOND = ("latency", "idle", "bulk", "workers", "probes", "checks", "scale", "balancers", "stream", "tls", "overload")
+_BEYOND = (
+    "latency",
+    "idle",
+    "bulk",
+    "workers",
+    "probes",
+    "checks",
+    "scale",
+    "balancers",
+    "members",
+    "stream",
+    "tls",
+    "overload",
+)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -112,6 +126,7 @@ def _sections(plan: measure.Plan, chosen: argparse.Namespace, say: Callable[[str
         "checks": lambda: checks_section(checks.measure_checks(plan, say)),
         "scale": lambda: scale_section(scale.measure_scale(plan, say)),
         "balancers": lambda: balancers_section(balancers.measure_balancers(say)),
+        "members": lambda: members_section(members.measure_members(say)),
         "stream": lambda: stream_section(stream.measure_stream(plan, say)),
         "tls": lambda: tls_section(tls.measure_tls(plan, say)),
         "overload": lambda: overload_section(overload.measure_overload(plan, say)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench import balancers
+from bench import balancers, members
 from bench.cases import GOALS, IDLE_GOAL_KB, LATENCY_GOAL, WORKERS_GOAL, Case
 from bench.checks import CHECKED_PEERS, STAND_IN, Cost
 from bench.checks import GOALS as CHECK_GOALS
@@ -215,6 +215,19 @@ def balancers_section(found: Mapping[str, balancers.Cost]) -> Section:
     build = "compiled" if balancers.compiled() else "pure Python"
     text = f"{table(rows)}\n\n- {build}; down, join: till the pick after one of 10,000 peers turned down or joined them"
     return Section("balancers", text, _data(found))
+
+
+def members_section(found: Mapping[str, Mapping[str, members.Change]]) -> Section:
+    """What a change of members costs, by method."""
+    kinds = list(next(iter(found.values())))
+    rows = [["ms of one worker, until its next pick", *kinds]]
+    rows += [[name, *(f"{changes[kind].worker:.2f}" for kind in kinds)] for name, changes in found.items()]
+    rows.append(["goal", *(f"{balancers.PAUSE_GOAL_MS:g}" for _ in kinds)])
+    owner = max(change.owner for changes in found.values() for change in changes.values())
+    build = "compiled" if balancers.compiled() else "pure Python"
+    lines = f"- {build}, {members.MEMBERS:,} peers; beside it the checker took {owner:.2f} ms for a change at most"
+    data = [{"name": name} | {kind: asdict(one) for kind, one in changes.items()} for name, changes in found.items()]
+    return Section("members", f"{table(rows)}\n\n{lines}", data)
 
 
 def _data(found: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,90 @@
+"""What a change among many peers costs: the checker, and a worker until its next pick.
+
+Only this process is measured, with the zone in its memory: no socket. `PYTHONPATH=build/compiled python -m bench
+members` measures the compiled parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from statistics import median
+from time import perf_counter
+
+from bench.balancers import METHODS
+from bench.measure import Progress
+from upwell.peers.membership import Membership
+from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.upstream import Upstream
+from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP
+from upwell.zone.table import PeerTable
+
+MEMBERS = 10_000
+_TIMES = 15
+_PICKS = 500  # between two changes
+_WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Milliseconds of one kind of change, medians: in the checker, and in a worker until its next pick is done."""
+
+    owner: float
+    worker: float
+
+
+def measure_members(say: Progress) -> dict[str, dict[str, Change]]:
+    """By method, by what was done."""
+    found = {}
+    for name, method in METHODS.items():
+        say(f"members: {name}")
+        found[name] = _measure(method)
+    return found
+
+
+def _peer(number: int, weight: int = 1) -> PeerSpec:
+    host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    return PeerSpec(f"{host}:80", (host, 80), server=f"{host}:80", weight=weight)
+
+
+def _measure(method: Method) -> dict[str, Change]:
+    spec = UpstreamSpec("u", tuple(map(_peer, range(MEMBERS))), method=method)
+    table = PeerTable.create(peer_keys(spec), _WORKERS, 2 * _TIMES)
+    membership = Membership(table, (spec,))
+    chance = Random(1)
+    upstream = Upstream(spec, table, 0, chance=chance.random)
+    now = 1000.0
+    spent: dict[str, list[tuple[float, float]]] = {}
+
+    def timed(kind: str, change: Callable[[], object]) -> None:
+        nonlocal now
+        for number in range(_PICKS):
+            now += 0.001
+            _pick(upstream, now, b"/%d" % number)
+        began = perf_counter()
+        change()
+        table.publish()
+        middle = perf_counter()
+        _pick(upstream, now, b"/")
+        spent.setdefault(kind, []).append((middle - began, perf_counter() - middle))
+
+    for turn in range(_TIMES):
+        members = membership.members("u")
+        one, other, third = chance.sample(members, 3)
+        new = _peer(MEMBERS + turn)
+        timed("leave", lambda key=one.key: membership.leave(key))  # type: ignore[misc]  # bound
+        timed("join", lambda new=new: membership.join(membership.key_for("u", new), new, membership.row_for("u")))  # type: ignore[misc]  # bound
+        timed("weight", lambda key=other.key: membership.change(key, weight=2))  # type: ignore[misc]  # bound
+        timed("down", lambda row=third.row: table.set_admin(row, ADMIN_DOWN))  # type: ignore[misc]  # bound
+        timed("up", lambda row=third.row: table.set_admin(row, ADMIN_UP))  # type: ignore[misc]  # bound
+    return {
+        kind: Change(median(one for one, _ in times) * 1000, median(two for _, two in times) * 1000)
+        for kind, times in spent.items()
+    }
+
+
+def _pick(upstream: Upstream, now: float, key: bytes) -> None:
+    peer = upstream.pick((), now, key)
+    assert peer is not None
+    upstream.release(peer, now, False)
