@@ -91,12 +91,16 @@ def _send(connection: socket.socket) -> None:
     connection.sendall(MUCH)
 
 
-def _taste(connection: socket.socket) -> None:
-    """Send back the first KB, and what came with it."""
+def _first(connection: socket.socket) -> bytes:
+    """The first KB, and what came with it."""
     data = b""
     while len(data) < 1024:
         data += connection.recv(65536)
-    connection.sendall(data)
+    return data
+
+
+def _taste(connection: socket.socket) -> None:
+    connection.sendall(_first(connection))
 
 
 @pytest.fixture(scope="module", params=["upwell", "nginx"])
@@ -129,9 +133,7 @@ def _passed(line: str) -> tuple[int, int, int, int]:
 
 def test_no_more_is_read_of_the_peer_than_the_rate_allows(serving: Serving) -> None:
     with serving.connect("down") as client:
-        data = b""
-        while len(data) < 1024:
-            data += client.recv(65536)
+        data = _first(client)
         assert data == MUCH[: len(data)]
     _, sent, _, back = _passed(serving.line("down"))
     assert 1024 <= sent == back < MANY
@@ -139,9 +141,7 @@ def test_no_more_is_read_of_the_peer_than_the_rate_allows(serving: Serving) -> N
 
 def test_no_more_is_read_of_a_peer_in_tls(serving: Serving) -> None:
     with serving.connect_tls("down_tls") as client:
-        data = b""
-        while len(data) < 1024:
-            data += client.recv(65536)
+        data = _first(client)
         assert data == MUCH[: len(data)]
     assert 1024 <= _passed(serving.line("down_tls"))[3] < MANY
 
