@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.talkers import trusting
 from upwell.log import ErrorLog
 from upwell.proxy.clock import Clock
 from upwell.proxy.leaving import Departures
@@ -64,12 +65,12 @@ def test_tls_tells_of_an_end_only_where_nothing_was_thrown_away(waits: bool) -> 
     """A client that does not take everything in time must not believe that it has."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")
-    trusting = ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+    client_context = trusting(TLS / "authority-test-only.pem")
     ends = socket.socketpair()
     told: list[object] = []
 
     def client() -> None:
-        with trusting.wrap_socket(ends[1], server_hostname="app.test", suppress_ragged_eofs=False) as tls:
+        with client_context.wrap_socket(ends[1], server_hostname="app.test", suppress_ragged_eofs=False) as tls:
             try:
                 told.append(tls.recv(10))
                 told.append(tls.recv(10))

@@ -7,7 +7,6 @@ import gzip
 import re
 import shutil
 import socket
-import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import StartBalancer
+from tests.system.talkers import trusting
 from tests.system.wire import Answer, Client, Origin, Seen, ask, get, post, response
 from upwell.contrib.processes import UPWELL, await_condition, free_ports
 
@@ -245,7 +245,7 @@ def test_the_keycloak_example_keeps_logins_where_they_are(start: StartBalancer) 
             text = text.replace(given, free)
         start(text, [plain, front])
         assert ask(plain, get("/realms/x?y=1")).field("Location") == "https://test:8443/realms/x?y=1"
-        context = ssl.create_default_context(cafile=TLS / "authority-test-only.pem")
+        context = trusting(TLS / "authority-test-only.pem")
         context.check_hostname = False
 
         def secure(data: bytes, source: str = "127.0.0.1") -> Answer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 import struct
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
+from tests.system.talkers import trusting
 from upwell.contrib.processes import UPWELL, Balancer, await_condition, free_ports
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (make dev)")
@@ -174,7 +174,7 @@ def await_end(side: Side) -> None:
 
 def test_it_stands_before_tls(sides: tuple[Side, Side]) -> None:
     for side in sides:
-        context = ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+        context = trusting(TLS / "authority-test-only.pem")
         context.check_hostname = False
         with closing(socket.create_connection(("127.0.0.1", side.secure), timeout=10)) as raw:
             raw.sendall(HEADERS["with TLS"])

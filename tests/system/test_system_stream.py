@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
-from tests.system.talkers import Talker, echo, read_all
+from tests.system.talkers import Talker, echo, read_all, trusting
 from upwell.contrib.processes import UPWELL, Balancer, await_condition, free_ports
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
@@ -352,7 +352,7 @@ def _both_ways(client: socket.socket, data: bytes) -> bytes:
 
 
 def _secured(sock: socket.socket, own: bool = False, name: str = "app.test") -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+    context = trusting(TLS / "authority-test-only.pem")
     if own:
         context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")
     return context.wrap_socket(sock, server_hostname=name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import StartBalancer
-from tests.system.talkers import Talker, read_all, reset
+from tests.system.talkers import Talker, read_all, reset, trusting
 from upwell.contrib.processes import await_condition, free_ports
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
@@ -30,7 +30,7 @@ stream {{
 
 
 def _trusting() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+    return trusting(TLS / "authority-test-only.pem")
 
 
 class Speaker:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
-from tests.system.talkers import Datagrams, Talker, echo, read_all
+from tests.system.talkers import Datagrams, Talker, echo, read_all, trusting
 from upwell.contrib.processes import UPWELL, Balancer, await_condition, free_ports
 
 TLS = Path(__file__).parents[1] / "check" / "tls"
@@ -66,7 +66,7 @@ class Serving:
         return socket.create_connection(("127.0.0.1", self.ports[name]), 20)
 
     def connect_tls(self, name: str) -> ssl.SSLSocket:
-        context = ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+        context = trusting(TLS / "authority-test-only.pem")
         return context.wrap_socket(self.connect(name), server_hostname="app.test")
 
     def datagrams(self, name: str) -> socket.socket:

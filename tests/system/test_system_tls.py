@@ -14,6 +14,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
+from tests.system.talkers import trusting
 from tests.system.wire import Answer, Client
 from upwell.contrib.processes import UPWELL, Balancer, free_ports
 
@@ -130,7 +131,7 @@ def serving(request: pytest.FixtureRequest, start_shared: StartBalancer) -> Serv
 
 
 def _context(member: bool = False, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(AUTHORITY))
+    context = trusting(AUTHORITY)
     context.check_hostname = False
     if member:
         context.load_cert_chain(TLS / "good-test-only.pem", TLS / "leaf-test-only.key")

@@ -17,6 +17,7 @@ import pytest
 
 from tests.system.beside import NGINX
 from tests.system.conftest import StartBalancer
+from tests.system.talkers import trusting
 from tests.system.wire import Client
 from upwell.contrib.processes import UPWELL, Balancer, await_condition, free_ports
 
@@ -109,7 +110,7 @@ def serving(request: pytest.FixtureRequest, start_shared: StartBalancer) -> Serv
 
 
 def _context(certificate: str = "", version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(TLS / "deep-authority-test-only.pem"))
+    context = trusting(TLS / "deep-authority-test-only.pem")
     context.check_hostname = False
     if certificate:
         context.load_cert_chain(TLS / f"{certificate}-test-only.pem", TLS / "deep-test-only.key")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import StartBalancer
+from tests.system.talkers import trusting
 from tests.system.wire import Client
 from upwell.contrib.processes import free_ports
 
@@ -59,7 +60,7 @@ def port(request: pytest.FixtureRequest, start_shared: StartBalancer) -> int:
 
 
 def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(TLS / "authority-test-only.pem"))
+    context = trusting(TLS / "authority-test-only.pem")
     context.check_hostname = False
     return context
 
