@@ -242,10 +242,10 @@ def references(words: memoryview, at: int) -> list[int]:
     return found
 
 
-def read_check(words: memoryview, slot: int, at: int) -> tuple[int, ...]:
+def read_check(words: memoryview, slot: int, at: int, tries: int = _TRIES) -> tuple[int, ...]:
     """The words of the check slot at word `slot` up to CHECK_SINCE, the recent passes included; the record is at word
-    `at`."""
-    for _ in range(_TRIES):
+    `at`. Without those passes where they were being settled at each of so many tries."""
+    for _ in range(tries):
         recent = words[slot + CHECK_RECENT]
         found: tuple[int, ...] = _SLOT(words, slot * WORD_BYTES)
         count = recent & SETTLING
@@ -262,9 +262,9 @@ def read_check(words: memoryview, slot: int, at: int) -> tuple[int, ...]:
     return _SLOT(words, slot * WORD_BYTES)[:CHECK_RECENT]
 
 
-def read_record(words: memoryview, phrases: Phrases, slot: int, at: int) -> Record:
+def read_record(words: memoryview, phrases: Phrases, slot: int, at: int, tries: int = _TRIES) -> Record:
     """The record at word `at`, with the recent passes of the check slot at word `slot`."""
-    for _ in range(_TRIES):
+    for _ in range(tries):
         recent = words[slot + CHECK_RECENT]
         head = _HEAD(words, at * WORD_BYTES)
         ring = words[at + RECORD_TIMES : at + RECORD_CHANGES].tobytes()
