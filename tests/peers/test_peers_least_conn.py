@@ -74,7 +74,7 @@ def test_requests_spread_evenly_whoever_takes_them() -> None:
     assert widest <= 6  # 20 each; workers that knew only their own would differ by more
 
 
-@pytest.mark.parametrize(
+every_method = pytest.mark.parametrize(
     "method",
     [
         Method(),
@@ -88,6 +88,27 @@ def test_requests_spread_evenly_whoever_takes_them() -> None:
     ],
     ids=str,
 )
+
+
+@every_method
+def test_who_failed_in_one_worker_gets_not_even_one_request_of_another(method: Method) -> None:
+    one, two = workers(2, method, named("a"), named("b"), named("c"))
+    for upstream in (one, two):
+        for _ in range(9):
+            peer = upstream.pick((), 100.0, b"\x7f\x00\x00")
+            assert peer is not None
+            upstream.release(peer, 100.0, failed=False)
+    failing = one.pick((), 101.0, b"\x7f\x00\x00")
+    assert failing is not None
+    assert one.release(failing, 101.0, failed=True)
+    one._table.touch(failing.row)  # as the checker does when it is told of it
+    one._table.publish()
+    names = [two.pick((), 102.0, b"\x7f\x00\x00") for _ in range(8)]
+    assert failing.name not in [peer.name for peer in names if peer is not None]
+    assert None not in names
+
+
+@every_method
 def test_max_conns_holds_over_all_workers(method: Method) -> None:
     group = workers(3, method, named("a", max_conns=4), named("b", max_conns=5))
     chance = Random(3)
@@ -189,7 +210,7 @@ def test_a_peer_that_starts_slowly_gets_a_part_of_its_share() -> None:
     assert share_of_b(110.1, 200) == pytest.approx(0.5, abs=0.01)
     # One at a time both have nothing: the turns are what is weighed.
     peers[1].started = 200.0
-    balancer.begin(peers[1])
+    balancer.unsettle(peers[1])
     alone = [balancer.pick(None, (), 205.0) for _ in range(300)]
     assert sum(peer is peers[1] for peer in alone) / 300 == pytest.approx(1 / 3, abs=0.02)
 

@@ -512,7 +512,10 @@ class Upstream:
             peer.fails = peer.max_fails
         peer.relapsed = peer.relieved > 0 and begun - peer.relieved <= peer.fail_timeout
         peer.accessed = peer.checked = begun
-        self._balancer_of(peer).settle()
+        balancer = self._balancer_of(peer)
+        balancer.settle()
+        if isinstance(balancer, Least):
+            balancer.unsettle(peer)
         if self._counted:
             self._table.set_suspended(peer.row, self._worker, until)
 
@@ -522,8 +525,9 @@ class Upstream:
         for balancer in self._balancers():
             if isinstance(balancer, SlowStart):
                 balancer.settle()
-            if isinstance(balancer, SlowStart | Least):
                 balancer.begin(peer)
+            elif isinstance(balancer, Least):
+                balancer.unsettle(peer)
 
     def _choose(self, changed: bool) -> None:
         """Decide who may get requests under a policy for when too few are up; `changed`: the balancers have to know

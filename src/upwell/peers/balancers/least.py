@@ -207,8 +207,8 @@ class Least:
             if seat.state > 0:
                 seat.peer.current_weight = seat.weight * seat.pot.level.clock - seat.lack
 
-    def begin(self, peer: Peer) -> None:
-        """`peer.started` was set: the peer begins anew."""
+    def unsettle(self, peer: Peer) -> None:
+        """The peer begins anew (`started`) or has failed elsewhere (`fails`): it is placed before the next pick."""
         seat = self._seat_of.get(peer)
         if seat is not None and seat.state > 0:
             self._leave(seat)
