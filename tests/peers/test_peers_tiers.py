@@ -139,6 +139,37 @@ def test_a_session_is_bound_within_the_tiers_in_use() -> None:
     assert [bound("c"), bound("d")] == ["d"] * 2
 
 
+@pytest.mark.parametrize("method", [Method(), Method("least_conn"), Method("hash", key="$x", consistent=True)], ids=str)
+def test_a_session_is_bound_where_those_in_use_have_no_room(method: Method) -> None:
+    peers = (
+        PeerSpec("a", ("a", 80), max_conns=1),
+        PeerSpec("b", ("b", 80), tier=1),
+        PeerSpec("c", ("c", 80), tier=1, drain=True),
+        PeerSpec("d", ("d", 80), tier=2),
+        PeerSpec("e", ("e", 80), tier=2),
+    )
+    spec = UpstreamSpec("u", peers, method)
+    table = PeerTable.create(peer_keys(spec), 1)
+    upstream = Upstream(spec, table)
+    routes = {one.name: route_of(one) for one in peers}
+
+    def bound(name: str) -> str:
+        peer = upstream.pick_bound(routes[name], (), 100.0, b"key")
+        assert peer is not None
+        upstream.release(peer, 100.0, failed=False)
+        return peer.name
+
+    first = upstream.pick((), 100.0, b"key")
+    assert first is not None
+    assert first.name == "a"
+    assert [bound(name) for name in "bcbcc"] == list("bcbcc")
+    assert [bound("d"), bound("e")] == ["b", "b"]  # as with backups: not while those before them have somebody
+    switch(upstream, table, "b")
+    assert [bound(name) for name in "edeed"] == list("edeed")
+    upstream.release(first, 100.0, failed=False)
+    assert [bound("c"), bound("e")] == ["a", "a"]
+
+
 def test_one_that_drains_is_not_counted_as_fit() -> None:
     spec = UpstreamSpec("u", (PeerSpec("a", ("a", 80), drain=True), PeerSpec("b", ("b", 80), tier=1)))
     upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1))

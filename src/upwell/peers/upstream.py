@@ -56,6 +56,8 @@ class Upstream:
         "_backup",
         "_backup_balancer",
         "_backup_routes",
+        "_behind",
+        "_behind_routes",
         "_by_row",
         "_by_tier",
         "_chance",
@@ -132,7 +134,9 @@ class Upstream:
         self._by_tier: dict[int, int] = {}  # how many primaries there are
         self._first: tuple[Peer, ...] = ()  # the primaries of the tiers in use
         self._split: tuple[Peer, ...] = ()  # what `_first` was taken from
-        self._tiers: dict[int, Balancer] = {}  # one for each tier that is not
+        self._tiers: dict[int, Balancer] = {}  # one for each tier that is not,
+        self._behind: dict[int, list[Peer]] = {}  # its peers
+        self._behind_routes: dict[int, Routes] = {}  # and what they are called
         self._primary_balancer = self._balancer()
         self._backup_balancer = self._balancer()
         self._primary_routes = Routes()
@@ -172,7 +176,7 @@ class Upstream:
         peer = self._primary_balancer.pick(key, tried, now)
         if peer is None:
             if self._tiers:
-                peer = self._pick_behind(tried, now, key)
+                peer = self._pick_behind(b"", tried, now, key)
             if peer is None:
                 if not self._backup:
                     return None
@@ -199,7 +203,7 @@ class Upstream:
         else:
             peer = self._primary_balancer.pick(key, tried, now)
             if peer is None and self._tiers:
-                peer = self._pick_behind(tried, now, key)
+                peer = self._pick_behind(route, tried, now, key)
         if peer is None:
             peer = self._bound(self._backup, self._backup_routes, route, tried, now)
             if peer is not None:
@@ -457,9 +461,15 @@ class Upstream:
             )
             self._table.set_counts(peer.row, self._worker, counts)
 
-    def _pick_behind(self, tried: Collection[Peer], now: float, key: bytes | None) -> Peer | None:
-        """A peer of the tiers that are not in use, where those in use have none that could have the request."""
-        for balancer in self._tiers.values():
+    def _pick_behind(self, route: bytes, tried: Collection[Peer], now: float, key: bytes | None) -> Peer | None:
+        """A peer of the tiers that are not in use, where those in use have none that could have the request; in each
+        the one that a session is bound to by its `route`, before others."""
+        for tier, balancer in self._tiers.items():
+            if route:
+                peer = self._bound(self._behind[tier], self._behind_routes[tier], route, tried, now)
+                if peer is not None:
+                    balancer.bound(peer, key, tried, now)
+                    return peer
             peer = balancer.pick(key, tried, now)
             if peer is not None:
                 return peer
@@ -591,6 +601,8 @@ class Upstream:
         """Have the first balancer choose among the peers of all tiers in use, and others among those of each tier
         behind them: they are asked when nobody of those in use can have a request."""
         last, behind = split(self._primary, self.spec.tier_threshold)
+        self._behind = behind
+        self._behind_routes = {tier: Routes() for tier in behind}
         before = self._tiers
         for balancer in before.values():
             balancer.rebuild((), ())  # first: what it knows of its peers is written into them
