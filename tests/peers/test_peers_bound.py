@@ -179,8 +179,17 @@ class Walk:
         return best
 
 
+HASHES = [
+    Method("hash", key="$x"),
+    Method("hash", key="$x", consistent=True),
+    Method("hash", key="$x", consistent=True, bounded=1.25),
+]
+
+
 @pytest.mark.parametrize("seed", range(40))
-def test_bound_requests_between_others_are_nginx_s_walk(seed: int) -> None:
+@pytest.mark.parametrize("method", [Method(), *HASHES], ids=str)
+def test_bound_requests_between_others_are_nginx_s_walk(method: Method, seed: int) -> None:
+    """Also where a hash has no key, so that round robin decides."""
     random = Random(seed)
     count = random.choice((1, 2, 3, 5, 12))
     weights = [random.choice((1, 1, 1, 2, 5)) if seed % 2 else 1 for _ in range(count)]
@@ -189,12 +198,20 @@ def test_bound_requests_between_others_are_nginx_s_walk(seed: int) -> None:
         PeerSpec(str(index), (str(index), 80), route=str(index), weight=weight, drain=index in draining)
         for index, weight in enumerate(weights)
     ]
-    upstream, _ = build(*specs)
+    spec = UpstreamSpec("u", tuple(specs), method)
+    upstream = Upstream(spec, PeerTable.create(peer_keys(spec), 1))
     model = Walk(weights, draining)
     bound_often = random.random()
     for step in range(500):
         whom = random.randrange(count) if random.random() < bound_often else None
-        chosen = upstream.pick((), 100.0) if whom is None else upstream.pick_bound(b"%d" % whom, (), 100.0)
+        if method.name == "hash" and random.random() < 0.2:
+            # One with a key, which is none of round robin's business.
+            keyed = (
+                upstream.pick((), 100.0, b"k") if whom is None else upstream.pick_bound(b"%d" % whom, (), 100.0, b"k")
+            )
+            assert keyed is not None
+            upstream.release(keyed, 100.0, failed=False)
+        chosen = upstream.pick((), 100.0, b"") if whom is None else upstream.pick_bound(b"%d" % whom, (), 100.0, b"")
         assert chosen is not None
         assert int(chosen.name) == model.pick(whom), step
         upstream.release(chosen, 100.0, failed=False)

@@ -204,7 +204,7 @@ def test_who_comes_and_goes_moves_nobody_else_s_turn(some: list[int], script: li
             peers = (*peers, new(some[amount % len(some)]))
             plain[peers[-1]] = 0
         elif what == "session" and peer in peers:
-            balancer.bound(peer, (), 1.0)
+            balancer.bound(peer, None, (), 1.0)
             if plain[peer] > peer.weight - sum(one.weight for one in peers):
                 walk(peer)
         elif what == "weight":
@@ -287,7 +287,7 @@ def test_histories_of_short_and_long_rounds_are_nginx_s(seed: int) -> None:
                 assert balancer.pick(None, tried, 1.0) is (walk(left) if left else None)
             continue
         if what == "session":
-            balancer.bound(peer, (), 1.0)
+            balancer.bound(peer, None, (), 1.0)
             if plain[peer] > peer.weight - sum(one.weight for one in peers):
                 walk(up, peer)
             continue

@@ -199,7 +199,7 @@ class Upstream:
             self.refresh()
         peer = self._bound(self._first, self._primary_routes, route, tried, now)
         if peer is not None:
-            self._primary_balancer.bound(peer, tried, now)
+            self._primary_balancer.bound(peer, key, tried, now)
         else:
             peer = self._primary_balancer.pick(key, tried, now)
             if peer is None and self._tiers:
@@ -207,7 +207,7 @@ class Upstream:
         if peer is None:
             peer = self._bound(self._backup, self._backup_routes, route, tried, now)
             if peer is not None:
-                self._backup_balancer.bound(peer, tried, now)
+                self._backup_balancer.bound(peer, key, tried, now)
             else:
                 peer = self._backup_balancer.pick(key, tried, now)
                 if peer is None:

@@ -38,10 +38,10 @@ class Balancer(Protocol):
         """
         ...
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
         """A request goes to `peer` that was not picked here: its session is bound to it. It may be one that is up and
         yet not among those to choose from, because it drains. What `pick` does to the peer that it gives is done here,
-        and the caller counts the request in `peer.connections` afterwards too.
+        and the caller counts the request in `peer.connections` afterwards too. `key` is what `pick` would be given.
         """
         ...
 

@@ -56,8 +56,11 @@ class BoundedHash:
             self._under_way += 1
         return peer
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        chosen(peer, now)
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
+        if key:
+            chosen(peer, now)
+        else:
+            self._instead.bound(peer, tried, now)
         if peer in self._up:
             self._under_way += 1
 

@@ -64,8 +64,13 @@ class ConsistentHash:
                 return peer
         return self._in_turn(tried, now)
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        chosen(peer, now)
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
+        if key:
+            chosen(peer, now)
+            return
+        if self._turns:
+            self.settle()
+        self._instead.bound(peer, tried, now)
 
     def settle(self) -> None:
         self._instead.settle()

@@ -67,7 +67,7 @@ class Ewma:
             first = peer
         return self._best(tried, now)
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
         chosen(peer, now)
 
     def settle(self) -> None: ...

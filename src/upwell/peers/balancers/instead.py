@@ -31,11 +31,19 @@ class Instead:
         self._ready = False
 
     def pick(self, tried: Collection[Peer], now: float) -> Peer | None:
-        if not self._ready:
-            self._ready = True
-            self._turns.rebuild(self._peers, self._up)
+        self._prepare()
         return self._turns.pick(None, tried, now)
+
+    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+        """A request goes to `peer` that round robin would have decided on, had it no session (Balancer.bound)."""
+        self._prepare()
+        self._turns.bound(peer, None, tried, now)
 
     def settle(self) -> None:
         if self._ready:
             self._turns.settle()
+
+    def _prepare(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._turns.rebuild(self._peers, self._up)

@@ -195,7 +195,7 @@ class Least:
             peer.checked = now
         return peer
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
         seat = self._seat_of.get(peer)
         if seat is not None and seat.state > 0:
             self._leave(seat)

@@ -40,8 +40,8 @@ class LeastTimeInflight(LeastTime):
             self._times.picked(peer, now)
         return peer
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        super().bound(peer, tried, now)
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
+        super().bound(peer, key, tried, now)
         self._times.picked(peer, now)
 
     def released(self, peer: Peer) -> None:

@@ -40,8 +40,11 @@ class Places:
             self._peers = peers
             self._ends = list(accumulate([peer.weight for peer in peers]))
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        chosen(peer, now)
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
+        if key:
+            chosen(peer, now)
+        else:
+            self._instead.bound(peer, tried, now)
 
     def settle(self) -> None:
         self._instead.settle()

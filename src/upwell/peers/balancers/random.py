@@ -57,7 +57,7 @@ class Random:
             return self._draw(tried, now)
         return chosen(self._better(one, two, now), now)
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
         chosen(peer, now)
         if self._times is not None and self._times.inflight:
             self._times.picked(peer, now)

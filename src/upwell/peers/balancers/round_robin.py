@@ -190,7 +190,7 @@ class RoundRobin:
             peer.checked = now
         return peer
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
         # nginx keeps account of one such request in a row; of more, what the peer got beyond its share is forgotten.
         least = peer.weight - self._whole
         if tried or self._bounded or not self._is_kept():

@@ -45,8 +45,8 @@ class SlowStart:
             return self._steady.pick(key, tried, now)
         return self._walk(tried, now)
 
-    def bound(self, peer: Peer, tried: Collection[Peer], now: float) -> None:
-        self._steady.bound(peer, tried, now)
+    def bound(self, peer: Peer, key: bytes | None, tried: Collection[Peer], now: float) -> None:
+        self._steady.bound(peer, key, tried, now)
 
     def settle(self) -> None:
         self._steady.settle()
