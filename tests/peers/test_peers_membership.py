@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upwell.peers.membership import Membership, NoRoom, Refused, carry
-from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec, peer_keys
+from upwell.peers.peer import Method, PeerKey, PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.roster import Member, Roster
 from upwell.peers.upstream import Peer, Upstream, forget_others, publish_all
 from upwell.zone.layout import ADMIN_DOWN, ADMIN_UP, PEER_ADMIN, RING_WORDS
@@ -149,6 +150,54 @@ def test_a_changed_peer_stays_the_same_object() -> None:
     group.table.publish()
     assert group.picks(3) == "bbb"
     assert group.workers[0].tries == 1
+
+
+@pytest.mark.parametrize("method", [Method(), Method("least_conn"), Method("least_time", measure="header")], ids=str)
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_was_owed_by_weights_that_are_gone_starves_nobody(method: Method, slow: bool) -> None:
+    spec = UpstreamSpec("u", (peer("a", weight=6000), peer("b", weight=6000), peer("c"), peer("d")), method)
+    table = PeerTable.create(peer_keys(spec), 1, 4)
+    membership = Membership(table, (spec,))
+    worker = Upstream(spec, table)
+
+    def picks(count: int) -> str:
+        found = ""
+        for _ in range(count):
+            chosen = worker.pick((), 100.0)
+            assert chosen is not None
+            worker.release(chosen, 100.0, failed=False)
+            found += chosen.name
+        return found
+
+    if slow:
+        row = membership.row_for("u")
+        slowly = peer("e", slow_start=60.0)
+        membership.join(membership.key_for("u", slowly), slowly, row)
+        table.start(row, 100_000)
+    table.publish()
+    picks(5001)
+    for one in worker.peers:
+        if one.name in "ab":
+            membership.change(one.key, weight=1)
+        elif one.name == "e":
+            membership.leave(one.key)
+    table.publish()
+    assert Counter(picks(40)) == pytest.approx(dict.fromkeys("abcd", 10), abs=3)
+    membership.change(worker.peers[0].key, weight=6000)
+    table.publish()
+    picks(3000)
+    membership.leave(worker.peers[0].key)
+    table.publish()
+    assert Counter(picks(30)) == pytest.approx(dict.fromkeys("bcd", 10), abs=3)
+
+
+def test_a_peer_with_a_slow_start_does_not_turn_back_the_sequence_of_the_others() -> None:
+    group = Group(peer("a", weight=5), peer("b"), peer("c"))
+    begun = group.picks(3)
+    slowly = group.join(peer("d", slow_start=60.0))
+    group.workers[0].primary  # noqa: B018  # brought up to date by being read
+    group.leave(slowly.key)
+    assert begun + group.picks(4) == "aabacaa"
 
 
 def test_who_begins_later_reads_the_same() -> None:

@@ -8,6 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties.test_properties_round_robin import Reach
 from upwell.peers.balancers.least_conn import LeastConn
 from upwell.peers.live import Peer
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
@@ -220,8 +221,13 @@ def test_so_it_stays_while_peers_come_and_go(weights: list[int], script: list[tu
 
     peers = tuple(new(weight) for weight in weights)
 
+    reach = Reach()
+
     def follow() -> None:
         plain.peers = [twin[peer] for peer in peers]
+        currents = reach.moderated([peer.weight for peer in peers], [other.current for other in plain.peers])
+        for other, current in zip(plain.peers, currents, strict=True):
+            other.current = current
         balancer.rebuild(peers, [peer for peer in peers if peer.up])
 
     follow()

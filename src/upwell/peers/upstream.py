@@ -372,6 +372,8 @@ class Upstream:
         if slowly != self._slowly:
             self._slowly = slowly
             if self.spec.method.name == "round_robin":
+                for balancer in self._balancers():
+                    balancer.settle()
                 self._primary_balancer = self._balancer()
                 self._backup_balancer = self._balancer()
                 self._tiers = {}

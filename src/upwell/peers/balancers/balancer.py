@@ -70,6 +70,18 @@ def unfit(peer: Peer, now: float) -> bool:
     return peer.fails > 0 and suspended(peer, now)
 
 
+def moderate(peers: Sequence[Peer], whole: int) -> None:
+    """Have nobody be owed more than a round of all weights, `whole` of `peers`, and nobody owe more.
+
+    No walk ever makes it more. Where weights are less than before it is, and one peer would have all requests until
+    what the others owe by weights that are gone is paid back.
+    """
+    most = max([abs(peer.current_weight) for peer in peers], default=0)
+    if most > whole:
+        for peer in peers:
+            peer.current_weight = int(peer.current_weight * whole / most)
+
+
 def chosen(peer: Peer, now: float) -> Peer:
     """`peer`, whose window of `fail_timeout` moves on if it is over."""
     if now - peer.checked > peer.fail_timeout:

@@ -16,12 +16,13 @@ from math import floor
 from operator import attrgetter
 from typing import Final
 
-from upwell.peers.balancers.balancer import chosen
+from upwell.peers.balancers.balancer import chosen, moderate
 from upwell.peers.live import Peer, look
 from upwell.peers.passive import full, suspended
 from upwell.peers.slow_start import share
 
 _everywhere: Final = attrgetter("everywhere")
+_weight: Final = attrgetter("weight")
 
 # The states of a seat that has no place in a heap, and of one that has.
 _OUT: Final = 0  # not among those that may get requests
@@ -111,6 +112,7 @@ class Least:
         "_peers",
         "_pots",
         "_ratios",
+        "_reach",
         "_restless",
         "_seat_of",
         "_seats",
@@ -134,6 +136,7 @@ class Least:
         self._pots: dict[int, dict[float, _Pot]] = {}  # by weight, by ratio
         self._ratios: list[float] = []  # a heap of the ratios of all levels with somebody, and of some without
         self._at = 0  # whom to look at next
+        self._reach = 0  # the most that the weights of all were together since they were moderated
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self._here)} peers>"
@@ -227,6 +230,15 @@ class Least:
 
     def _follow(self, peers: Sequence[Peer]) -> None:
         """The peers are others, or have other weights."""
+        whole = sum(map(_weight, peers))
+        if whole * 2 < self._reach:
+            for one in self._seats:
+                self._take_out(one)
+            moderate(peers, whole)
+            self._reach = whole
+            self._seat_anew(peers)
+            return
+        self._reach = max(self._reach, whole)
         known = self._seat_of
         get = known.get
         # Few things in few steps of the interpreter, as there may be many peers.

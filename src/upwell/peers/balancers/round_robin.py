@@ -19,7 +19,7 @@ from math import gcd
 from operator import attrgetter, itemgetter
 from typing import Final
 
-from upwell.peers.balancers.balancer import Chance
+from upwell.peers.balancers.balancer import Chance, moderate
 from upwell.peers.live import Peer
 from upwell.peers.passive import full, suspended
 from upwell.peers.peer import Method
@@ -62,6 +62,7 @@ class RoundRobin:
         "_peers",
         "_period",
         "_place",
+        "_reach",
         "_round",
         "_start",
         "_total",
@@ -73,6 +74,7 @@ class RoundRobin:
         self.watches = False
         self._all: Sequence[Peer] = ()  # also those that are not up
         self._whole = 0  # sum of the weights of all peers, also of those that are not up
+        self._reach = 0  # the most that it was since they were moderated
         self._owed: dict[Peer, int] | None = None  # what the entries of the lines say, of late
         self._peers: tuple[Peer, ...] = ()
         # The places of all peers grow as their order does; where lines are to stay, and empty elsewhere.
@@ -99,6 +101,10 @@ class RoundRobin:
         if peers is not self._all:
             self._all = peers
             self._whole = sum(map(_weight, peers))
+            if self._whole * 2 < self._reach:
+                moderate(peers, self._whole)
+                self._reach = 0
+            self._reach = max(self._reach, self._whole)
         self._peers = tuple(up)
         self._total = sum(weights)
         self._period = self._total // gcd(*set(weights)) if up else 0
@@ -157,9 +163,12 @@ class RoundRobin:
         return True
 
     def _locate(self, peers: Sequence[Peer]) -> bool:
-        """Give those who joined their places. False: others have to have other ones."""
+        """Give those who joined their places. False: others have to have other ones, or are owed too much."""
         if peers is self._all:
             return True
+        whole = sum(map(_weight, peers))
+        if whole * 2 < self._reach:
+            return False
         place = self._place
         for peer in peers:
             if peer not in place:
@@ -171,7 +180,8 @@ class RoundRobin:
         if len(place) > len(places) + _STRANGERS:
             self._place = dict(zip(peers, places, strict=True))
         self._all = peers
-        self._whole = sum(map(_weight, peers))
+        self._whole = whole
+        self._reach = max(self._reach, whole)
         return True
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:

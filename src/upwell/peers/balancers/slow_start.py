@@ -35,6 +35,10 @@ class SlowStart:
         self._peers = tuple(up)
         self._starting = [peer for peer in up if peer.started and peer.spec.slow_start]
         self._credit = {peer: self._credit.get(peer, 0.0) for peer in up}
+        whole = sum([peer.weight for peer in peers])
+        most = max([abs(credit) for credit in self._credit.values()], default=0.0)
+        if most > whole:  # balancer.moderate
+            self._credit = {peer: credit * whole / most for peer, credit in self._credit.items()}
 
     def pick(self, key: bytes | None, tried: Collection[Peer], now: float) -> Peer | None:
         if not self._starting:
