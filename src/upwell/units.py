@@ -21,7 +21,14 @@ _MILLISECONDS = {
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `8k`, `1m`, `1g` or `512` (nginx's syntax page). Raises ValueError for anything else."""
+    """Bytes of `8k`, `1m` or `512` (nginx's syntax page). Raises ValueError for anything else."""
+    if text[-1:] in ("g", "G"):
+        raise ValueError(text)
+    return parse_offset(text)
+
+
+def parse_offset(text: str) -> int:
+    """As parse_size, of what nginx counts as offsets in files: gigabytes (`1g`) are known too."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(text)

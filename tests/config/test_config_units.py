@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upwell.units import parse_seconds, parse_size, parse_time
+from upwell.units import parse_offset, parse_seconds, parse_size, parse_time
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,16 @@ def test_seconds_go_to_years_and_not_to_milliseconds() -> None:
 
 def test_a_size_has_63_bits() -> None:
     assert parse_size("9223372036854775807") == (1 << 63) - 1
-    assert parse_size("8589934591g") == 8_589_934_591 << 30
+    assert parse_offset("8589934591g") == 8_589_934_591 << 30
     for text in ("9223372036854775808", "8589934592g", "9007199254740992k", "99999999999999999999"):
+        with pytest.raises(ValueError, match=f"^{text}$"):
+            parse_size(text)
+        with pytest.raises(ValueError, match=f"^{text}$"):
+            parse_offset(text)
+
+
+def test_only_offsets_go_to_gigabytes() -> None:
+    assert parse_offset("1G") == parse_size("1024M") == parse_size("1048576k")
+    for text in ("1g", "1G", "g"):
         with pytest.raises(ValueError, match=f"^{text}$"):
             parse_size(text)

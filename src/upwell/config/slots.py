@@ -9,7 +9,7 @@ from typing import Any
 from upwell.config.command import Setter
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.units import parse_seconds, parse_size, parse_time
+from upwell.units import parse_offset, parse_seconds, parse_size, parse_time
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOST_DIGITS = 10  # in the name of a temporary file, of which the folders' names are made
@@ -39,6 +39,14 @@ def read_size(directive: Directive, index: int = 0) -> int:
     """Bytes of a size argument."""
     try:
         return parse_size(directive.args[index])
+    except ValueError:
+        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+
+
+def read_offset(directive: Directive, index: int = 0) -> int:
+    """Bytes of an argument that nginx counts as an offset."""
+    try:
+        return parse_offset(directive.args[index])
     except ValueError:
         raise directive.error(f'"{directive.name}" directive invalid value', index) from None
 
@@ -100,6 +108,10 @@ def flag(settings: type[Any], name: str) -> Setter:
 
 def size(settings: type[Any], name: str) -> Setter:
     return _slot(settings, name, read_size)
+
+
+def offset(settings: type[Any], name: str) -> Setter:
+    return _slot(settings, name, read_offset)
 
 
 def time(settings: type[Any], name: str) -> Setter:

@@ -46,10 +46,10 @@ def compile_template(text: str) -> Template:
     parts: list[str | Variable] = []
     for match in _PIECE.finditer(text):
         capture, braced, name, unclosed, lone = match.groups()
-        if unclosed is not None:
+        if unclosed is not None and match.end() < len(text):
             word = _NAME.match(text, match.end())
             raise ValueError(f'the closing bracket in "{word[0] if word else ""}" variable is missing')
-        if lone is not None or (braced is not None and not _NAME.fullmatch(braced)):
+        if unclosed is not None or lone is not None or (braced is not None and not _NAME.fullmatch(braced)):
             raise ValueError("invalid variable name")
         if braced is not None and len(braced) == 1 and braced.isdigit():
             # nginx knows captures as $1 only, not as ${1}

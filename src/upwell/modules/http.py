@@ -10,7 +10,7 @@ from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.inherit import LOCAL
 from upwell.config.model import Block
-from upwell.config.slots import choice, flag, number, once, read_seconds, read_time, size, text, time, words_of
+from upwell.config.slots import choice, flag, number, offset, once, read_seconds, read_time, size, text, time, words_of
 
 _LEVELS = "http server location"
 _BROWSERS = ("none", "msie6", "safari")
@@ -96,7 +96,7 @@ MODULE = Module(
         command("http", "main", 0, _http, opens="http"),
         command("default_type", _LEVELS, 1, text(HttpSettings, "default_type")),
         command("types", _LEVELS, 0, _types, block=True),
-        command("client_max_body_size", _LEVELS, 1, size(HttpSettings, "client_max_body_size")),
+        command("client_max_body_size", _LEVELS, 1, offset(HttpSettings, "client_max_body_size")),
         command("client_body_buffer_size", _LEVELS, 1, size(HttpSettings, "client_body_buffer_size")),
         command("client_body_timeout", _LEVELS, 1, time(HttpSettings, "client_body_timeout")),
         command("send_timeout", _LEVELS, 1, time(HttpSettings, "send_timeout")),

@@ -119,6 +119,8 @@ def _name(block: Block, directive: Directive, index: int, text: str | None = Non
     if not text.startswith("$") or text == "$":
         raise directive.error(f'invalid variable name "{text}"', index)
     name = text[1:]
+    if name.isdigit():  # a capture has no place among variables (nginx: ngx_http_get_variable_index)
+        raise directive.error(f'unknown "{name}" variable', index)
     block.loading.uses.append((name, directive.place(index)))
     return name
 

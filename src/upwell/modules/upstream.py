@@ -148,9 +148,11 @@ def add_server(block: Block, directive: Directive) -> None:
         settings[name] = value
     if "backup" in settings and "tier" in settings:
         raise directive.error('the parameters "backup" and "tier" of "server" exclude each other', 0)
+    if service and not resolve:
+        raise directive.error(f'service upstream "{text}" requires "resolve" parameter', 0)
     try:
         address = parse_address(text)
-        wrong = _wrong_service(text, address, resolve) if service else ""
+        wrong = _wrong_service(text, address) if service else ""
         if wrong:
             raise directive.error(wrong, 0)
         default = 80 if block.kind == "upstream" else 0
@@ -170,13 +172,13 @@ def add_server(block: Block, directive: Directive) -> None:
         peers.append(PeerSpec(name, where, server=text, **settings))  # type: ignore[arg-type]  # names and types come from _parameter
 
 
-def _wrong_service(text: str, address: Address, resolve: bool) -> str:
+def _wrong_service(text: str, address: Address) -> str:
     """nginx's words where `service=` cannot be, else ""."""
     if address.port or address.path:
         return f'service upstream "{text}" may not have port'
     if is_ip(address.host):
         return f'service upstream "{text}" requires domain name'
-    return "" if resolve else f'service upstream "{text}" requires "resolve" parameter'
+    return ""
 
 
 @lru_cache(256)  # ten thousand lines say the same few things

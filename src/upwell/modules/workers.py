@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from upwell.config.command import Module, command
 from upwell.config.directive import Directive
 from upwell.config.model import Block
-from upwell.config.slots import number, once, size, time
+from upwell.config.slots import number, offset, once, time
 from upwell.errors import ConfigError
 from upwell.modules.core import CoreSettings, EventsSettings, full_path
 
@@ -113,12 +113,12 @@ MODULE = Module(
     "workers",
     (
         command("worker_rlimit_nofile", "main", 1, number(WorkersSettings, "rlimit_nofile")),
-        command("worker_rlimit_core", "main", 1, size(WorkersSettings, "rlimit_core")),
+        command("worker_rlimit_core", "main", 1, offset(WorkersSettings, "rlimit_core")),
         command("worker_priority", "main", 1, _priority),
         command("worker_cpu_affinity", "main", (1, None), _affinity),
         command("working_directory", "main", 1, _working_directory),
         command("worker_max_requests", "main", 1, number(WorkersSettings, "max_requests")),
-        command("worker_max_memory", "main", 1, size(WorkersSettings, "max_memory")),
+        command("worker_max_memory", "main", 1, offset(WorkersSettings, "max_memory")),
         command("worker_hang_timeout", "main", 1, time(WorkersSettings, "hang_timeout")),
     ),
     {"main": _close_main},
