@@ -182,6 +182,19 @@ def test_with_sessions_each_gets_its_own_peer_in_the_end(tmp_path: Path) -> None
         assert answer.field("set-cookie") == "srv=b"
 
 
+def test_a_session_waits_for_its_peer_that_drains(tmp_path: Path) -> None:
+    with Queued(tmp_path, "sticky route $arg_route; queue 3;", "route=a drain") as served:
+        served.begin("/first?route=a")
+        waiting = served.begin("/second?route=a")
+        nobody = served.begin("/third?route=b")  # behind one who waits, and in vain
+        served.answer()
+        assert served.asked() == ["/first?route=a", "/second?route=a"]
+        assert nobody.answer().status == 502
+        assert served.begin("/fourth").answer().status == 502  # at once
+        served.answer()
+        assert waiting.answer().status == 200
+
+
 def test_without_a_queue_it_is_a_502_as_ever(tmp_path: Path) -> None:
     with Queued(tmp_path, "") as served:
         served.begin("/a")

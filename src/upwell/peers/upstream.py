@@ -20,7 +20,7 @@ from upwell.peers.passive import forgotten, full, suspended
 from upwell.peers.passive import passed as count_success
 from upwell.peers.peer import PeerKey, PeerSpec, UpstreamSpec
 from upwell.peers.roster import Member, Roster
-from upwell.peers.routes import Routes
+from upwell.peers.routes import Routes, route_of
 from upwell.peers.tiers import choice, split
 from upwell.zone.layout import (
     ADMIN_DOWN,
@@ -220,12 +220,13 @@ class Upstream:
                 return self._pick_again(peer, tried, now, key)
         return peer
 
-    def is_crowded(self, tried: Collection[Peer], now: float) -> bool:
-        """Whether somebody could have the request who is only full (`max_conns`)."""
+    def is_crowded(self, tried: Collection[Peer], now: float, route: bytes = b"") -> bool:
+        """Whether somebody could have the request who is only full (`max_conns`). One that drains can have those of its
+        sessions, by their `route`."""
         return any(
             peer.max_conns and full(peer) and not suspended(peer, now)
             for peer in self.peers
-            if peer.up and not peer.spec.drain and peer not in tried
+            if peer.up and peer not in tried and (not peer.spec.drain or route == route_of(peer.spec))
         )
 
     def release(self, peer: Peer, now: float, failed: bool) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from upwell.proxy.upstream import Try
 
 Choose = Callable[["Exchange", set[Peer], float], Peer | None]
+Route = Callable[["Exchange"], bytes]
 
 _POLL: Final = 0.02  # seconds
 NO_PEER: Final = "no live upstreams"
@@ -28,12 +29,13 @@ TIMED_OUT: Final = "upstream queue timed out"
 class _Waiter:
     """A request in the queue. `why` is set once it is in vain to wait on, `peer` once there is one for it."""
 
-    __slots__ = ("choose", "deadline", "exchange", "peer", "tried", "why")
+    __slots__ = ("choose", "deadline", "exchange", "peer", "route", "tried", "why")
 
-    def __init__(self, exchange: Exchange, choose: Choose, tried: set[Peer], deadline: float) -> None:
+    def __init__(self, exchange: Exchange, choose: Choose, tried: set[Peer], route: bytes, deadline: float) -> None:
         self.exchange = exchange
         self.choose = choose
         self.tried = tried
+        self.route = route
         self.deadline = deadline
         self.peer: Peer | None = None
         self.why = ""
@@ -56,10 +58,10 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self._upstream.name} {len(self._waiting)}/{self._most}>"
 
-    def place(self, choose: Choose | None) -> Place:
+    def place(self, choose: Choose | None, route: Route | None = None) -> Place:
         """The queue as one location uses it; `choose` is how that would pick a peer, None: without a look at the
-        request."""
-        return Place(self, choose or self._pick)
+        request. `route` says to which peer a request's session is bound."""
+        return Place(self, choose or self._pick, route)
 
     def freed(self, exchange: Exchange, peer: Peer, attempt: Try) -> None:
         """A request at `peer` is over: somebody may have the place."""
@@ -72,18 +74,18 @@ class Queue:
     def waits(self) -> bool:
         return bool(self._waiting)
 
-    def is_hopeless(self, tried: set[Peer], now: float) -> bool:
+    def is_hopeless(self, tried: set[Peer], route: bytes, now: float) -> bool:
         """Whether nobody is full, so that there is nobody to wait for."""
-        return not self._upstream.is_crowded(tried, now)
+        return not self._upstream.is_crowded(tried, now, route)
 
-    async def wait(self, exchange: Exchange, choose: Choose, tried: set[Peer]) -> tuple[Peer | None, str]:
-        """A peer for `exchange` when its turn has come, or None and why there is none."""
+    async def wait(self, exchange: Exchange, choose: Choose, tried: set[Peer], route: bytes) -> tuple[Peer | None, str]:
+        """A peer for `exchange` when its turn has come, or None and why there is none. `route` is its session's."""
         now = self._loop.time()
-        if not self._waiting and self.is_hopeless(tried, now):
+        if not self._waiting and self.is_hopeless(tried, route, now):
             return None, NO_PEER
         if len(self._waiting) >= self._most:
             return None, FULL
-        waiter = _Waiter(exchange, choose, tried, now + self._timeout)
+        waiter = _Waiter(exchange, choose, tried, route, now + self._timeout)
         self._waiting[waiter] = None
         if self._timer is None:
             self._timer = self._loop.call_later(min(_POLL, self._timeout), self._poll)
@@ -114,7 +116,7 @@ class Queue:
             if waiter.peer is None:
                 if now >= waiter.deadline:
                     waiter.why = TIMED_OUT
-                elif self.is_hopeless(waiter.tried, now):
+                elif self.is_hopeless(waiter.tried, waiter.route, now):
                     waiter.why = NO_PEER
                 elif waiter.tried:
                     continue  # there may be a peer for those who have tried none
@@ -127,11 +129,12 @@ class Queue:
 class Place:
     """A queue with the way in which one location picks its peers."""
 
-    __slots__ = ("_choose", "_queue")
+    __slots__ = ("_choose", "_queue", "_route")
 
-    def __init__(self, queue: Queue, choose: Choose) -> None:
+    def __init__(self, queue: Queue, choose: Choose, route: Route | None) -> None:
         self._queue = queue
         self._choose = choose
+        self._route = route
 
     def __repr__(self) -> str:
         return f"<Place in {self._queue!r}>"
@@ -141,4 +144,5 @@ class Place:
         return None if self._queue.waits and not tried else self._choose(exchange, tried, now)
 
     async def wait(self, exchange: Exchange, tried: set[Peer]) -> tuple[Peer | None, str]:
-        return await self._queue.wait(exchange, self._choose, tried)
+        route = b"" if self._route is None else self._route(exchange)
+        return await self._queue.wait(exchange, self._choose, tried, route)

@@ -122,11 +122,14 @@ class Sticky:
     def __repr__(self) -> str:
         return f"<Sticky {self._upstream.name}>"
 
+    def route(self, exchange: Exchange) -> bytes:
+        """What the peer of the request's session is called, empty without one."""
+        route = _first(exchange, self._lookup)
+        return self._sessions.find(route) if route and self._sessions is not None else route
+
     def choose(self, exchange: Exchange, tried: set[Peer], now: float) -> Peer | None:
         """The peer of the request's session, else the one that the balancer picks."""
-        route = _first(exchange, self._lookup)
-        if route and self._sessions is not None:
-            route = self._sessions.find(route)
+        route = self.route(exchange)
         key = None if self._key is None else self._key(exchange)
         upstream = self._upstream
         peer = upstream.pick_bound(route, tried, now, key) if route else upstream.pick(tried, now, key)

@@ -53,7 +53,7 @@ def compile_ways(
         place = None
         if spec.queue:
             queue = Queue(upstream, spec.queue, spec.queue_timeout, loop)
-            place = queue.place(choose)
+            place = queue.place(choose, None if bound is None else bound.route)
             choose = place.choose
             ended = queue.freed if ended is None else _both(ended, queue.freed)
         ways[upstream] = Way(choose, heard, ended, place)
