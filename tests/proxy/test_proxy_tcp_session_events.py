@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.talkers import reset
 from upwell.log import ErrorLog
 from upwell.peers.peer import PeerSpec, UpstreamSpec, peer_keys
 from upwell.peers.upstream import Upstream
@@ -24,6 +25,7 @@ from upwell.proxy.timers import Timers
 from upwell.proxy.transport import Poll
 from upwell.zone.table import PeerTable
 
+_BUFFER = 16_384
 Told = Callable[[socket.socket, socket.socket, TcpSession], Awaitable[None]]
 
 
@@ -38,6 +40,7 @@ def _session(
     path: Path | None = None,
     pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair,
     accepts: bool = True,
+    half_close: bool = False,
 ) -> None:
     """Call `told` with a client, the peer and their session, which has begun to connect and knows nothing of it yet;
     with `path` the peer listens there. `pair` makes the client's connection. Without `accepts` what listens is given
@@ -66,7 +69,7 @@ def _session(
                 set(),
                 Departures(),
                 log,
-                SessionSpec(upstream, "u", log),
+                SessionSpec(upstream, "u", log, half_close=half_close, buffer_size=_BUFFER),
                 "x:1",
                 int(served.family),
                 ("127.0.0.1", 1),
@@ -265,3 +268,33 @@ def test_what_a_client_says_behind_the_end_costs_it_no_byte_of_the_answer() -> N
         assert await _receive(client, 6) == b"hello"
 
     _session(told, pair=_tcp_pair)
+
+
+@pytest.mark.parametrize("half_close", [False, True])
+def test_a_reset_that_writing_meets_first_is_none_the_less_one(half_close: bool) -> None:
+    """The kernel tells of it once; to whoever reads behind that it looks like an end."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        client.send(b"2")  # is looked at before the peer, which has gone by then
+        reset(peer)
+        with pytest.raises(ConnectionResetError):
+            await _receive(client, 1)
+
+    _session(told, pair=_tcp_pair, half_close=half_close)
+
+
+def test_a_client_that_has_gone_is_not_waited_for_where_each_way_ends_by_itself() -> None:
+    """A client that takes nothing any more and has said its last: there is nothing to be done for the peer either."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        peer.send(b"x" * 3 * _BUFFER)  # two writes: the first meets a closed connection, the second its RST
+        client.send(b"2")
+        client.close()
+        await _once(lambda: session.over)
+        assert await _receive(peer, 1) == b"2"
+
+    _session(told, pair=_tcp_pair, half_close=True)

@@ -31,6 +31,7 @@ NAMES = (
         "small",
         "hashed",
         "returned_big",
+        "returned_slowly",
         "allowed",
         "never",
         "half_tls",
@@ -67,6 +68,8 @@ stream {{
     {server("allowed", "allow 127.0.0.1; deny all; " + echoing)}
     {server("text", 'return "hello $remote_addr $server_port $protocol";')}
     {server("returned_big", f"return {'x' * 3000};")}
+    map $remote_addr $long {{ default {"x" * 3000}; }}
+    {server("returned_slowly", f'return "{"$long" * 50}";', "sndbuf=4k")}
     {server("header", 'return "$proxy_protocol_addr:$proxy_protocol_port $remote_addr";', "proxy_protocol")}
     {server("headers", "proxy_protocol on; " + echoing, "proxy_protocol")}
     {server("told", "proxy_protocol on; " + echoing)}
@@ -230,6 +233,15 @@ def test_a_text_is_returned(serving: Serving) -> None:
     assert " 200 0/" in serving.line("text")
     with serving.connect("returned_big") as client:
         assert read_all(client) == b"x" * 3000
+
+
+def test_a_text_waits_for_whoever_is_slow_to_read_it(serving: Serving) -> None:
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", serving.ports["returned_slowly"]))
+        assert len(read_all(client)) == 150_000
+    assert " 200 0/150000 " in serving.line("returned_slowly")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,28 @@ def test_a_reset_of_the_peer_is_no_end_for_the_client(start: StartBalancer) -> N
         )
 
 
+def test_a_reset_is_no_end_for_a_client_that_is_slow_to_read_either(start: StartBalancer) -> None:
+    """The session is over long before the client has got what the peer had sent."""
+    size = 50_000  # which the peer's kernel is rid of at once
+
+    def resetting(connection: socket.socket) -> None:
+        connection.sendall(b"a" * size)
+        connection.recv(1)
+        reset(connection)
+
+    (front,) = free_ports(1)
+    with Talker(resetting) as peer:
+        balancer = start(_configuration(_reading(front, peer.port)), [front])
+        with _connect(front, buffer=4096) as client:
+            client.sendall(b"x")
+            over = f"upstream disconnected, bytes from/to client:1/{size}"
+            await_condition(lambda: over in balancer.error_log(), "the session over", 10)
+            with client.makefile("rb") as read:
+                assert len(read.read(size)) == size
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
 def test_a_reset_of_the_client_is_no_end_for_the_peer(start: StartBalancer) -> None:
     (front,) = free_ports(1)
     with Talker(echo) as peer:

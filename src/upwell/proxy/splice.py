@@ -174,6 +174,7 @@ class Side(Watched):
         "_pipe",
         "_poll",
         "_reading",
+        "_reset",
         "_smallest",
         "at_end",
         "closed",
@@ -216,6 +217,7 @@ class Side(Watched):
         self._pending: memoryview | None = None  # of what came from the far side
         self._pipe: Pipe | None = None
         self._reading = False
+        self._reset: OSError | None = None  # which writing was told
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.fd} {self.received}/{self.sent}>"
@@ -444,7 +446,7 @@ class Side(Watched):
     def end(self, error: OSError | None) -> None:
         """Nothing more comes from here."""
         self.at_end = True
-        self.error = error
+        self.error = self._reset if error is None else error
         self._reading = False
         self.session.ended(self)
         if not self.closed:
@@ -453,6 +455,8 @@ class Side(Watched):
     def unwritable(self, error: OSError) -> None:
         """Nothing can be sent here any more; what the other end has sent before is still to be read."""
         self.deaf = True
+        if isinstance(error, ConnectionResetError):
+            self._reset = error  # the kernel says so once: reading will find an end (behind a FIN it were EPIPE)
         self.discard()
         far = self.far
         if far is not None:
@@ -508,7 +512,7 @@ class Side(Watched):
                     self._send_fin()
                 if self._events != _IN:
                     self._poll.change(self.fd, self._events, _IN)
-                Leaving(self.session.front, self.fd, self.sock, reset)
+                Leaving(self.session.front, self.fd, self.as_socket() if reset else self.sock, reset)
                 return
         if reset:
             have_reset(self.as_socket())

@@ -218,8 +218,7 @@ class TcpSession(Session):
             self.finish(OK)
         elif not client.deaf:
             self.front.timers.arm(self, spec.timeout)
-            client.begin(0)
-            client.hold()
+            self.front.poll.take_over(self._fd, client)  # `put` has asked for what it waits for
 
     def _stage(self, stages: Stages) -> None:
         stages.begin(self)
@@ -452,9 +451,9 @@ class TcpSession(Session):
         if spec.returns is not None:
             self.finish(OK)
             return
-        if side.error is not None:
+        if side.error is not None and not side.deaf:  # else it is told already
             self._tell_of(side, side.error, "reading from")
-        if spec.half_close and side.error is None and not far.deaf:
+        if spec.half_close and side.error is None and not side.deaf and not far.deaf:
             far.end_writing()
             if self.over or not far.at_end or side.waits:
                 return
