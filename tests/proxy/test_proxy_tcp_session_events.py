@@ -5,6 +5,9 @@ segments are spared.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -298,3 +301,45 @@ def test_a_client_that_has_gone_is_not_waited_for_where_each_way_ends_by_itself(
         assert await _receive(peer, 1) == b"2"
 
     _session(told, pair=_tcp_pair, half_close=True)
+
+
+def _full(number: int, events: int) -> None:
+    raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
+
+
+def test_a_session_that_the_set_has_no_room_for_is_over() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        session.front.poll._register = _full
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        assert await _receive(client, 1) == b""
+        assert await _receive(peer, 1) == b""
+
+    _session(told)
+
+
+def test_both_connections_are_closed_where_the_set_has_no_room_for_them_at_the_end() -> None:
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        side = session._client
+        assert side is not None
+        side.hold()
+        peer.send(b"x" * 300_000)
+        await _once(lambda: side.sent > 0)
+        session.front.poll._epoll.register(side.fd, 0)  # once more is refused, too
+        session.cut()
+        assert not session.front.leaving.ones
+        with contextlib.suppress(ConnectionResetError):
+            assert await _receive(client, 1) == b"x"
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(side.fd)
+
+    def slow() -> tuple[socket.socket, socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(listening.getsockname())
+            return client, listening.accept()[0]
+
+    _session(told, pair=slow)

@@ -123,7 +123,10 @@ class Step(Watched):
         self.fd = fd
 
     def ready(self, events: int) -> None:
-        self._session.step(events)
+        try:
+            self._session.step(events)
+        except Exception as error:  # else those that are told of in the same turn would not be, some of them ever
+            self._session.fault(error)
 
 
 class Pace(Timed):
@@ -510,13 +513,21 @@ class Side(Watched):
                 # close() would drop it, if anything came from the other end meanwhile
                 if not reset:
                     self._send_fin()
-                if self._events != _IN:
-                    self._poll.change(self.fd, self._events, _IN)
-                Leaving(self.session.front, self.fd, self.as_socket() if reset else self.sock, reset)
-                return
+                if self._heard():
+                    Leaving(self.session.front, self.fd, self.as_socket() if reset else self.sock, reset)
+                    return
         if reset:
             have_reset(self.as_socket())
         self._poll.end(self)
+
+    def _heard(self) -> bool:
+        """Have the set tell of what comes, whatever it was asked for; False: the kernel has no room for that."""
+        if self._events != _IN:
+            try:
+                self._poll.change(self.fd, self._events, _IN)
+            except OSError:
+                return False
+        return True
 
     def farewell(self) -> None:
         """What a protocol around the bytes says last: that they are all there."""
