@@ -228,7 +228,7 @@ def test_who_comes_and_goes_moves_nobody_else_s_turn(some: list[int], script: li
             if plain[peer] > peer.weight - sum(one.weight for one in peers):
                 walk(peer)
         elif what == "weight":
-            balancer.settle()
+            balancer.set_aside([peer])
             peer.weight = peer.effective_weight = some[amount % len(some)]
             peers = (*peers,)
         elif what == "fail" and not peer.up:
@@ -301,7 +301,7 @@ def test_histories_of_short_and_long_rounds_are_nginx_s(seed: int) -> None:
         return best
 
     for _ in range(120):
-        what = rnd.choice(["req", "req", "req", "tog", "tog", "leave", "join", "session", "settle", "tried"])
+        what = rnd.choice(["req", "req", "req", "tog", "tog", "leave", "join", "session", "settle", "tried", "weight"])
         peer = rnd.choice(peers)
         up = [one for one in peers if one.up]
         if what in ("req", "tried"):
@@ -321,6 +321,10 @@ def test_histories_of_short_and_long_rounds_are_nginx_s(seed: int) -> None:
             continue
         if what == "tog":
             peer.up = not peer.up
+        elif what == "weight":
+            balancer.set_aside([peer])
+            peer.weight = peer.effective_weight = rnd.choice(some)
+            peers = (*peers,)
         elif what == "join":
             peers = (*peers, new(rnd.choice(some)))
             plain[peers[-1]] = 0

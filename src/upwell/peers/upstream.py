@@ -330,7 +330,7 @@ class Upstream:
         it. The caller rebuilds the balancers."""
         by_row = self._by_row
         joining: list[tuple[int, int, Member]] = []
-        changed: list[Peer] = []
+        changing: list[tuple[Peer, Member]] = []
         parted: list[Peer] = []
         for row in rows:
             member, peer = self._roster.get(row), by_row.get(row)
@@ -344,15 +344,17 @@ class Upstream:
             if peer is None:
                 joining.append((member.joined, row, member))
             else:
-                if not self.watches and not changed:
-                    for balancer in self._balancers():
-                        balancer.settle()
-                self._note(peer.spec, -1)
-                peer.change(member.spec, member.serial)
-                self._note(peer.spec, 1)
-                if self._counted:
-                    self._share(peer)
-                changed.append(peer)
+                changing.append((peer, member))
+        changed = [peer for peer, _ in changing]
+        if changed and not self.watches:
+            for balancer in self._balancers():
+                balancer.set_aside(changed)
+        for peer, member in changing:
+            self._note(peer.spec, -1)
+            peer.change(member.spec, member.serial)
+            self._note(peer.spec, 1)
+            if self._counted:
+                self._share(peer)
         joined = [self._join(member) for _, _, member in sorted(joining)]
         for peer in joined:
             by_row[peer.row] = peer

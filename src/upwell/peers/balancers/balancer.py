@@ -49,6 +49,10 @@ class Balancer(Protocol):
         """Write into the peers what the balancer keeps to itself: someone is about to read or change them."""
         ...
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        """The same where only `peers` are about to change; `rebuild` is next. Not called where it `watches`."""
+        ...
+
     def released(self, peer: Peer) -> None:
         """A request at `peer` ended: its `connections` are one less now. Only called where it `watches`.
 

@@ -67,6 +67,9 @@ class BoundedHash:
     def settle(self) -> None:
         self._instead.settle()
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def released(self, peer: Peer) -> None:
         self._instead.settle()
         if peer in self._up:

@@ -77,6 +77,9 @@ class ConsistentHash:
         for turns in self._turns.values():
             turns.settle()
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...

@@ -72,6 +72,9 @@ class Ewma:
 
     def settle(self) -> None: ...
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None:

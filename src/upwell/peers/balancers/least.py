@@ -210,6 +210,9 @@ class Least:
             if seat.state > 0:
                 seat.peer.current_weight = seat.weight * seat.pot.level.clock - seat.lack
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def unsettle(self, peer: Peer) -> None:
         """The peer begins anew (`started`) or has failed elsewhere (`fails`): it is placed before the next pick."""
         seat = self._seat_of.get(peer)

@@ -49,6 +49,9 @@ class Places:
     def settle(self) -> None:
         self._instead.settle()
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...

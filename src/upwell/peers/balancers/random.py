@@ -65,6 +65,9 @@ class Random:
     def settle(self) -> None:
         self._instead.settle()
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self.settle()
+
     def released(self, peer: Peer) -> None:
         self._instead.settle()
         if self._times is not None and self._times.inflight:

@@ -122,20 +122,10 @@ class RoundRobin:
         if not here or not self._locate(peers):
             return False
         left = self._here - here
+        if left:
+            self._take_out(left)
         lines, walks, kept, place = self._lines, self._at, self._owed, self._place
         assert lines is not None
-        if left:
-            leaving = {peer.weight for peer in left}
-            for line in [line for line in lines if line.weight in leaving]:
-                entries = line.entries
-                del entries[: line.at]
-                line.at = 0
-                # The others stay the objects they are: compiled, a loop over entries would make each anew.
-                places = [at for at, peer in enumerate(map(_peer, entries)) if peer in left]
-                for at in reversed(places):
-                    owed, _, peer = entries.pop(at)
-                    peer.current_weight = walks * line.weight - (owed if kept is None else kept.pop(peer))
-                    self._total -= line.weight
         if joined:
             by_weight = {line.weight: line for line in lines}
             for peer in joined:
@@ -161,6 +151,22 @@ class RoundRobin:
         self._peers = tuple(up)
         self._here = here
         return True
+
+    def _take_out(self, left: frozenset[Peer]) -> None:
+        """Have `left` stand in no line; what they were owed is in their `current_weight` again."""
+        lines, walks, kept = self._lines, self._at, self._owed
+        assert lines is not None
+        leaving = {peer.weight for peer in left}
+        for line in [line for line in lines if line.weight in leaving]:
+            entries = line.entries
+            del entries[: line.at]
+            line.at = 0
+            # The others stay the objects they are: compiled, a loop over entries would make each anew.
+            places = [at for at, peer in enumerate(map(_peer, entries)) if peer in left]
+            for at in reversed(places):
+                owed, _, peer = entries.pop(at)
+                peer.current_weight = walks * line.weight - (owed if kept is None else kept.pop(peer))
+                self._total -= line.weight
 
     def _locate(self, peers: Sequence[Peer]) -> bool:
         """Give those who joined their places. False: others have to have other ones, or are owed too much."""
@@ -243,6 +249,15 @@ class RoundRobin:
                 gained = walks * line.weight
                 for owed, _, peer in line.entries[line.at :]:
                     peer.current_weight = gained - owed
+
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        if self._lines is None or not self._here:
+            self.settle()
+            return
+        left = self._here.intersection(peers)
+        if left:
+            self._take_out(left)
+            self._here -= left
 
     def _is_steady(self) -> bool:
         """Whether no peer is failing, so that the sequence follows from the weights alone; then it is prepared."""

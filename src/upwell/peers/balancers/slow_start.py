@@ -55,6 +55,9 @@ class SlowStart:
     def settle(self) -> None:
         self._steady.settle()
 
+    def set_aside(self, peers: Collection[Peer]) -> None:
+        self._steady.set_aside(peers)
+
     def released(self, peer: Peer) -> None: ...
 
     def answered(self, peer: Peer, header: float, last: float, now: float, well: bool) -> None: ...
