@@ -303,6 +303,28 @@ def test_a_client_that_has_gone_is_not_waited_for_where_each_way_ends_by_itself(
     _session(told, pair=_tcp_pair, half_close=True)
 
 
+def test_a_session_whose_connections_are_both_gone_is_over() -> None:
+    """Neither is read any more, since nothing can be sent to the other."""
+
+    async def told(client: socket.socket, peer: socket.socket, session: TcpSession) -> None:
+        client.send(b"1")
+        assert await _receive(peer, 1) == b"1"
+        near, far = session._client, session._far
+        assert near is not None
+        assert far is not None
+        while not far.waits:
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"x" * _BUFFER)
+            await asyncio.sleep(0)
+        peer.send(b"2")
+        reset(client)
+        await _once(lambda: near.deaf)
+        reset(peer)
+        await _once(lambda: session.over)
+
+    _session(told, pair=_tcp_pair)
+
+
 def _full(number: int, events: int) -> None:
     raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
 

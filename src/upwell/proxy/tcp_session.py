@@ -471,7 +471,8 @@ class TcpSession(Session):
         if self.over:
             return
         self._tell_of(side, error, "sending to")
-        if side.at_end or self.spec.returns is not None:
+        far = side.far
+        if side.at_end or far is None or far.deaf or self.spec.returns is not None:
             self.finish(OK)
 
     def _tell_of(self, side: Side, error: OSError, doing: str) -> None:
