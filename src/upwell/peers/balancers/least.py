@@ -235,12 +235,8 @@ class Least:
         """The peers are others, or have other weights."""
         whole = sum(map(_weight, peers))
         if whole * 2 < self._reach:
-            for one in self._seats:
-                self._take_out(one)
-            moderate(peers, whole)
-            self._reach = whole
-            self._seat_anew(peers)
-            return
+            self._moderate(peers, whole)
+            self._reach = 0
         self._reach = max(self._reach, whole)
         known = self._seat_of
         get = known.get
@@ -272,6 +268,21 @@ class Least:
             self._seats.append(seat)
             known[peer] = seat
         self._consider(peers)
+
+    def _moderate(self, peers: Sequence[Peer], whole: int) -> None:
+        """`moderate`, whoever sits where: the heaps are made again, as credits that differed may be the same now."""
+        self.settle()
+        moderate(peers, whole)
+        seated = [seat for seat in self._seats if seat.state > 0]
+        for seat in seated:
+            seat.pot.heap.clear()
+        for seat in seated:
+            pot = seat.pot
+            seat.lack = seat.weight * pot.level.clock - seat.peer.current_weight
+            pot.heap.append(seat.lack << _SHIFT | seat.order)
+        for level in self._levels.values():
+            for pot in level.pots:
+                heapify(pot.heap)
 
     def _change(self, seat: _Seat) -> None:
         """Its weight or its `max_conns` may be another one."""
