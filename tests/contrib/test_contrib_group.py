@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -129,6 +130,33 @@ def test_every_method_balances(name: str) -> None:
     group.add(peer("127.0.0.1:9"))
     assert len(group.peers) == 5
     group.close()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method("least_time", measure="header"),
+        Method("least_time", measure="last_byte", inflight=True),
+        Method("random", two=True, measure="header"),
+        Method("ewma"),
+    ],
+    ids=str,
+)
+def test_a_peer_that_refuses_at_once_is_not_the_fastest(method: Method) -> None:
+    now = 100.0
+    chance = Random(1)
+    members = [peer("127.0.0.1:1", max_fails=0), peer("127.0.0.1:2"), peer("127.0.0.1:3")]
+    group = Group(members, method, clock=lambda: now, chance=chance.random)
+    refused = 0
+    for _ in range(300):
+        now += 0.01
+        with contextlib.suppress(ConnectionRefusedError), group.borrow() as chosen:
+            if chosen.name == "127.0.0.1:1":
+                refused += 1
+                raise ConnectionRefusedError
+            now += 0.05
+    group.close()
+    assert refused < 60
 
 
 def test_many_threads_may_use_it() -> None:
@@ -281,7 +309,8 @@ def test_a_group_has_no_check_that_a_file_could_not_have(settings: dict[str, Any
 
 @pytest.mark.parametrize("name", sorted(BALANCERS))
 def test_the_last_one_of_a_group_is_in_use_whatever_it_did(name: str) -> None:
-    group = Group([peer("127.0.0.1:1"), peer("127.0.0.1:2")], Method(name), clock=lambda: 1.0)
+    now = 1.0
+    group = Group([peer("127.0.0.1:1"), peer("127.0.0.1:2")], Method(name), clock=lambda: now)
     first, second = group.peers
     for number in range(100):
         chosen = group.pick(key=b"%d" % number)
@@ -295,6 +324,8 @@ def test_the_last_one_of_a_group_is_in_use_whatever_it_did(name: str) -> None:
     group.add(peer("127.0.0.1:3"))
     found = set()
     for number in range(100):
+        if number == 50:
+            now = 1000.0  # who compares answer times thinks little of it before
         chosen = group.pick(key=b"%d" % number)
         group.release(chosen, last=0.001)
         found.add(chosen)

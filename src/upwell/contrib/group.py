@@ -145,13 +145,13 @@ class Group:
 
     def release(self, chosen: Peer, failed: bool = False, header: float = 0.0, last: float = 0.0) -> None:
         """The request at `chosen` is over. `failed` counts against it as `max_fails` says; for methods that compare
-        answer times, `header` and `last` say after how many seconds the answer's head and its end had come. Raises
-        ValueError where no request is under way."""
+        answer times, `header` and `last` say after how many seconds the answer's head and its end had come; a failure
+        makes the peer a slower one. Raises ValueError where no request is under way."""
         now = self._clock()
         with self._lock:
             if not chosen.connections:
                 raise ValueError(f"no request is under way at {chosen.name}: it was released more often than picked")
-            if self._upstream.watches and last:
+            if self._upstream.watches and (last or failed):
                 self._upstream.answered(chosen, header or last, last, now, not failed)
             self._upstream.release(chosen, now, failed)
             if now >= self._publish_at:
@@ -169,7 +169,7 @@ class Group:
         try:
             yield chosen
         except OSError:
-            self.release(chosen, failed=True)
+            self.release(chosen, failed=True, last=self._clock() - began)
             raise
         except BaseException:
             self.release(chosen)
