@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import cast
 
 import pytest
@@ -106,3 +107,32 @@ def test_the_clock_follows_time(monkeypatch: pytest.MonkeyPatch) -> None:
         assert clock.date.endswith(b" GMT\r\n")
     assert len(clock.local) == len("06/Nov/1994:08:49:38 +0000")
     assert len(clock.iso8601) == len("1994-11-06T08:49:38+00:00")
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_woken() -> None:
+    """And it is told, with its reason."""
+
+    async def run() -> tuple[list[str], list[object]]:
+        loop = asyncio.get_running_loop()
+        told: list[object] = []
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        timers = Timers(loop)
+        woken: list[str] = []
+        done = asyncio.Event()
+
+        def wake(name: str) -> None:
+            woken.append(name)
+            if len(woken) == 3:
+                done.set()
+            if name == "b":
+                raise OSError(name)
+
+        for name in "abc":
+            timers.arm(Alarm(partial(wake, name)), 0.0)
+        await asyncio.wait_for(done.wait(), 10)
+        timers.close()
+        return woken, told
+
+    woken, told = asyncio.run(run())
+    assert sorted(woken) == ["a", "b", "c"]
+    assert [type(error) for error in told] == [OSError]

@@ -109,7 +109,11 @@ class Timers:
             for item in bucket:
                 if item.deadline <= now:
                     item.deadline = NEVER
-                    item.timed_out()
+                    try:
+                        item.timed_out()
+                    except Exception as error:  # the others' time is up all the same
+                        message = "unexpected exception behind a time-out"
+                        self._loop.call_exception_handler({"message": message, "exception": error})
                 elif item.deadline < NEVER and item.slot == 0:
                     self._insert(item, int(item.deadline * _PER_SECOND) + 1)
         self._schedule()
