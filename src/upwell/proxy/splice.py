@@ -154,7 +154,7 @@ class Pace(Timed):
     def timed_out(self) -> None:
         side = self._side
         far = side.far
-        if far is not None and not far.waits:
+        if far is not None and not far.waits and not far.deaf:
             side.resume()
 
     def end(self) -> None:
