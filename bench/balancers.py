@@ -69,12 +69,17 @@ def measure_balancers(say: Progress) -> dict[str, Cost]:
     return found
 
 
+def peer_spec(number: int, weight: int = 1) -> PeerSpec:
+    """A peer with an address of its own."""
+    host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    return PeerSpec(f"{host}:80", (host, 80), server=f"{host}:80", weight=weight)
+
+
 def _peers(count: int, weights: Sequence[int], workers: int) -> tuple[Peer, ...]:
     words = memoryview(bytearray(8 * count * workers)).cast("q")
     peers = []
     for at in range(count):
-        name = f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}:80"
-        peer = Peer(PeerSpec(name, (name[:-3], 80), server=name, weight=weights[at % len(weights)]), at, at)
+        peer = Peer(peer_spec(at, weights[at % len(weights)]), at, at)
         if workers > 1:
             peer.everywhere = words[at * workers : (at + 1) * workers]
         peers.append(peer)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import median
 from time import process_time
 
-from bench.balancers import METHODS
+from bench.balancers import METHODS, peer_spec
 from bench.measure import Progress
 from upwell.peers.membership import Membership
 from upwell.peers.peer import Method, PeerSpec, UpstreamSpec, peer_keys
@@ -43,13 +44,8 @@ def measure_members(say: Progress) -> dict[str, dict[str, Change]]:
     return found
 
 
-def _peer(number: int, weight: int = 1) -> PeerSpec:
-    host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-    return PeerSpec(f"{host}:80", (host, 80), server=f"{host}:80", weight=weight)
-
-
 def _measure(method: Method) -> dict[str, Change]:
-    spec = UpstreamSpec("u", tuple(map(_peer, range(MEMBERS))), method=method)
+    spec = UpstreamSpec("u", tuple(map(peer_spec, range(MEMBERS))), method=method)
     table = PeerTable.create(peer_keys(spec), _WORKERS, 2 * _TIMES)
     membership = Membership(table, (spec,))
     chance = Random(1)
@@ -72,16 +68,19 @@ def _measure(method: Method) -> dict[str, Change]:
     for turn in range(_TIMES):
         members = membership.members("u")
         one, other, third = chance.sample(members, 3)
-        new = _peer(MEMBERS + turn)
-        timed("leave", lambda key=one.key: membership.leave(key))  # type: ignore[misc]  # bound
-        timed("join", lambda new=new: membership.join(membership.key_for("u", new), new, membership.row_for("u")))  # type: ignore[misc]  # bound
-        timed("weight", lambda key=other.key: membership.change(key, weight=2))  # type: ignore[misc]  # bound
-        timed("down", lambda row=third.row: table.set_admin(row, ADMIN_DOWN))  # type: ignore[misc]  # bound
-        timed("up", lambda row=third.row: table.set_admin(row, ADMIN_UP))  # type: ignore[misc]  # bound
+        timed("leave", partial(membership.leave, one.key))
+        timed("join", partial(_join, membership, peer_spec(MEMBERS + turn)))
+        timed("weight", partial(membership.change, other.key, weight=2))
+        timed("down", partial(table.set_admin, third.row, ADMIN_DOWN))
+        timed("up", partial(table.set_admin, third.row, ADMIN_UP))
     return {
         kind: Change(median(one for one, _ in times) * 1000, median(two for _, two in times) * 1000)
         for kind, times in spent.items()
     }
+
+
+def _join(membership: Membership, spec: PeerSpec) -> None:
+    membership.join(membership.key_for("u", spec), spec, membership.row_for("u"))
 
 
 def _pick(upstream: Upstream, now: float, key: bytes) -> None:

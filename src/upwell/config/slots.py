@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from upwell.config.command import Setter
 from upwell.config.directive import Directive
 from upwell.config.model import Block
 from upwell.units import parse_offset, parse_seconds, parse_size, parse_time
 
+_Value = TypeVar("_Value", int, float)
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOST_DIGITS = 10  # in the name of a temporary file, of which the folders' names are made
 
@@ -35,36 +36,31 @@ def read_flag(directive: Directive) -> bool:
     return value == "on"
 
 
-def read_size(directive: Directive, index: int = 0) -> int:
-    """Bytes of a size argument."""
+def _read(directive: Directive, index: int, parse: Callable[[str], _Value]) -> _Value:
     try:
-        return parse_size(directive.args[index])
+        return parse(directive.args[index])
     except ValueError:
         raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+
+
+def read_size(directive: Directive, index: int = 0) -> int:
+    """Bytes of a size argument."""
+    return _read(directive, index, parse_size)
 
 
 def read_offset(directive: Directive, index: int = 0) -> int:
     """Bytes of an argument that nginx counts as an offset."""
-    try:
-        return parse_offset(directive.args[index])
-    except ValueError:
-        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+    return _read(directive, index, parse_offset)
 
 
 def read_time(directive: Directive, index: int = 0) -> float:
     """Seconds of a time argument."""
-    try:
-        return parse_time(directive.args[index])
-    except ValueError:
-        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+    return _read(directive, index, parse_time)
 
 
 def read_seconds(directive: Directive, index: int = 0) -> float:
     """Seconds of an argument that nginx counts in seconds."""
-    try:
-        return parse_seconds(directive.args[index])
-    except ValueError:
-        raise directive.error(f'"{directive.name}" directive invalid value', index) from None
+    return _read(directive, index, parse_seconds)
 
 
 def read_number(directive: Directive, index: int = 0) -> int:

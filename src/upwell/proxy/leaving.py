@@ -49,17 +49,18 @@ class Departures:
     def add(self, one: Leaving) -> None:
         self.ones[one.fd] = one
         if not self._armed:
-            self._armed = True
-            one.front.timers.arm(self._alarm, _LOOK)
+            self._arm(one)
+
+    def _arm(self, one: Leaving) -> None:
+        self._armed = True
+        one.front.timers.arm(self._alarm, _LOOK)
 
     def _look(self) -> None:
         self._armed = False
         for one in list(self.ones.values()):
             one.look()
-        for one in self.ones.values():
-            self._armed = True
-            one.front.timers.arm(self._alarm, _LOOK)
-            return
+        if self.ones:
+            self._arm(next(iter(self.ones.values())))
 
     def end(self) -> None:
         """Wait for none of them any more."""

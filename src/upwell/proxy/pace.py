@@ -7,7 +7,7 @@ what is written, lets the connection pause its source when it holds too much, an
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from upwell.proxy.timers import Alarm
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from upwell.proxy.client import ClientConnection
     from upwell.proxy.exchange import Exchange
 
-_TICK = 0.05
+TICK: Final = 0.05
+"""Seconds that somebody who was too fast waits at least."""
 _MOST_AT_ONCE = 65_536  # what may wait in the real transport, which must never be the one to stop the source
 
 
@@ -31,6 +32,10 @@ class Budget:
 
     def left(self, now: float, sent: int) -> int:
         return self.free + int(self.rate * (now - self.start + 1)) - sent
+
+    def wait(self, left: int) -> float:
+        """Seconds until a byte may go where `left` is none or less."""
+        return (1 - left) / self.rate
 
 
 def begin(exchange: Exchange) -> None:
@@ -130,7 +135,7 @@ class Paced(asyncio.Transport):
                 self._client.loop.call_soon(self.pump)
             return
         slowest = min([budget.rate for budget in self._budgets])
-        self._client.endpoint.timers.arm(self._alarm, max(_TICK, (size - left + 1) / slowest))
+        self._client.endpoint.timers.arm(self._alarm, max(TICK, (size - left + 1) / slowest))
 
     # The rest is the real transport's.
 

@@ -17,7 +17,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from upwell.proxy.leaving import Leaving, have_reset, unsent
-from upwell.proxy.pace import Budget
+from upwell.proxy.pace import TICK, Budget
 from upwell.proxy.timers import Timed, Timers
 from upwell.proxy.transport import MOST_READ, Poll, Watched
 
@@ -40,7 +40,6 @@ asked for anything else; what is left unread or unwritten would not be told agai
 _ROUNDS: Final = 4  # reads in one turn of the loop while each is full
 _RECORDS: Final = 16  # of TLS in one turn
 _RECORD: Final = 16_384
-_TICK: Final = 0.05  # seconds that one who was read too fast waits at least
 _LONG: Final = 4  # full reads in a row until a pipe is worth it
 _PIPE_SIZE: Final = 1 << 20
 _MOST_PIPES: Final = 32
@@ -148,7 +147,7 @@ class Pace(Timed):
         if left > 0:
             return left
         side.hold()
-        self._timers.arm(self, max(_TICK, (1 - left) / budget.rate))
+        self._timers.arm(self, max(TICK, budget.wait(left)))
         return 0
 
     def timed_out(self) -> None:

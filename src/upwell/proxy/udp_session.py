@@ -346,7 +346,7 @@ class UdpSession(Session):
             return True
         front.poll.change(sock.fileno(), _IN, 0)
         self._alarm = Alarm(self._answer_on)
-        front.timers.arm(self._alarm, (1 - left) / budget.rate)
+        front.timers.arm(self._alarm, budget.wait(left))
         return False
 
     def _answer_on(self) -> None:
